@@ -1,0 +1,68 @@
+"""vidcomp makes video-LLMs fast without training them.
+
+    import vidcomp
+
+    lm = vidcomp.load("nano")                                    # or a Hugging Face hub id, or a folder
+    out = lm.ask("movie.mp4", "what happens at the end?", keep=0.1, method="holitom")
+    print(out.text, out.ledger.tokens)
+
+Names are imported on first use, so that ``import vidcomp`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vidcomp._version import __version__
+
+if TYPE_CHECKING:
+    from vidcomp.errors import VidcompError
+    from vidcomp.ledger import StageLedger
+    from vidcomp.methods import get_method, methods
+    from vidcomp.pipeline import EncodedVideo, VideoLM, load
+    from vidcomp.result import Answer
+    from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
+
+__all__ = [
+    "Answer",
+    "CompressedTokens",
+    "EncodedVideo",
+    "Reduction",
+    "Span",
+    "StageLedger",
+    "TokenView",
+    "VidcompError",
+    "VideoLM",
+    "__version__",
+    "apply_reduction",
+    "get_method",
+    "load",
+    "methods",
+]
+
+_HOME = {
+    "VidcompError": "errors",
+    "StageLedger": "ledger",
+    "get_method": "methods",
+    "methods": "methods",
+    "EncodedVideo": "pipeline",
+    "VideoLM": "pipeline",
+    "load": "pipeline",
+    "Answer": "result",
+    "CompressedTokens": "tokens",
+    "Reduction": "tokens",
+    "Span": "tokens",
+    "TokenView": "tokens",
+    "apply_reduction": "tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vidcomp' has no attribute {name!r}")
+    return getattr(import_module(f"vidcomp.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

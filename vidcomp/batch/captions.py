@@ -1,0 +1,106 @@
+"""Captioning many videos: one record per video, failures are records, finished work is skipped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcomp.batch.journal import Journal, job_key
+from vidcomp.errors import ModelError, OutOfMemory, VidcompError
+from vidcomp.pipeline import VideoLM
+from vidcomp.result import SCHEMA, versions
+
+__all__ = ["Outcome", "caption_videos"]
+
+log = logging.getLogger(__name__)
+
+_CAPTION_SETTINGS = ("model", "method", "inner", "keep", "positions", "frames", "fps", "segmenter", "segmenter_model",
+                     "same_frame", "dtype", "max_new_tokens", "temperature", "top_p", "seed")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video: its record, or None when an earlier run had finished it."""
+
+    path: Path
+    status: str
+    record: dict[str, Any] | None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nothing was done, because it was done before."""
+        return self.record is None
+
+
+def caption_videos(
+    open_model: Callable[[], VideoLM],
+    videos: Iterable[Path],
+    prompt: str,
+    settings: dict[str, Any],
+    output: Path | None = None,
+    *,
+    retry_failed: bool = False,
+    force: bool = False,
+) -> Iterator[Outcome]:
+    """Caption each video and yield its outcome as soon as its line is on the disk.
+
+    Args:
+        open_model: loads the model; called at the first video that has to be done.
+        videos: files.
+        prompt: what is asked about each of them.
+        settings: all settings of the run, to tell finished work from other work.
+        output: results file, JSON lines; None keeps nothing.
+        retry_failed: do again what failed in an earlier run.
+        force: do everything again.
+
+    Raises:
+        ModelError: the model cannot be loaded; no video was started.
+    """
+    shaping = {name: settings[name] for name in _CAPTION_SETTINGS} | {"prompt": prompt}
+    lm: VideoLM | None = None
+    with Journal(output) if output else nullcontext() as journal:
+        try:
+            for path in videos:
+                key = job_key(path, shaping)
+                before = journal.status_of(key) if journal else None
+                if before is not None and not force and not (retry_failed and before == "failed"):
+                    yield Outcome(path, before, None)
+                    continue
+                lm = lm or open_model()
+                record = _caption(lm, path, prompt)
+                if journal:
+                    journal.append(key, record)
+                yield Outcome(path, str(record["status"]), record)
+        finally:
+            if lm is not None:
+                lm.close()
+
+
+def _caption(lm: VideoLM, path: Path, prompt: str) -> dict[str, Any]:
+    try:
+        record = lm.ask(path, prompt).to_dict()
+    except (ModelError, OutOfMemory):
+        raise  # not this file's fault: stop, finished lines are kept
+    except VidcompError as error:
+        return _failure(path, prompt, error)
+    except Exception as error:  # a bug must not cost the rest of the batch; it is recorded with its kind
+        log.exception("unexpected failure on %s", path)
+        why = f"{type(error).__name__}: {error}"
+        return _failure(path, prompt, VidcompError("this is a bug in vidcomp", why=why, hint="vidcomp ask ... --debug"))
+    return {**{k: v for k, v in record.items() if k != "answer"}, "caption": record["answer"]}
+
+
+def _failure(path: Path, prompt: str, error: VidcompError) -> dict[str, Any]:
+    name = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return {
+        "schema": SCHEMA,
+        "status": "failed",
+        "video": {"path": name},
+        "question": prompt,
+        "error": error.to_dict(),
+        "versions": versions(),
+    }

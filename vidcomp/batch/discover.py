@@ -1,0 +1,45 @@
+"""Which files a batch works on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vidcomp.errors import InputError
+
+__all__ = ["VIDEO_SUFFIXES", "find_videos"]
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+
+
+def find_videos(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, and the video files below folders, sorted; each once, links to folders not followed.
+
+    A file that is named outright is taken whatever its suffix; inside folders the suffix decides.
+
+    Raises:
+        InputError: a path does not exist, or nothing was found.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            found.update(dict.fromkeys(_below(path)))
+        elif path.exists() or path.is_symlink():
+            found[path] = None
+        else:
+            raise InputError(f"no such file or folder: {path}", hint="check the path", code="missing")
+    if not found:
+        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+        raise InputError(
+            "no video found", why=f"folders are searched for {suffixes}", hint="name the files", code="nothing_found"
+        )
+    return list(found)
+
+
+def _below(folder: Path) -> Iterable[Path]:
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(root, name) for name in sorted(files) if Path(name).suffix.lower() in VIDEO_SUFFIXES)

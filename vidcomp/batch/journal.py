@@ -1,0 +1,116 @@
+"""A results file of JSON lines that survives kills: whole lines only, flushed and synced, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from vidcomp.errors import InputError, UsageError
+
+__all__ = ["Journal", "job_key"]
+
+_lock: Callable[[BinaryIO], None]
+try:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+except ImportError:  # no such lock on this system; a single writer is then the user's business
+
+    def _lock(file: BinaryIO) -> None:
+        return None
+
+
+def job_key(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What identifies finished work: the file's place, size and age, and the settings that shape the result."""
+    try:
+        stat = path.stat()
+        size, changed = stat.st_size, stat.st_mtime_ns
+    except OSError:
+        size, changed = -1, -1
+    return {"file": _text(os.path.abspath(path)), "bytes": size, "mtime_ns": changed, "settings": settings}
+
+
+class Journal:
+    """Appends records to a JSON-lines file and knows what earlier runs finished.
+
+    Each record carries its ``job`` key. For several records with the same key the last one counts.
+
+    Raises:
+        UsageError: another process is writing the file. InputError: the file cannot be opened or is not a results file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = open(path, "a+b")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {path}", why=error.strerror or str(error), hint="-o elsewhere", code="unwritable"
+            ) from error
+        try:
+            _lock(self._file)
+        except OSError as error:
+            self._file.close()
+            raise UsageError(
+                f"{path} is in use", why="another vidcomp is writing it", hint="wait, or -o elsewhere", code="locked"
+            ) from error
+        self._status = self._load()
+
+    def status_of(self, key: dict[str, Any]) -> str | None:
+        """``ok``, ``degraded`` or ``failed`` from an earlier run, None when this work was never finished."""
+        return self._status.get(_canonical(key))
+
+    def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
+        """Write one record as one whole line, and make sure that it is on the disk."""
+        line = json.dumps({**record, "job": key}, ensure_ascii=False) + "\n"
+        self._file.write(line.encode("utf-8", "replace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._status[_canonical(key)] = str(record["status"])
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self) -> dict[str, str]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # the tail of a line that a killed run did not finish
+            self._file.truncate(whole)
+        status: dict[str, str] = {}
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                status[_canonical(record["job"])] = str(record["status"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{self.path} is not a results file of vidcomp",
+                    why=f"line {number} is no record",
+                    hint="-o another file",
+                    code="not_results",
+                ) from error
+        return status
+
+
+def _canonical(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def _text(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,116 @@
+"""All commands, and the one place where exceptions become exit statuses. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from vidcomp._version import __version__
+from vidcomp.cli import ask, bench, caption, doctor, methods, report
+from vidcomp.cli.console import print_error
+from vidcomp.errors import UsageError, VidcompError
+
+__all__ = ["app", "run"]
+
+INTERRUPTED, TERMINATED = 130, 143
+
+app = typer.Typer(
+    name="vidcomp",
+    help="Ask and caption videos with a fraction of the visual tokens, on stock Hugging Face models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 bug, 2 wrong usage, 3 unreadable input, 4 no model, "
+    "5 some inputs of a batch failed, 6 out of memory, 130 interrupted.",
+)
+app.command()(ask.ask)
+app.command()(caption.caption)
+app.command()(report.report)
+app.command()(methods.methods)
+app.command()(doctor.doctor)
+app.add_typer(bench.app, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"vidcomp {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    debug = "--debug" in args
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        return int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0)
+    except VidcompError as error:
+        return _expected(error, debug)
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("\nstopped\n")
+        return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except Exception as error:  # the last line of defence: a bug, or a usage error of the command-line library
+        if hasattr(error, "format_message"):
+            return _expected(_usage(error), debug)
+        return _bug(error, debug)
+
+
+def _raise_terminated(*_: Any) -> None:
+    raise _Terminated
+
+
+def _expected(error: VidcompError, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print_error(error)
+    return error.status
+
+
+def _usage(error: Any) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "vidcomp"
+    return UsageError(error.format_message().rstrip("."), hint=f"{command} --help")
+
+
+def _bug(error: Exception, debug: bool) -> int:
+    text = "".join(traceback.format_exception(error))
+    if debug:
+        sys.stderr.write(text)
+    with tempfile.NamedTemporaryFile("w", prefix="vidcomp-", suffix=".log", delete=False, encoding="utf-8") as saved:
+        saved.write(text)
+    why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    print_error(VidcompError("this is a bug in vidcomp", why=why, hint=f"report it with {saved.name}"))
+    return VidcompError.status
+
+
+def _forget_stdout() -> None:
+    """The reader of our pipe is gone; keep the interpreter from complaining about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

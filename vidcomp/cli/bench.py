@@ -1,0 +1,99 @@
+"""vidcomp bench: speed, side by side in one process."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vidcomp.cli.console import Ui, data
+from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.config import RunConfig
+from vidcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcomp.bench import AskBench
+
+__all__ = ["app"]
+
+app = typer.Typer(name="bench", help="Measure speed against the plain model.", no_args_is_help=True)
+
+
+@app.command()
+@with_ui
+@with_config(*ALL_GROUPS)
+def ask(
+    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
+    repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 7,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Time the stages of an answer with and without compression, alternating in one process."""
+    from vidcomp.bench import bench_ask
+    from vidcomp.cli.session import open_model
+
+    with open_model(config, ui, video, question) as lm:
+        result = bench_ask(lm, video, question, repeats=repeats)
+    if ui.json:
+        data(result.to_dict())
+        return
+    Console(file=sys.stdout, highlight=False).print(_ask_table(result))
+    data(f"verdict: {result.verdict}")
+
+
+@app.command()
+@with_ui
+def compress(
+    method: Annotated[str, typer.Option("--method", help="how tokens are reduced")] = "holitom",
+    shape: Annotated[str, typer.Option("--shape", help="frames x tokens x width", metavar="TxNxD")] = "32x196x3584",
+    keep: Annotated[float, typer.Option("--keep", help="share of the tokens to keep")] = 0.1,
+    repeats: Annotated[int, typer.Option("--repeats", help="measurements", min=1, max=10000)] = 20,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="torch threads (default: as torch chooses)", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="seed of the synthetic video")] = 0,
+    *,
+    ui: Ui,
+) -> None:
+    """Time the outer stage alone on synthetic tokens of a shape."""
+    sizes = _shape(shape)
+    if not 0 < keep <= 1:
+        raise UsageError(f"--keep {keep:g}", why="it must be above 0 and at most 1", code="bad_option")
+    from vidcomp.bench.compress import bench_compress
+
+    result = bench_compress(method, sizes, keep, repeats=repeats, threads=threads, seed=seed)
+    if ui.json:
+        data(result.to_dict())
+        return
+    for line in result.lines():
+        data(line)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None or "0" in match.groups():
+        raise UsageError(
+            f"--shape {text}", why="it must read frames x tokens x width", hint="--shape 32x196x3584", code="bad_option"
+        )
+    frames, tokens, width = (int(part) for part in match.groups())
+    return frames, tokens, width
+
+
+def _ask_table(result: AskBench) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage")
+    for name in ("plain ms (10-90 %)", "compressed ms (10-90 %)", "ratio"):
+        table.add_column(name, justify="right")
+    for pair in result.pairs:
+        cells = [f"{t.median * 1e3:.2f} ({t.p10 * 1e3:.2f}-{t.p90 * 1e3:.2f})" for t in (pair.plain, pair.compressed)]
+        ratio = f"{pair.ratio:.2f}x" if pair.plain.median and pair.compressed.median else ""
+        table.add_row(pair.name, *cells, ratio)
+    return table

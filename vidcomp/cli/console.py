@@ -1,0 +1,63 @@
+"""Where words go: data to stdout, everything else to stderr. One error is three lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from vidcomp.errors import VidcompError
+
+__all__ = ["Ui", "data", "print_error", "printable"]
+
+
+@dataclass(frozen=True)
+class Ui:
+    """How much a command says.
+
+    Attributes:
+        json: data as JSON.
+        quiet: nothing on stderr but errors.
+        verbose: settings and warnings of the libraries as well.
+        debug: tracebacks.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    def note(self, text: str) -> None:
+        """One line on stderr, unless quiet."""
+        if not self.quiet:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False, style="dim")
+
+    def logging(self) -> None:
+        """Set the level of the package's loggers."""
+        level = logging.DEBUG if self.debug else logging.INFO if self.verbose else logging.ERROR
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("vidcomp").setLevel(level)
+
+
+def data(value: str | dict[str, Any] | list[Any]) -> None:
+    """One line of data on stdout: text as it is, anything else as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text that any output can carry: bytes of a file name that are no UTF-8 become a replacement mark."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def print_error(error: VidcompError) -> None:
+    """What, why, what to try: a line each on stderr."""
+    lines = [f"error: {error.what}"]
+    lines += [f"  {error.why}"] if error.why else []
+    lines += [f"try: {error.hint}"] if error.hint else []
+    sys.stderr.write(printable("\n".join(line.replace("\n", " ") for line in lines)) + "\n")

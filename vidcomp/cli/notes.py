@@ -1,0 +1,31 @@
+"""Sentences that more than one command says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vidcomp.result import Answer
+
+__all__ = ["model_notes", "summary"]
+
+_NANO = (
+    "nano understands only its own little world of rendered shapes (docs/nano.md); "
+    "for real video name a checkpoint: --model llava-hf/llava-onevision-qwen2-7b-ov-hf"
+)
+
+
+def model_notes(model: str) -> list[str]:
+    """What a user of this model must know."""
+    return [_NANO] if model == "nano" else []
+
+
+def summary(answer: Answer) -> str:
+    """One line: how much of the video the model read, and how long it took."""
+    tokens, ledger = answer.ledger.tokens, answer.ledger
+    inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
+    degraded = f" [degraded: {answer.frames.degraded}]" if answer.frames.degraded else ""
+    return (
+        f"{tokens.kept} of {tokens.uncompressed} visual tokens ({ledger.keep_actual:.1%}){inside}, "
+        f"{len(ledger.frame_times)} frames, {ledger.seconds:.2f} s{degraded}"
+    )

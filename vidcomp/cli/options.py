@@ -1,0 +1,113 @@
+"""Command-line options made from the fields of the config dataclasses, so that each is written down once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from vidcomp.cli.console import Ui
+from vidcomp.config import (
+    GenerateConfig,
+    ModelConfig,
+    Option,
+    OuterConfig,
+    RunConfig,
+    SpanConfig,
+    VideoConfig,
+    option_of,
+)
+
+__all__ = ["ALL_GROUPS", "with_config", "with_ui"]
+
+ALL_GROUPS: tuple[type, ...] = (OuterConfig, VideoConfig, SpanConfig, ModelConfig, GenerateConfig)
+_PANELS = {
+    OuterConfig: "Compression",
+    VideoConfig: "Video",
+    SpanConfig: "Repeated frames",
+    ModelConfig: "Model",
+    GenerateConfig: "Answer",
+}
+_UI_HELP = {
+    "json": "print JSON (schema 1) instead of text",
+    "quiet": "nothing on stderr but errors",
+    "verbose": "say more: settings, warnings of the libraries",
+    "debug": "show tracebacks",
+}
+
+
+def with_config(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these config groups; it receives them as ``config: RunConfig``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        added = [_parameter(group, name) for group in groups for name in (item.name for item in fields(group))]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            chosen = {parameter.name: values.pop(parameter.name) for parameter in added}
+            return command(**values, config=RunConfig.from_flat(**chosen))
+
+        return _resign(wrapper, command, "config", added)
+
+    return decorate
+
+
+def with_ui(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--json --quiet --verbose --debug``; it receives them as ``ui: Ui``."""
+    added = [_flag(name, text) for name, text in _UI_HELP.items()]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> Any:
+        ui = Ui(**{parameter.name: values.pop(parameter.name) for parameter in added})
+        ui.logging()
+        return command(**values, ui=ui)
+
+    return _resign(wrapper, command, "ui", added)
+
+
+def _resign(
+    wrapper: Callable[..., Any], command: Callable[..., Any], replaced: str, added: list[inspect.Parameter]
+) -> Callable[..., Any]:
+    signature = inspect.signature(command, eval_str=True)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != replaced]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*kept, *added)]
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
+def _parameter(group: type, name: str) -> inspect.Parameter:
+    item = next(item for item in fields(group) if item.name == name)
+    face = option_of(item)
+    kind = get_type_hints(group)[name]
+    option = typer.Option(
+        face.flag,
+        help=_help(face),
+        metavar=_metavar(face, kind),
+        rich_help_panel=_PANELS[group],
+        show_default=item.default is not None,
+    )
+    annotation = Annotated[kind, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=annotation)
+
+
+def _flag(name: str, text: str) -> inspect.Parameter:
+    option = typer.Option(f"--{name}", help=text, rich_help_panel="Output")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+
+
+def _help(face: Option) -> str:
+    limits = face.range_text()
+    return f"{face.help} ({limits})" if limits else face.help
+
+
+def _metavar(face: Option, kind: Any) -> str | None:
+    if face.choices:
+        return "|".join(face.choices)
+    return (
+        None if kind is bool else "N" if kind in (int, int | None) else "X" if kind in (float, float | None) else "TEXT"
+    )

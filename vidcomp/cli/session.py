@@ -1,0 +1,40 @@
+"""Opening a model for a command: arguments first, then the file, then the weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vidcomp.cli.console import Ui
+from vidcomp.cli.notes import model_notes
+from vidcomp.config import RunConfig, parse_spec
+from vidcomp.errors import UsageError
+from vidcomp.inllm import get_schedule
+from vidcomp.methods import get_method
+from vidcomp.pipeline import VideoLM, load_config
+from vidcomp.video.files import open_video
+
+__all__ = ["check_request", "open_model"]
+
+
+def open_model(config: RunConfig, ui: Ui, video: Path | None = None, question: str | None = None) -> VideoLM:
+    """Load the model after everything that can be checked without it has been checked."""
+    check_request(config, question)
+    if video is not None:
+        os.close(open_video(video))
+    for line in model_notes(config.model.model):
+        ui.note(f"note: {line}")
+    return load_config(config)
+
+
+def check_request(config: RunConfig, question: str | None) -> None:
+    """Fail on a wrong method, inner schedule or question before any weight is read."""
+    if question is not None and not question.strip():
+        raise UsageError(
+            "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
+        )
+    name, parameters = parse_spec(config.outer.method)
+    get_method(name, **parameters)
+    name, parameters = parse_spec(config.outer.inner)
+    if name not in ("auto", "none"):
+        get_schedule(name, **parameters)

@@ -1,0 +1,262 @@
+"""Every setting of a run: named, defaulted, ranged and explained once.
+
+One frozen dataclass per stage, nested into :class:`RunConfig`. The command line builds its options from these fields,
+the
+JSON record writes them, and the Python API takes the same names. Importing this module must stay free of torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from vidcomp.errors import UsageError
+
+__all__ = [
+    "GenerateConfig",
+    "ModelConfig",
+    "Option",
+    "OuterConfig",
+    "RunConfig",
+    "SpanConfig",
+    "VideoConfig",
+    "option_of",
+    "parse_spec",
+]
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one field appears on the command line.
+
+    Attributes:
+        flag: the long option, such as ``--keep``.
+        help: one line; the default and the range are added by whoever prints it.
+        choices: the allowed values of a text option.
+        low, high: inclusive range of a number.
+        above: exclusive lower limit of a number.
+    """
+
+    flag: str
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError when the value is outside the range or the choices."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise UsageError(
+                f"{self.flag} {value}", why=f"it must be one of {', '.join(self.choices)}", code="bad_option"
+            )
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not self._inside(value):
+            raise UsageError(f"{self.flag} {value}", why=f"it must be {self.range_text()}", code="bad_option")
+
+    def _inside(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+        )
+
+    def range_text(self) -> str:
+        """The range in words, empty when there is none."""
+        parts = []
+        if self.above is not None:
+            parts.append(f"above {_plain(self.above)}")
+        if self.low is not None:
+            parts.append(f"at least {_plain(self.low)}")
+        if self.high is not None:
+            parts.append(f"at most {_plain(self.high)}")
+        return " and ".join(parts)
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def option(default: Any, flag: str, help: str, **limits: Any) -> Any:
+    """A dataclass field with its command-line face."""
+    return field(default=default, metadata={"option": Option(flag, help, **limits)})
+
+
+def option_of(item: dataclasses.Field[Any]) -> Option:
+    """The command-line face of a config field."""
+    found: Option = item.metadata["option"]
+    return found
+
+
+class _Checked:
+    """Checks every field against its Option."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            option_of(item).check(getattr(self, item.name))
+
+
+@dataclass(frozen=True)
+class VideoConfig(_Checked):
+    """Which frames are read."""
+
+    frames: int | None = option(
+        None,
+        "--frames",
+        "frames to sample, evenly over time, first and last included (default: what the model was made for)",
+        low=1,
+        high=4096,
+    )
+    fps: float | None = option(
+        None, "--fps", "sample this many frames per second instead of a fixed number", above=0, high=1000
+    )
+    max_frames: int = option(512, "--max-frames", "upper limit for --fps", low=1, high=4096)
+    strict: bool = option(False, "--strict", "fail when only part of the video can be decoded")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames is not None and self.fps is not None:
+            raise UsageError("--frames together with --fps", why="each one alone decides how many frames are read",
+                             hint="give one of them", code="bad_option")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SpanConfig(_Checked):
+    """How repeated pictures are found before the vision tower."""
+
+    segmenter: str = option(
+        "tower", "--segmenter", "what compares frames: the model's own features, or a look before the vision tower",
+        choices=("tower", "dinov2", "clip", "luma"),
+    )  # fmt: skip
+    segmenter_model: str | None = option(
+        None, "--segmenter-model", "checkpoint for dinov2 or clip: a hub id, a folder, or 'embedded'"
+    )
+    same_frame: float | None = option(
+        None,
+        "--same-frame",
+        "similarity from which a frame is not encoded again (default: by segmenter)",
+        low=-1,
+        high=1,
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """Which checkpoint answers, and where it runs."""
+
+    model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
+    device: str = option("auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
+    dtype: str = option(
+        "auto", "--dtype", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    attn: str = option("sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"))
+    offline: bool = option(False, "--offline", "never touch the network, use cached weights only")
+
+
+@dataclass(frozen=True)
+class OuterConfig(_Checked):
+    """What is merged or dropped before and inside the language model."""
+
+    method: str = option(
+        "holitom", "--method", "how tokens are reduced, with parameters: holitom:tau=0.8 (see: vidcomp methods)"
+    )
+    keep: float = option(
+        0.1,
+        "--keep",
+        "share of the visual tokens that enters the language model; 1 is the plain model",
+        above=0,
+        high=1,
+    )
+    inner: str = option(
+        "auto", "--inner", "reduction inside the language model: auto (the method's own), none, holitom:k=18,r=0.5"
+    )
+    positions: str = option(
+        "compact",
+        "--positions",
+        "position ids of survivors: renumbered, or those of the full video",
+        choices=("compact", "keep"),
+    )
+
+
+@dataclass(frozen=True)
+class GenerateConfig(_Checked):
+    """How the answer is written."""
+
+    max_new_tokens: int = option(256, "--max-new-tokens", "longest answer, in tokens", low=1, high=32768)
+    temperature: float = option(0.0, "--temperature", "0 takes the likeliest token, more samples", low=0, high=10)
+    top_p: float = option(1.0, "--top-p", "sample from the likeliest tokens that sum to this", above=0, high=1)
+    seed: int = option(0, "--seed", "seed of everything random", low=0, high=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run."""
+
+    video: VideoConfig = VideoConfig()
+    spans: SpanConfig = SpanConfig()
+    model: ModelConfig = ModelConfig()
+    outer: OuterConfig = OuterConfig()
+    generate: GenerateConfig = GenerateConfig()
+
+    @classmethod
+    def from_flat(cls, **values: Any) -> RunConfig:
+        """Build from field names of any stage, such as ``keep=0.2, frames=16``.
+
+        Raises:
+            UsageError: unknown name, or a value outside its range.
+        """
+        parts: dict[str, Any] = {}
+        for group in fields(cls):
+            kind = type(group.default)
+            names = {item.name for item in fields(kind)}
+            parts[group.name] = kind(**{name: values.pop(name) for name in list(values) if name in names})
+        if values:
+            raise UsageError(
+                f"unknown setting {sorted(values)[0]!r}", why="no stage has a field of that name", code="bad_option"
+            )
+        return cls(**parts)
+
+    def replace(self, **values: Any) -> RunConfig:
+        """A copy with some fields changed, named as in :meth:`from_flat`."""
+        return RunConfig.from_flat(**{**self.flat(), **values})
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as one dictionary, for records."""
+        return {item.name: getattr(part, item.name) for part in self.parts() for item in fields(part)}
+
+    def parts(self) -> tuple[Any, ...]:
+        """The stage configs, in the order of the flow."""
+        return tuple(getattr(self, group.name) for group in fields(self))
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name:key=value,key=value`` into the name and its parameters.
+
+    Values become int, float, bool or None where they read as one.
+
+    Raises:
+        UsageError: a parameter without ``=``.
+    """
+    name, _, rest = text.partition(":")
+    parameters: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read {part!r} in {text!r}", why="parameters are written name:key=value,key=value",
+                             code="bad_option")  # fmt: skip
+        parameters[key.strip()] = _literal(value.strip())
+    return name.strip(), parameters
+
+
+def _literal(text: str) -> int | float | bool | str | None:
+    named: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

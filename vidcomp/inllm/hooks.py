@@ -1,0 +1,99 @@
+"""Stateless hooks on stock decoder layers. They act only when the forward runs on a CompressedCache."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from vidcomp.errors import ModelError
+from vidcomp.inllm.cache import CompressedCache
+from vidcomp.inllm.scoring import LastQuery
+
+__all__ = ["SUPPORTED_ATTENTION", "Attachment", "check_decoder"]
+
+SUPPORTED_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+class Attachment:
+    """Installs the hooks on a model's decoder; ``remove`` (or the end of a ``with`` block) leaves no trace.
+
+    The hooks hold no state: threads that generate with caches of their own do not disturb each other.
+
+    Raises:
+        ModelError: the decoder is not shaped as the hooks expect, or its attention kernel cannot be cut.
+    """
+
+    def __init__(self, model: Any) -> None:
+        check_decoder(model)
+        self._handles: list[RemovableHandle] = []
+        for index, layer in enumerate(model.get_decoder().layers):
+            hook = _LayerHook(index)
+            self._handles.append(layer.register_forward_pre_hook(hook.before_layer, with_kwargs=True))
+            self._handles.append(layer.self_attn.register_forward_pre_hook(hook.before_attention, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Take all hooks off; a second call does nothing."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+class _LayerHook:
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, CompressedCache):
+            return None
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        if self.index == 0:
+            cache.begin(hidden)
+        hidden = cache.enter(self.index, hidden)
+        mask, rotary = cache.fit(self.index, kwargs.get("attention_mask"), kwargs["position_embeddings"])
+        # Layers hand position_ids to flash attention only, whose packed-sequence guess trips over gaps.
+        kwargs.update(attention_mask=mask, position_embeddings=rotary, position_ids=None)
+        return (hidden, *args[1:]), kwargs
+
+    def before_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, CompressedCache) and cache.wants_query(self.index):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            cos, sin = kwargs["position_embeddings"]
+            cache.last_query = LastQuery(module, hidden[:, -1:], cos[:, -1:], sin[:, -1:])
+
+
+def check_decoder(model: Any) -> None:
+    """Make sure that the conventions which the hooks rely on hold for this model.
+
+    Raises:
+        ModelError: they do not.
+    """
+    text = model.config.get_text_config()
+    kernel = text._attn_implementation
+    if kernel not in SUPPORTED_ATTENTION:
+        raise ModelError(
+            f"attention kernel {kernel}", why=f"supported: {', '.join(SUPPORTED_ATTENTION)}", hint="--attn sdpa"
+        )
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(
+            f"decoder with layers of kind {', '.join(sorted(kinds))}", why="rows can only leave full-attention layers"
+        )
+    layer = model.get_decoder().layers[0]
+    expected = {"attention_mask", "position_embeddings", "past_key_values"}
+    known = set(inspect.signature(type(layer).forward).parameters)
+    if not (expected <= known or "kwargs" in known) or not hasattr(layer.self_attn, "q_proj"):
+        raise ModelError(
+            f"unexpected decoder layer {type(layer).__name__}",
+            why="this release of transformers changed its shape",
+            hint="vidcomp supports transformers 5.17 up to 5.23",
+        )

@@ -1,0 +1,121 @@
+"""The halving merge of HoliTom's inner stage, as pure tensor functions.
+
+Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.
+In plain words: keep the rows with the largest score; each dropped row, in ascending order, moves its most similar kept row
+half-way towards itself. The loop has a closed form: with m rows merged into a kept row h0, in order h1..hm,
+``h = h0 / 2**m + sum_j hj / 2**(m - j + 1)``; later rows weigh more, and the weights sum to one.
+
+Dimension letters: B sequences, V visual rows, W kept rows, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vidcomp.tokens import merge_rows
+
+__all__ = ["halving_merge", "halving_weights", "kept_count", "most_similar", "top_rows"]
+
+_BLOCK_BYTES = 48 << 20  # all temporaries of one block of similarities together
+
+
+def kept_count(rows: int, ratio: float) -> int:
+    """``round(rows * (1 - ratio))``, halves to the even integer; at least 1, where the published code fails at 0."""
+    return max(1, min(rows, round(rows * (1 - ratio))))
+
+
+def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Remove the share ``ratio`` of the rows and merge them into the others.
+
+    Args:
+        hidden: [B, V, D] rows entering the layer, any float dtype.
+        scores: [B, V], larger stays.
+        ratio: in [0, 1].
+
+    Returns:
+        kept [B, W] int64 ascending, and their new values [B, W, D] in the dtype of ``hidden``; W = kept_count(V, ratio).
+
+    Raises:
+        ValueError: shapes that do not fit, no rows, or a ratio outside [0, 1].
+    """
+    if hidden.dim() != 3 or hidden.shape[1] == 0 or scores.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"hidden [B, V, D] and scores [B, V] do not fit: {list(hidden.shape)} and {list(scores.shape)}"
+        )
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+    batch, rows, width = hidden.shape
+    kept, dropped = top_rows(scores, kept_count(rows, ratio))
+    target = most_similar(hidden, dropped, kept)  # [B, V - W]
+    survivors = kept.shape[1]
+    owner = kept.new_empty(batch, rows).scatter_(1, kept, torch.arange(survivors, device=kept.device).expand(batch, -1))
+    owner.scatter_(1, dropped, target)
+    weights = torch.zeros(batch, rows, device=hidden.device)
+    share, centre = halving_weights(target, survivors)
+    weights.scatter_(1, kept, centre).scatter_(1, dropped, share)
+    owner = owner + survivors * torch.arange(batch, device=kept.device)[:, None]
+    merged = merge_rows(hidden.reshape(-1, width), owner.reshape(-1), weights.reshape(-1), batch * survivors)
+    return kept, merged.reshape(batch, survivors, width).to(hidden.dtype)
+
+
+def top_rows(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Split [B, V] scores into the ``count`` largest and the rest, ties to the lower index; both ascending int64."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return order[:, :count].sort(dim=1).values, order[:, count:].sort(dim=1).values
+
+
+def most_similar(hidden: Tensor, dropped: Tensor, kept: Tensor) -> Tensor:
+    """For every dropped row the kept row of largest cosine similarity, in float32, ties to the lower index.
+
+    The length of the dropped row does not change which kept row wins, so only kept rows are scaled. Both sides are walked in
+    blocks, so the temporaries stay under 64 MB for any number of rows.
+
+    Args:
+        hidden: [B, V, D]; dropped: [B, X] and kept: [B, W], int64 indices into V.
+
+    Returns:
+        [B, X] int64 indices into W.
+    """
+    width = hidden.shape[2]
+    step = max(
+        1, min(1024, _BLOCK_BYTES // (12 * width + 8192))
+    )  # gathered, widened, scaled rows; two [step, step] tables
+    parts = [_best(item, out, into, step) for item, out, into in zip(hidden, dropped, kept, strict=True)]
+    return torch.stack(parts)
+
+
+def _best(hidden: Tensor, dropped: Tensor, kept: Tensor, step: int) -> Tensor:
+    """:func:`most_similar` of one sequence: [V, D], [X], [W] to [X]."""
+    best = torch.full(dropped.shape, -torch.inf, device=hidden.device)
+    where = torch.zeros_like(dropped)
+    for start in range(0, kept.numel(), step):
+        into = hidden[kept[start : start + step]].float()
+        into /= torch.linalg.vector_norm(into, dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        for at in range(0, dropped.numel(), step):
+            value, index = (hidden[dropped[at : at + step]].float() @ into.T).max(dim=1)
+            better = value > best[at : at + step]  # strict: an equal later row does not win
+            best[at : at + step] = torch.where(better, value, best[at : at + step])
+            where[at : at + step] = torch.where(better, index + start, where[at : at + step])
+    return where
+
+
+def halving_weights(target: Tensor, survivors: int) -> tuple[Tensor, Tensor]:
+    """Weights of the closed form; powers of two that underflow to zero after 149 merges, which their true size justifies.
+
+    Args:
+        target: [B, X] kept row of each dropped row, in the order of merging.
+        survivors: W.
+
+    Returns:
+        shares [B, X] of the dropped rows and [B, W] of the kept rows, float32; per kept row they sum to one.
+    """
+    merged = torch.zeros(target.shape[0], survivors, dtype=torch.int64, device=target.device)
+    merged.scatter_add_(1, target, torch.ones_like(target))  # m of each kept row
+    order = target.argsort(dim=1, stable=True)
+    first = merged.cumsum(1) - merged  # where the members of each kept row begin in that order
+    place = torch.empty_like(target).scatter_(
+        1, order, torch.arange(target.shape[1], device=target.device).expand_as(target)
+    )
+    later = merged.gather(1, target) - (place - first.gather(1, target))  # m - j + 1, j counted from 1
+    return torch.exp2(-later.float()), torch.exp2(-merged.float())

@@ -1,0 +1,364 @@
+"""VideoLM: the stages in order. Frames in, answer out; the ledger fills as data passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidcomp.config import ModelConfig, RunConfig, parse_spec
+from vidcomp.errors import NotApplied, UsageError
+from vidcomp.generation import Generation, generate, stream_text
+from vidcomp.hub import EMBEDDED
+from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
+from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
+from vidcomp.methods import Method, get_method
+from vidcomp.models import Family, load_family
+from vidcomp.result import Answer
+from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
+from vidcomp.spans.encoders import FrameEncoder
+from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
+from vidcomp.video import Frames, Sampling, read_frames
+
+__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "load"]
+
+VideoPath = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class WatchedVideo:
+    """A video after the vision tower, before any token is removed by a method.
+
+    Attributes:
+        frames: the sampled frames and their times.
+        plan: which frames were encoded.
+        view: tokens of the encoded frames, [E, N, D].
+        config: the settings it was read with.
+        ledger: the stages so far.
+    """
+
+    frames: Frames
+    plan: FramePlan
+    view: TokenView
+    config: RunConfig
+    ledger: StageLedger
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video ready to be asked about: survivors, and the decision that made them.
+
+    Attributes:
+        watched: where it comes from.
+        tokens: survivors, [M, D].
+        reduction: the decision, about all T * N tokens.
+        method: the method's name, with its parameters as they were given.
+        schedule: what will be reduced inside the language model, None for nothing.
+        config: settings, the keep ratio among them.
+        ledger: the stages so far.
+    """
+
+    watched: WatchedVideo
+    tokens: CompressedTokens
+    reduction: Reduction
+    method: str
+    schedule: Schedule | None
+    config: RunConfig
+    ledger: StageLedger
+
+
+class VideoLM:
+    """A loaded video-LLM that reads videos through the compressor.
+
+    Use :func:`load` to make one. ``close`` (or a ``with`` block) takes the hooks off the model.
+    """
+
+    def __init__(self, family: Family, config: RunConfig) -> None:
+        self.family, self.config = family, config
+        self._attachment = Attachment(family.model)
+        self._encoders: dict[Any, FrameEncoder | None] = {}
+
+    def close(self) -> None:
+        """Take the hooks off the model; it answers bit-identically to before."""
+        self._attachment.remove()
+
+    def __enter__(self) -> VideoLM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- what people call
+
+    def ask(
+        self,
+        video: VideoPath | EncodedVideo,
+        question: str,
+        *,
+        method: str | Method | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> Answer:
+        """Answer a question about a video.
+
+        Args:
+            video: a file, or what :meth:`encode` returned.
+            question: plain text.
+            method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
+            on_text: called with each piece of the answer as it is written.
+            settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
+
+        Raises:
+            InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
+        """
+        if not question.strip():
+            raise UsageError(
+                "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
+            )
+        encoded = self._encoded(video, method, settings)
+        ledger = encoded.ledger.copy()
+        config = encoded.config.replace(**settings) if isinstance(video, EncodedVideo) else encoded.config
+        generation = self._generate(encoded, question, config, ledger, on_text)
+        _check_applied(encoded, ledger)
+        return Answer(
+            text=generation.text, question=question, path=encoded.watched.frames.info.path,
+            model=self.family.checkpoint.name,
+            method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
+            seed=config.generate.seed,
+        )  # fmt: skip
+
+    def stream(self, video: VideoPath | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
+        """Like :meth:`ask`, yielding the answer in pieces as it is written."""
+        return stream_text(lambda on_text: self.ask(video, question, on_text=on_text, **settings))
+
+    def encode(
+        self, video: VideoPath | WatchedVideo, *, method: str | Method | None = None, **settings: Any
+    ) -> EncodedVideo:
+        """Read, encode and compress a video once, for many questions."""
+        watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
+        config = watched.config.replace(**_named(method, settings))
+        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        ledger = watched.ledger.copy()
+        ledger.keep_requested = config.outer.keep
+        with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
+            reduction, tokens = _reduce(watched, chosen, config)
+            record.into, record.out = watched.view.total, len(tokens)
+        ledger.tokens.kept = len(tokens)
+        ledger.spans = _span_records(watched, reduction)
+        name = config.outer.method if chosen is not method else chosen.name
+        return EncodedVideo(watched, tokens, reduction, name, self._schedule(chosen, config), config, ledger)
+
+    def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:
+        """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
+        config = self.config.replace(**_named(method, settings))
+        needs = method.needs if method is not None and not isinstance(method, str) else self._method(config).needs
+        ledger = StageLedger()
+        with ledger.stage("read", "frames") as record:
+            frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
+            record.into, record.out = frames.info.frames_total, len(frames.times)
+        plan = self._plan(frames, config, ledger)
+        tokens_per_frame = self.family.grid[0] * self.family.grid[1]
+        with ledger.stage("encode", "tokens", self._settle) as record:
+            encoded = self.family.encode(frames.pixels[plan.encode.numpy()], salience="salience" in needs)
+            record.into, record.out = len(frames.times) * tokens_per_frame, encoded.features.shape[0] * tokens_per_frame
+        times = torch.from_numpy(frames.times)[plan.encode]
+        view = TokenView(encoded.features, self.family.grid, times, salience=encoded.salience)
+        ledger.tokens = TokenCounts(uncompressed=len(frames.times) * tokens_per_frame)
+        ledger.frame_times, ledger.frames_encoded = [float(t) for t in frames.times], len(plan.encode)
+        return WatchedVideo(frames, plan, view, config, ledger)
+
+    # -- the stages
+
+    def _encoded(
+        self, video: VideoPath | EncodedVideo, method: str | Method | None, settings: dict[str, Any]
+    ) -> EncodedVideo:
+        if not isinstance(video, EncodedVideo):
+            return self.encode(video, method=method, **settings)
+        fixed = {
+            name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed", "positions"}
+        }
+        if fixed or method is not None:
+            raise UsageError(
+                f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
+            )
+        return video
+
+    def _sampling(self, config: RunConfig) -> Sampling:
+        video = config.video
+        if video.fps is not None:
+            return Sampling(frames=None, fps=video.fps, max_frames=video.max_frames)
+        return Sampling(frames=video.frames or self.family.default_frames)
+
+    def _plan(self, frames: Frames, config: RunConfig, ledger: StageLedger) -> FramePlan:
+        encoder = self._frame_encoder(config)
+        if encoder is None:
+            return every_frame(len(frames.times))
+        with ledger.stage("segment", "frames", self._settle) as record:
+            plan = find_duplicates(encoder(frames.pixels), encoder, config.spans.same_frame)
+            record.into, record.out = len(frames.times), len(plan.encode)
+        return plan
+
+    def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
+        key = (config.spans.segmenter, config.spans.segmenter_model)
+        if key not in self._encoders:
+            embedded = config.model.model in EMBEDDED
+            self._encoders[key] = frame_encoder(
+                config.spans, device=config.model.device, offline=config.model.offline, embedded=embedded
+            )
+        return self._encoders[key]
+
+    def _method(self, config: RunConfig) -> Method:
+        name, parameters = parse_spec(config.outer.method)
+        if name == "random":
+            parameters.setdefault("seed", config.generate.seed)
+        return get_method(name, **parameters)
+
+    def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
+        name, parameters = parse_spec(config.outer.inner)
+        if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
+            name = (method.inner or "none") if config.outer.keep < 1 else "none"
+        return None if name == "none" else get_schedule(name, **parameters)
+
+    def _generate(
+        self,
+        encoded: EncodedVideo,
+        question: str,
+        config: RunConfig,
+        ledger: StageLedger,
+        on_text: Callable[[str], None] | None,
+    ) -> Generation:
+        prompt = self.family.prompt(question)
+        separators = self.family.separators()
+        with torch.no_grad():
+            rows = torch.cat(
+                [self.family.embed(prompt.before), encoded.tokens.features, separators, self.family.embed(prompt.after)]
+            )
+        before, visual = len(prompt.before), len(encoded.tokens) + len(separators)
+        flags = torch.zeros(len(rows), dtype=torch.bool)
+        flags[before : before + visual] = True
+        text_config = self.family.model.config.get_text_config()
+        cache = CompressedCache(text_config, flags, encoded.schedule, text_config.num_hidden_layers)
+        positions = _positions(encoded, before, len(separators), len(prompt.after), config.outer.positions)
+        waited = time.perf_counter()
+        generation = generate(self.family, rows, positions.to(rows.device), cache, config.generate, on_text)
+        _record_generation(ledger, generation, cache, len(separators), len(prompt), waited)
+        return generation
+
+    def _settle(self) -> None:
+        if self.family.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def load(
+    model: str = "nano", *, device: str = "auto", dtype: str = "auto", attn: str = "sdpa", **settings: Any
+) -> VideoLM:
+    """Load a video-LLM: ``"nano"`` (embedded), a Hugging Face hub id, or a folder.
+
+    Args:
+        model: which checkpoint.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        attn: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        settings: defaults for every later call, such as ``keep=0.1``.
+
+    Raises:
+        ModelError: it cannot be loaded. UsageError: a setting is wrong.
+    """
+    config = RunConfig.from_flat(model=model, device=device, dtype=dtype, attn=attn, **settings)
+    return load_config(config)
+
+
+def load_config(config: RunConfig) -> VideoLM:
+    """Load the model that a full configuration names."""
+    return VideoLM(load_family(config.model), config)
+
+
+def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:
+    named = {**settings, **({"method": method} if isinstance(method, str) else {})}
+    fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
+    if fixed:
+        raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
+    return named
+
+
+def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[Reduction, CompressedTokens]:
+    """Let the method decide about the encoded frames; say it about all frames; gather and merge."""
+    view, frames = watched.view, len(watched.frames.times)
+    encoded, tokens = view.features.shape[:2]
+    keep = min(1.0, config.outer.keep * frames / encoded)  # the budget counts all frames
+    reduction = identity(encoded, tokens, view.features.device) if keep >= 1 else method(view, keep)
+    if config.outer.positions == "keep":
+        reduction = reduction.in_raster_order()
+    merged = apply_reduction(view, reduction)
+    if encoded == frames:
+        return reduction, merged
+    device = view.features.device
+    whole = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
+    members = torch.zeros_like(whole.anchors).index_add_(
+        0, whole.assign[whole.assign >= 0], torch.ones_like(whole.assign[whole.assign >= 0])
+    )
+    return whole, CompressedTokens(merged.features, whole.anchors, members)
+
+
+def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:
+    tokens = watched.view.features.shape[1]
+    kept = (reduction.anchors // tokens).tolist()
+    spans = reduction.spans or watched.plan.spans
+    times = [float(t) for t in watched.frames.times]
+    return [SpanRecord.of(span, times, tokens, kept) for span in spans]
+
+
+def _positions(encoded: EncodedVideo, before: int, separators: int, after: int, policy: str) -> Tensor:
+    """Position ids [1, S]: renumbered, or those that the rows had in the uncompressed sequence."""
+    if policy == "compact":
+        return torch.arange(before + len(encoded.tokens) + separators + after)[None]
+    total = encoded.reduction.assign.numel()
+    tail = torch.arange(before + total, before + total + separators + after)
+    return torch.cat([torch.arange(before), before + encoded.tokens.positions.cpu(), tail])[None]
+
+
+def _record_generation(
+    ledger: StageLedger, generation: Generation, cache: CompressedCache, separators: int, text: int, waited: float
+) -> None:
+    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after the last
+    reduction."""
+    depth = len(cache.prefill_rows)
+    counts = ledger.tokens
+    first_separator = int(cache.survivors[0][0, -1]) + 1 - separators if separators else cache.planned
+    visual = {layer: int((rows[0] < first_separator).sum()) for layer, rows in cache.survivors.items()}
+    counts.kept, counts.separators, counts.text = visual[0], separators, text
+    counts.sequence = cache.prefill_rows.get(0, 0)
+    counts.after_llm_layer = counts.kept
+    ledger.layer_rows = [cache.prefill_rows[layer] for layer in range(depth)]
+    ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
+    first = generation.first_token_at - waited - cache.reduce_seconds
+    ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
+    for layer in sorted(cache.stages):
+        left = visual[layer]
+        ledger.stages.append(
+            StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, cache.reduce_seconds)
+        )
+        counts.after_llm_layer, counts.layer = left, layer
+    ledger.new_tokens = generation.new_tokens
+    ledger.stages.append(
+        StageRecord("generate", "tokens", 0, generation.new_tokens, generation.done_at - generation.first_token_at)
+    )
+
+
+def _check_applied(encoded: EncodedVideo, ledger: StageLedger) -> None:
+    """Asked for but not applied is an error."""
+    if ledger.tokens.kept != len(encoded.tokens):
+        raise NotApplied(
+            f"{len(encoded.tokens)} tokens were prepared, {ledger.tokens.kept} entered the model",
+            why="the prefill did not read the compressed sequence",
+        )
+    if encoded.schedule is not None and ledger.tokens.layer is None:
+        raise NotApplied(
+            "the reduction inside the model did not run", why="its layer was not reached", hint="--inner none"
+        )

@@ -1,0 +1,64 @@
+"""From a ledger to the lines of a report: what each stage removed, cost and left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vidcomp.ledger import StageLedger, StageRecord
+from vidcomp.models import ModelShape
+from vidcomp.report.accounting import Cost, prefill_cost
+
+__all__ = ["Report", "ReportLine", "make_report"]
+
+
+@dataclass(frozen=True)
+class ReportLine:
+    """One stage; ``cost`` is the prefill's cost if nothing more were removed after this stage, None where no token
+    changes."""
+
+    stage: StageRecord
+    cost: Cost | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in ``report --json``."""
+        cost = {"flops": self.cost.flops, "kv_bytes": self.cost.kv_bytes} if self.cost else {}
+        return {**self.stage.to_dict(), "removed": round(self.stage.removed, 6), **cost}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All lines, and the two ends: the plain model's prefill and the one that ran."""
+
+    lines: tuple[ReportLine, ...]
+    plain: Cost
+    actual: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in ``report --json``."""
+        return {
+            "stages": [line.to_dict() for line in self.lines],
+            "prefill": {
+                "convention": "multiply-adds: 2nC^2(1+g/h) + 2n^2C + 3nCm per layer, text rows included",
+                "plain": {"flops": self.plain.flops, "kv_bytes": self.plain.kv_bytes},
+                "actual": {"flops": self.actual.flops, "kv_bytes": self.actual.kv_bytes},
+            },
+        }
+
+
+def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
+    """Cost out a finished ledger."""
+    around = ledger.tokens.text + ledger.tokens.separators
+    plain = prefill_cost(shape, [ledger.tokens.uncompressed + around] * shape.layers)
+    return Report(tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows))
+
+
+def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
+    for stage in ledger.stages:
+        cost = None
+        if stage.name in ("encode", "compress"):
+            cost = prefill_cost(shape, [stage.out + around] * shape.layers)
+        elif stage.name.startswith("llm layer"):
+            cost = prefill_cost(shape, ledger.layer_rows)
+        yield ReportLine(stage, cost)

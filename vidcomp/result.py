@@ -1,0 +1,100 @@
+"""An answer with everything that is needed to believe it, and its JSON form."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vidcomp._version import __version__
+from vidcomp.ledger import StageLedger
+from vidcomp.tokens import Span
+from vidcomp.video import Frames
+
+__all__ = ["SCHEMA", "Answer", "versions"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said about a video.
+
+    Attributes:
+        text: the answer.
+        question: what was asked.
+        path: the video file.
+        model: name of the checkpoint.
+        method: name of the method, with its parameters.
+        frames: the sampled frames.
+        spans: the spans the method worked on.
+        ledger: tokens, seconds and rows of every stage.
+        seed: seed of the run.
+    """
+
+    text: str
+    question: str
+    path: Path
+    model: str
+    method: str
+    frames: Frames
+    spans: tuple[Span, ...]
+    ledger: StageLedger
+    seed: int
+
+    @property
+    def status(self) -> str:
+        """``ok``, or ``degraded`` when part of the video could not be decoded."""
+        return "degraded" if self.frames.degraded else "ok"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, schema 1."""
+        info, ledger = self.frames.info, self.ledger
+        record = {
+            "schema": SCHEMA,
+            "status": self.status,
+            "video": {
+                "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                "duration_seconds": round(info.duration_seconds, 6),
+                "frames_total": info.frames_total,
+                "width": info.width,
+                "height": info.height,
+                "reader": info.reader,
+            },
+            "question": self.question,
+            "answer": self.text,
+            "model": self.model,
+            "method": self.method,
+            "keep": {"requested": ledger.keep_requested, "actual": round(ledger.keep_actual, 6)},
+            "tokens": ledger.tokens.to_dict(),
+            "frames": {
+                "sampled": len(ledger.frame_times),
+                "encoded": ledger.frames_encoded,
+                "times": [round(t, 6) for t in ledger.frame_times],
+            },
+            "spans": [[span.start, span.end] for span in ledger.spans],
+            "stages": [stage.to_dict() for stage in ledger.stages],
+            "seconds": {"total": round(ledger.seconds, 6), "time_to_first_token": round(ledger.time_to_first_token, 6)},
+            "versions": versions(),
+            "seed": self.seed,
+        }
+        if self.frames.degraded:
+            record["degraded"] = self.frames.degraded
+        return record
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what an answer depends on."""
+    return {
+        "vidcomp": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }

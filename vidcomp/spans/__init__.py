@@ -1,0 +1,6 @@
+"""Where does the picture repeat? Frame comparison before the vision tower, and spans of repeated tokens after it."""
+
+from vidcomp.spans.duplicates import FramePlan, every_frame, find_duplicates
+from vidcomp.spans.encoders import FrameEncoder, frame_encoder
+
+__all__ = ["FrameEncoder", "FramePlan", "every_frame", "find_duplicates", "frame_encoder"]

@@ -1,0 +1,141 @@
+"""What a frame looks like before the vision tower: a feature per region, from luma, DINOv2 or CLIP.
+
+Regions rather than one vector per frame: a small object that appears changes one region a lot and the whole picture
+hardly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidcomp.config import SpanConfig
+from vidcomp.errors import ModelError
+from vidcomp.hub import checkpoint_folder, first_line, pick_device, read_json
+from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
+
+__all__ = ["FrameEncoder", "Luma", "VisionNetwork", "frame_encoder"]
+
+_DEFAULT_IDS = {"dinov2": "facebook/dinov2-small", "clip": "openai/clip-vit-base-patch32"}
+_FAMILIES = {"dinov2": ("dinov2", "dinov2_with_registers"), "clip": ("clip", "clip_vision_model")}
+_CELLS = 8  # a network's patch grid is averaged down to at most 8 x 8 regions
+
+Frames = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class FrameEncoder(Protocol):
+    """Turns frames into region features and says how alike two frames are."""
+
+    same_frame: ClassVar[float]
+
+    def __call__(self, frames: Frames) -> Tensor:
+        """uint8 [T, h, w, 3] to [T, R, F], R regions."""
+        ...
+
+    def similarity(self, one: Tensor, other: Tensor) -> float:
+        """How alike two frames [R, F] are where they differ most; 1 is equal."""
+        ...
+
+
+class Luma:
+    """Mean brightness of 16 x 16 blocks. No network; sees a local change of a few grey levels, blind to equal
+    brightness."""
+
+    same_frame: ClassVar[float] = 0.97
+    side: ClassVar[int] = 16
+
+    def __call__(self, frames: Frames) -> Tensor:
+        """uint8 [T, h, w, 3] to [T, 256, 1] in 0..1."""
+        weights = torch.tensor([0.299, 0.587, 0.114])
+        blocks = [
+            F.adaptive_avg_pool2d((torch.from_numpy(frame).float() @ weights)[None], (self.side, self.side))
+            for frame in frames
+        ]
+        return torch.stack(blocks).view(len(frames), -1, 1) / 255
+
+    def similarity(self, one: Tensor, other: Tensor) -> float:
+        """1 - the largest difference of a block."""
+        return 1 - float((one - other).abs().amax())
+
+
+class VisionNetwork:
+    """Patch features of a Dinov2 or CLIP vision checkpoint, averaged over regions.
+
+    The whole frame is squashed to the network's square: a crop would not see what changes at the sides.
+    """
+
+    same_frame: ClassVar[float] = 0.90
+    chunk: ClassVar[int] = 16
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+        self.model, self.settings = model, settings
+
+    @torch.no_grad()
+    def __call__(self, frames: Frames) -> Tensor:
+        """uint8 [T, h, w, 3] to [T, R, F], unit length per region."""
+        parts = [self._regions(frames[start : start + self.chunk]) for start in range(0, len(frames), self.chunk)]
+        return torch.cat(parts)
+
+    def similarity(self, one: Tensor, other: Tensor) -> float:
+        """The smallest cosine of a region."""
+        return float((one * other).sum(-1).amin())
+
+    def _regions(self, frames: Frames) -> Tensor:
+        pixels = self._pixels(frames).to(self.model.device, self.model.dtype)
+        patches = self.model(pixels).last_hidden_state.float()
+        side = int((patches.shape[1]) ** 0.5)  # leading class and register tokens are what is left over
+        grid = patches[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+        cells = min(side, _CELLS)
+        return F.normalize(F.adaptive_avg_pool2d(grid, (cells, cells)).flatten(2).transpose(1, 2), dim=-1)
+
+    def _pixels(self, frames: Frames) -> Tensor:
+        rule = self.settings
+        edge = int(self.model.config.image_size)
+        size = rule.get("crop_size") or {"height": edge, "width": edge}
+        square = (int(size["height"]), int(size["width"])) if isinstance(size, dict) else (int(size), int(size))
+        squashed = resize(to_channels_first(frames), square, RESAMPLE[int(rule.get("resample", 3))])
+        return normalize(squashed, rule["image_mean"], rule["image_std"])
+
+
+def frame_encoder(config: SpanConfig, *, device: str, offline: bool, embedded: bool) -> FrameEncoder | None:
+    """The encoder that ``--segmenter`` names; None for ``tower``, which compares the model's own features.
+
+    Args:
+        config: the span settings.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        offline: never download.
+        embedded: use the frame encoder inside the package when no checkpoint is named.
+
+    Raises:
+        ModelError: the checkpoint is missing or of another family.
+    """
+    if config.segmenter == "tower":
+        return None
+    if config.segmenter == "luma":
+        return Luma()
+    default = "embedded" if embedded and config.segmenter == "dinov2" else _DEFAULT_IDS[config.segmenter]
+    return _load(config.segmenter, config.segmenter_model or default, device, offline)
+
+
+def _load(kind: str, name: str, device: str, offline: bool) -> VisionNetwork:
+    folder = checkpoint_folder(name, offline=offline)
+    found = str(read_json(folder / "config.json").get("model_type"))
+    if found not in _FAMILIES[kind]:
+        raise ModelError(
+            f"--segmenter-model {name} is a {found} checkpoint",
+            why=f"--segmenter {kind} takes one of: {', '.join(_FAMILIES[kind])}",
+            hint=f"--segmenter-model {_DEFAULT_IDS[kind]}",
+        )
+    from transformers import AutoModel, CLIPVisionModel
+
+    loader = CLIPVisionModel if kind == "clip" else AutoModel
+    try:
+        model = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the frame encoder {name}", why=first_line(error)) from error
+    settings = read_json(folder / "preprocessor_config.json")
+    return VisionNetwork(model.to(pick_device(device)).eval(), settings)

@@ -1,0 +1,287 @@
+"""Visual tokens, what a method decided about them, and the one place where they are gathered and merged.
+
+Dimension letters used in the whole package: T frames, N tokens per frame, D width of the language model, M survivors.
+A flat index is ``t * N + n``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+__all__ = [
+    "CompressedTokens",
+    "Reduction",
+    "Span",
+    "TokenView",
+    "apply_reduction",
+    "compose",
+    "identity",
+    "merge_rows",
+    "sum_bags",
+]
+
+_WIDEN_BYTES = 16 << 20  # float32 copy of one block of columns
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive frames treated together, both ends included.
+
+    ``static`` counts the positions that stay similar over the whole span and are stored once.
+    """
+
+    start: int
+    end: int
+    static: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"a span needs 0 <= start <= end, got {self.start}..{self.end}")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.start, self.end))
+
+    def __len__(self) -> int:
+        return self.end - self.start + 1
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """The visual tokens of one video as the language model would see them, and the signals that methods may ask for.
+
+    Attributes:
+        features: [T, N, D], after projector and pooling, any float dtype.
+        grid: (H, W) with H * W == N, row-major.
+        times: [T] seconds, presentation time of each frame.
+        salience: [T, N], attention that each token receives in the vision tower.
+        frame_features: [T, F], one vector per frame (DINOv2, CLIP, pooling head).
+        query: [L, D] question embeddings, only for question-aware methods.
+        encoder_features: [T, N, C], before the projector.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    features: Tensor
+    grid: tuple[int, int]
+    times: Tensor
+    salience: Tensor | None = None
+    frame_features: Tensor | None = None
+    query: Tensor | None = None
+    encoder_features: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.features.dim() != 3 or 0 in self.features.shape:
+            raise ValueError(f"features must be [T, N, D] and not empty, got {list(self.features.shape)}")
+        frames, tokens = self.features.shape[:2]
+        if self.grid[0] * self.grid[1] != tokens:
+            raise ValueError(f"grid {self.grid} does not hold {tokens} tokens")
+        for name, lead in (
+            ("times", (frames,)),
+            ("salience", (frames, tokens)),
+            ("frame_features", (frames,)),
+            ("encoder_features", (frames, tokens)),
+        ):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape[: len(lead)]) != lead:
+                raise ValueError(f"{name} must start with {list(lead)}, got {list(value.shape)}")
+
+    @property
+    def total(self) -> int:
+        """T * N, the uncompressed number of tokens."""
+        return self.features.shape[0] * self.features.shape[1]
+
+    def __repr__(self) -> str:
+        signals = [name for name in ("salience", "frame_features", "query") if getattr(self, name) is not None]
+        return f"TokenView(features={list(self.features.shape)}, grid={self.grid}, signals={signals})"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a method decided. Data about tokens, not their features: everything else follows from it.
+
+    Attributes:
+        anchors: [M] int64, flat index of each survivor, in the order the language model reads them.
+        assign: [T * N] int64, the survivor (0..M-1) that absorbed each token, -1 for a dropped one.
+        weights: [T * N] float32, share of each token in its survivor.
+        spans: the spans the method worked on, covering all frames, if it uses spans.
+        raster: True when anchors must be ascending; a method that reproduces another published order says False.
+
+    Raises:
+        ValueError: no survivor, repeated or unsorted anchors, an index out of range, a weight that is not finite.
+    """
+
+    anchors: Tensor
+    assign: Tensor
+    weights: Tensor
+    spans: tuple[Span, ...] = ()
+    raster: bool = True
+
+    def __post_init__(self) -> None:
+        survivors, total = self.anchors.numel(), self.assign.numel()
+        if self.anchors.dim() != 1 or self.assign.dim() != 1 or self.weights.shape != self.assign.shape:
+            raise ValueError("a reduction holds anchors [M], assign [T*N] and weights [T*N]")
+        if not 1 <= survivors <= total:
+            raise ValueError(f"a reduction keeps between 1 and {total} tokens, not {survivors}")
+        if (fault := self._fault(total)) is not None:
+            raise ValueError(fault)
+
+    def _fault(self, total: int) -> str | None:
+        ordered = self.anchors if self.raster else self.anchors.sort().values
+        survivors = self.anchors.numel()
+        checks = torch.stack(  # one transfer to the host for all checks
+            [
+                (ordered[:1] >= 0).all() & (ordered[-1:] < total).all(),
+                (ordered[1:] > ordered[:-1]).all(),
+                (self.assign >= -1).all() & (self.assign < survivors).all(),
+                torch.isfinite(self.weights).all(),
+            ]
+        ).tolist()
+        messages = (
+            "anchors outside the video",
+            "anchors repeat" + (" or are not ascending" if self.raster else ""),
+            "assign outside the survivors",
+            "weights that are not finite",
+        )
+        return next((text for good, text in zip(checks, messages, strict=True) if not good), None)
+
+    @property
+    def kept(self) -> int:
+        """M, the number of survivors."""
+        return self.anchors.numel()
+
+    def in_raster_order(self) -> Reduction:
+        """The same decision with survivors sorted by their flat index."""
+        order = self.anchors.argsort()
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(order.numel(), device=order.device)
+        assign = torch.where(self.assign >= 0, rank[self.assign.clamp(min=0)], self.assign)
+        return Reduction(self.anchors[order], assign, self.weights, self.spans)
+
+    def __repr__(self) -> str:
+        return f"Reduction(kept={self.kept}, of={self.assign.numel()}, spans={len(self.spans)})"
+
+
+@dataclass(frozen=True)
+class CompressedTokens:
+    """Survivors after gathering and merging.
+
+    Attributes:
+        features: [M, D] in the dtype of the view.
+        positions: [M] int64, flat index t * N + n at which each survivor stands.
+        members: [M] int64, how many original tokens each survivor stands for, itself included.
+    """
+
+    features: Tensor
+    positions: Tensor
+    members: Tensor
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+
+def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
+    """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned to m, in float32.
+
+    Args:
+        view: features [T, N, D].
+        reduction: a decision about the same T * N tokens.
+
+    Returns:
+        features [M, D] in the view's dtype, with their positions and member counts.
+
+    Raises:
+        ValueError: the reduction is about another number of tokens, or a merged feature is not finite.
+    """
+    flat = view.features.reshape(view.total, -1)  # [T*N, D]
+    if reduction.assign.numel() != view.total:
+        raise ValueError(f"the reduction is about {reduction.assign.numel()} tokens, the view holds {view.total}")
+    merged = merge_rows(flat, reduction.assign, reduction.weights, reduction.kept)
+    if not math.isfinite(merged.abs().amax().item()):
+        raise ValueError("merged features are not finite")
+    owned = reduction.assign[reduction.assign >= 0]
+    members = torch.zeros_like(reduction.anchors).index_add_(0, owned, torch.ones_like(owned))
+    return CompressedTokens(merged.to(view.features.dtype), reduction.anchors, members)
+
+
+def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Weighted sums of rows by owner, in float32, in a fixed order of addition on every device.
+
+    Args:
+        rows: [R, D] any float dtype.
+        owner: [R] int64, the sum (0..count-1) that each row belongs to, -1 for none.
+        weights: [R] float32.
+        count: number of sums.
+
+    Returns:
+        [count, D] float32; a sum without rows is zero.
+    """
+    used = (owner >= 0).nonzero()[:, 0]
+    order = used[owner[used].argsort(stable=True)]
+    first = torch.searchsorted(owner[order], torch.arange(count, device=owner.device))
+    return sum_bags(rows, order, first, weights[order])
+
+
+def sum_bags(rows: Tensor, order: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """:func:`merge_rows` for a ready list: sum b = rows[order[i]] * weights[i] over i from first[b] to first[b + 1] -
+    1.
+
+    One read of the rows that are used and no copy of them in float32; other dtypes are widened in blocks of columns.
+
+    Args:
+        rows: [R, D]; order: [U] int64; first: [B] int64, starts with 0; weights: [U] float32.
+
+    Returns:
+        [B, D] float32.
+    """
+    if rows.device.type == "mps":  # has no embedding_bag
+        bag = torch.searchsorted(first, torch.arange(order.numel(), device=first.device), right=True) - 1
+        sums = rows.new_zeros(first.numel(), rows.shape[1], dtype=torch.float32)
+        return sums.index_add_(0, bag, rows[order].float() * weights[:, None])
+    if rows.dtype == torch.float32:
+        return embedding_bag(order, rows, first, mode="sum", per_sample_weights=weights)
+    step = max(1, _WIDEN_BYTES // (4 * max(1, order.numel())))
+    every = torch.arange(order.numel(), device=order.device)
+    sums = rows.new_empty(first.numel(), rows.shape[1], dtype=torch.float32)
+    for at in range(0, rows.shape[1], step):
+        wide = rows[:, at : at + step].index_select(0, order).float()
+        sums[:, at : at + step] = embedding_bag(every, wide, first, mode="sum", per_sample_weights=weights)
+    return sums
+
+
+def identity(frames: int, tokens: int, device: torch.device | str = "cpu") -> Reduction:
+    """The reduction that keeps all T * N tokens as they are."""
+    every = torch.arange(frames * tokens, device=device)
+    return Reduction(every, every.clone(), torch.ones(frames * tokens, device=device))
+
+
+def compose(kept_frames: Tensor, source: Tensor, inner: Reduction, tokens: int) -> Reduction:
+    """Express a decision about the encoded frames as one about all frames of the video.
+
+    A frame that was not encoded is absorbed, position by position, by the encoded frame that stands for it: their equal
+    features share the weight, so that means and member counts come out as if every frame had been encoded.
+
+    Args:
+        kept_frames: [E] int64, original index of each encoded frame, ascending.
+        source: [T] int64, for each original frame the encoded frame (0..E-1) that stands for it.
+        inner: decision about E * N tokens.
+        tokens: N.
+
+    Returns:
+        A decision about T * N tokens, with spans in original frame indices.
+    """
+    position = torch.arange(tokens, device=source.device)
+    flat = (source[:, None] * tokens + position).reshape(-1)  # [T*N] index into the encoded tokens
+    copies = torch.zeros_like(kept_frames).index_add_(0, source, torch.ones_like(source))
+    weights = inner.weights[flat] / copies[source].repeat_interleave(tokens)
+    anchors = kept_frames[inner.anchors // tokens] * tokens + inner.anchors % tokens
+    last = [int(frame) for frame in kept_frames[1:].tolist()] + [source.numel()]
+    first = kept_frames.tolist()
+    spans = tuple(Span(first[s.start] if s.start else 0, last[s.end] - 1, s.static) for s in inner.spans)
+    return Reduction(anchors, inner.assign[flat], weights, spans, raster=inner.raster)

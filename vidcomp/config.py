@@ -209,7 +209,7 @@ class RunConfig:
         """
         parts: dict[str, Any] = {}
         for group in fields(cls):
-            kind = type(group.default)
+            kind: Any = type(group.default)
             names = {item.name for item in fields(kind)}
             parts[group.name] = kind(**{name: values.pop(name) for name in list(values) if name in names})
         if values:

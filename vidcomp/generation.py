@@ -18,7 +18,7 @@ from vidcomp.errors import OutOfMemory
 from vidcomp.inllm import CompressedCache
 from vidcomp.models import Family
 
-__all__ = ["Generation", "generate", "stream_text"]
+__all__ = ["Generation", "Prefill", "generate", "stream_text"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,28 @@ class Generation:
     done_at: float
 
 
+@dataclass(frozen=True)
+class Prefill:
+    """What the language model reads before the first token.
+
+    Attributes:
+        rows: [S, D] input embeddings, visual tokens in place.
+        positions: [1, S] position ids.
+        cache: empty, holding the plan.
+        separators: how many of the visual rows are separators; they come last.
+        text: how many rows are prompt.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    cache: CompressedCache
+    separators: int
+    text: int
+
+
 def generate(
     family: Family,
-    rows: Tensor,
-    positions: Tensor,
-    cache: CompressedCache,
+    prefill: Prefill,
     config: GenerateConfig,
     on_text: Callable[[str], None] | None = None,
 ) -> Generation:
@@ -43,24 +60,23 @@ def generate(
 
     Args:
         family: the loaded model.
-        rows: [S, D] input embeddings, visual tokens in place.
-        positions: [1, S] position ids.
-        cache: empty, holding the plan.
+        prefill: rows, positions and plan.
         config: length, sampling and seed.
         on_text: called with each piece of text.
 
     Raises:
         OutOfMemory: the device's memory did not suffice.
     """
+    rows = prefill.rows
     clock = _FirstTokenClock()
     streamer = _Pieces(family.tokenizer, on_text) if on_text else None
     torch.manual_seed(config.seed)
     try:
         ids = family.model.generate(
             inputs_embeds=rows[None].to(family.model.dtype),
-            position_ids=positions,
+            position_ids=prefill.positions,
             attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
-            past_key_values=cache,
+            past_key_values=prefill.cache,
             max_new_tokens=config.max_new_tokens,
             stopping_criteria=StoppingCriteriaList([clock]),
             streamer=streamer,
@@ -96,7 +112,7 @@ def stream_text(run: Callable[[Callable[[str], None]], Any]) -> Iterator[str]:
         yield piece
 
 
-class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]
+class _FirstTokenClock(StoppingCriteria):
     """Never stops; notes when the first token exists."""
 
     def __init__(self) -> None:
@@ -109,7 +125,7 @@ class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-class _Pieces(TextStreamer):  # type: ignore[misc]
+class _Pieces(TextStreamer):
     """Hands finished words on."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:

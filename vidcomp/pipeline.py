@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.generation import Generation, generate, stream_text
+from vidcomp.generation import Generation, Prefill, generate, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
@@ -123,8 +123,10 @@ class VideoLM:
             )
         encoded = self._encoded(video, method, settings)
         ledger = encoded.ledger.copy()
-        config = encoded.config.replace(**settings) if isinstance(video, EncodedVideo) else encoded.config
-        generation = self._generate(encoded, question, config, ledger, on_text)
+        config = encoded.config.replace(**settings)
+        prefill, waited = self.prepare(encoded, question), time.perf_counter()
+        generation = generate(self.family, prefill, config.generate, on_text)
+        _record_generation(ledger, generation, prefill, waited)
         _check_applied(encoded, ledger)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
@@ -180,9 +182,7 @@ class VideoLM:
     ) -> EncodedVideo:
         if not isinstance(video, EncodedVideo):
             return self.encode(video, method=method, **settings)
-        fixed = {
-            name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed", "positions"}
-        }
+        fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
         if fixed or method is not None:
             raise UsageError(
                 f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
@@ -225,30 +225,20 @@ class VideoLM:
             name = (method.inner or "none") if config.outer.keep < 1 else "none"
         return None if name == "none" else get_schedule(name, **parameters)
 
-    def _generate(
-        self,
-        encoded: EncodedVideo,
-        question: str,
-        config: RunConfig,
-        ledger: StageLedger,
-        on_text: Callable[[str], None] | None,
-    ) -> Generation:
-        prompt = self.family.prompt(question)
-        separators = self.family.separators()
-        with torch.no_grad():
-            rows = torch.cat(
-                [self.family.embed(prompt.before), encoded.tokens.features, separators, self.family.embed(prompt.after)]
-            )
+    @torch.no_grad()
+    def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
+        """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
+        prompt, separators = self.family.prompt(question), self.family.separators()
+        rows = torch.cat(
+            [self.family.embed(prompt.before), encoded.tokens.features, separators, self.family.embed(prompt.after)]
+        )
         before, visual = len(prompt.before), len(encoded.tokens) + len(separators)
         flags = torch.zeros(len(rows), dtype=torch.bool)
         flags[before : before + visual] = True
         text_config = self.family.model.config.get_text_config()
         cache = CompressedCache(text_config, flags, encoded.schedule, text_config.num_hidden_layers)
-        positions = _positions(encoded, before, len(separators), len(prompt.after), config.outer.positions)
-        waited = time.perf_counter()
-        generation = generate(self.family, rows, positions.to(rows.device), cache, config.generate, on_text)
-        _record_generation(ledger, generation, cache, len(separators), len(prompt), waited)
-        return generation
+        positions = _positions(encoded, before, len(separators), len(prompt.after))
+        return Prefill(rows, positions.to(rows.device), cache, len(separators), len(prompt))
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
@@ -314,41 +304,35 @@ def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecor
     return [SpanRecord.of(span, times, tokens, kept) for span in spans]
 
 
-def _positions(encoded: EncodedVideo, before: int, separators: int, after: int, policy: str) -> Tensor:
+def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) -> Tensor:
     """Position ids [1, S]: renumbered, or those that the rows had in the uncompressed sequence."""
-    if policy == "compact":
+    if encoded.config.outer.positions == "compact":
         return torch.arange(before + len(encoded.tokens) + separators + after)[None]
     total = encoded.reduction.assign.numel()
     tail = torch.arange(before + total, before + total + separators + after)
     return torch.cat([torch.arange(before), before + encoded.tokens.positions.cpu(), tail])[None]
 
 
-def _record_generation(
-    ledger: StageLedger, generation: Generation, cache: CompressedCache, separators: int, text: int, waited: float
-) -> None:
-    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after the last
-    reduction."""
-    depth = len(cache.prefill_rows)
-    counts = ledger.tokens
-    first_separator = int(cache.survivors[0][0, -1]) + 1 - separators if separators else cache.planned
-    visual = {layer: int((rows[0] < first_separator).sum()) for layer, rows in cache.survivors.items()}
-    counts.kept, counts.separators, counts.text = visual[0], separators, text
-    counts.sequence = cache.prefill_rows.get(0, 0)
-    counts.after_llm_layer = counts.kept
-    ledger.layer_rows = [cache.prefill_rows[layer] for layer in range(depth)]
+def _record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
+    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after each reduction."""
+    cache, counts = prefill.cache, ledger.tokens
+    rows = cache.survivors[0][0]
+    last_token = int(rows[-1]) - prefill.separators
+    visual = {layer: int((rows[0] <= last_token).sum()) for layer, rows in cache.survivors.items()}
+    counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
+    counts.sequence, counts.after_llm_layer = cache.prefill_rows[0], counts.kept
+    ledger.layer_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
     ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
-    first = generation.first_token_at - waited - cache.reduce_seconds
+    inside = sum(cache.reduce_seconds.values())
+    first = generation.first_token_at - waited - inside
     ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
-    for layer in sorted(cache.stages):
-        left = visual[layer]
-        ledger.stages.append(
-            StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, cache.reduce_seconds)
-        )
+    for layer, left in sorted(visual.items()):
+        seconds = cache.reduce_seconds[layer]
+        ledger.stages.append(StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, seconds))
         counts.after_llm_layer, counts.layer = left, layer
     ledger.new_tokens = generation.new_tokens
-    ledger.stages.append(
-        StageRecord("generate", "tokens", 0, generation.new_tokens, generation.done_at - generation.first_token_at)
-    )
+    written = generation.done_at - generation.first_token_at
+    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
 
 
 def _check_applied(encoded: EncodedVideo, ledger: StageLedger) -> None:

@@ -43,7 +43,7 @@ def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     )
     source = pixels if native else pixels.float()
     smooth = {"antialias": True, "align_corners": False} if mode in _SMOOTH else {}
-    out = F.interpolate(source, size=list(size), mode=mode, **smooth)  # type: ignore[arg-type]
+    out = F.interpolate(source, size=list(size), mode=mode, **smooth)
     return out if native else out.clamp_(0, 255).round_().to(torch.uint8)
 
 

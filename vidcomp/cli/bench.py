@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
-from vidcomp.config import RunConfig
+from vidcomp.config import RunConfig, parse_spec
 from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,12 +69,17 @@ def compress(
         raise UsageError(f"--keep {keep:g}", why="it must be above 0 and at most 1", code="bad_option")
     from vidcomp.bench.compress import bench_compress
 
-    result = bench_compress(method, sizes, keep, repeats=repeats, threads=threads, seed=seed)
+    name, parameters = parse_spec(method)
+    result = bench_compress(name, shape=sizes, keep=keep, repeats=repeats, threads=threads, seed=seed, **parameters)
     if ui.json:
         data(result.to_dict())
         return
-    for line in result.lines():
-        data(line)
+    data(f"{method} {shape} {result.dtype} on {result.device}, {result.threads} threads, keep {keep:g}: {result.kept} kept")
+    data(
+        f"median {result.median_seconds * 1e3:.1f} ms of {result.repeats} "
+        f"(10-90 %: {result.p10_seconds * 1e3:.1f}-{result.p90_seconds * 1e3:.1f} ms), "
+        f"{result.passes_equivalent:.2f} read passes over {result.feature_bytes / 2**20:.0f} MiB of features"
+    )
 
 
 def _shape(text: str) -> tuple[int, int, int]:

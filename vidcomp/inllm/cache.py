@@ -8,7 +8,7 @@ first keys to columns; every later key is the contiguous run that follows, so de
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -55,16 +55,17 @@ class CompressedCache(DynamicCache):
         self.survivors: dict[
             int, Tensor
         ] = {}  # layer -> [B, V] visual rows of the prefill that entered it, where it changes
-        self.reduce_seconds = 0.0  # time spent in the reductions themselves, as far as the host sees it
+        self.reduce_seconds: dict[int, float] = {}  # layer -> time its reduction took, as far as the host sees it
         self.last_query: LastQuery | None = None
-        self._past = self._length = 0
+        self._past = self._length = self._batch = 0
         self._prefilling = False
 
     # -- one forward pass, in the order in which the hooks call
 
     def begin(self, hidden: Tensor) -> None:
         """Called before layer 0 with [B, S, D]."""
-        self._past, self._length, self.rows, self.last_query = self.get_seq_length(0), hidden.shape[1], None, None
+        (self._batch, self._length), self._past = hidden.shape[:2], self.get_seq_length(0)
+        self.rows = self.last_query = None
         self._prefilling = self._past == 0
         if self._prefilling and self._length != self.planned:
             raise ModelError(
@@ -82,7 +83,7 @@ class CompressedCache(DynamicCache):
         if layer in self.stages:
             start = time.perf_counter()
             hidden = self._reduce(layer, hidden)
-            self.reduce_seconds += time.perf_counter() - start
+            self.reduce_seconds[layer] = time.perf_counter() - start
         self.prefill_rows[layer] = hidden.shape[1]
         return hidden
 
@@ -107,7 +108,7 @@ class CompressedCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the column maps with their beams."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self.columns = {i: c.index_select(0, beam_idx.to(c.device)) for i, c in self.columns.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -126,14 +127,21 @@ class CompressedCache(DynamicCache):
         if max_length < 0:
             end = self.get_seq_length(0)
             for layer, columns in self.columns.items():
-                self.columns[layer] = columns[:, : self.layers[layer].get_seq_length()]
+                self.columns[layer] = columns[:, : self._held(layer)]
                 self.tail[layer] = min(self.tail[layer], end)
 
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""
-        return [layer.get_seq_length() for layer in self.layers]
+        return [self._held(layer) for layer in range(len(self.layers))]
 
     # -- inside
+
+    def _held(self, layer: int) -> int:
+        return self.get_seq_length(layer) if layer < len(self.layers) else 0
+
+    def _keys(self, layer: int) -> Tensor:
+        keys: Tensor = cast(Any, self.layers[layer]).keys
+        return keys
 
     def _reduce(self, layer: int, hidden: Tensor) -> Tensor:
         if self.schedule is None or self.last_query is None:
@@ -143,7 +151,7 @@ class CompressedCache(DynamicCache):
         visual = self._places
         if visual.shape[1] == 0:
             return hidden
-        scores = last_row_attention(self.last_query, self.layers[layer - 1].keys).gather(1, visual)
+        scores = last_row_attention(self.last_query, self._keys(layer - 1)).gather(1, visual)
         kept, merged = self.schedule.reduce(take_rows(hidden, visual), scores)
         kept = visual.gather(1, kept)  # [B, W] among the present rows
         present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
@@ -159,11 +167,11 @@ class CompressedCache(DynamicCache):
     def _new_columns(self, like: Tensor) -> Tensor:
         if self.rows is not None:
             return self.rows + self._past
-        return torch.arange(self._past, self._past + self._length, device=like.device)[None]
+        return torch.arange(self._past, self._past + self._length, device=like.device).expand(self._batch, -1)
 
     def _known_columns(self, layer: int, like: Tensor) -> Tensor:
         """Columns [B, n] of the keys that the layer holds before this forward."""
-        held = self.layers[layer].get_seq_length() if layer < len(self.layers) else 0
+        held = self._held(layer)
         if layer not in self.columns:
             return torch.arange(held, device=like.device).expand(like.shape[0], -1)
         first, start = self.columns[layer].to(like.device), self.tail[layer]

@@ -1,8 +1,8 @@
 """The halving merge of HoliTom's inner stage, as pure tensor functions.
 
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.
-In plain words: keep the rows with the largest score; each dropped row, in ascending order, moves its most similar kept row
-half-way towards itself. The loop has a closed form: with m rows merged into a kept row h0, in order h1..hm,
+In plain words: keep the rows with the largest score; each dropped row, in ascending order, moves its most similar kept
+row half-way towards itself. The loop has a closed form: with m rows merged into a kept row h0, in order h1..hm,
 ``h = h0 / 2**m + sum_j hj / 2**(m - j + 1)``; later rows weigh more, and the weights sum to one.
 
 Dimension letters: B sequences, V visual rows, W kept rows, D width.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidcomp.tokens import merge_rows
 
-__all__ = ["halving_merge", "halving_weights", "kept_count", "most_similar", "top_rows"]
+__all__ = ["halving_merge", "halving_weights", "kept_count", "most_similar"]
 
 _BLOCK_BYTES = 48 << 20  # all temporaries of one block of similarities together
 
@@ -34,7 +34,8 @@ def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor,
         ratio: in [0, 1].
 
     Returns:
-        kept [B, W] int64 ascending, and their new values [B, W, D] in the dtype of ``hidden``; W = kept_count(V, ratio).
+        kept [B, W] int64 ascending, and their new values [B, W, D] in the dtype of ``hidden``, with
+        W = kept_count(V, ratio). A kept row into which nothing was merged is unchanged to the bit.
 
     Raises:
         ValueError: shapes that do not fit, no rows, or a ratio outside [0, 1].
@@ -46,10 +47,14 @@ def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor,
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
     batch, rows, width = hidden.shape
-    kept, dropped = top_rows(scores, kept_count(rows, ratio))
-    target = most_similar(hidden, dropped, kept)  # [B, V - W]
-    survivors = kept.shape[1]
-    owner = kept.new_empty(batch, rows).scatter_(1, kept, torch.arange(survivors, device=kept.device).expand(batch, -1))
+    survivors = kept_count(rows, ratio)
+    order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: the lower index stays
+    ranked = order[:, :survivors]
+    dropped = order[:, survivors:].sort(dim=1).values  # [B, V - W]
+    kept, rank = ranked.sort(dim=1)
+    best = most_similar(hidden, dropped, ranked)  # as published, equal similarity goes to the larger score
+    target = torch.empty_like(rank).scatter_(1, rank, _count_up(rank)).gather(1, best)
+    owner = kept.new_empty(batch, rows).scatter_(1, kept, _count_up(kept))
     owner.scatter_(1, dropped, target)
     weights = torch.zeros(batch, rows, device=hidden.device)
     share, centre = halving_weights(target, survivors)
@@ -59,17 +64,11 @@ def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor,
     return kept, merged.reshape(batch, survivors, width).to(hidden.dtype)
 
 
-def top_rows(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Split [B, V] scores into the ``count`` largest and the rest, ties to the lower index; both ascending int64."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return order[:, :count].sort(dim=1).values, order[:, count:].sort(dim=1).values
-
-
 def most_similar(hidden: Tensor, dropped: Tensor, kept: Tensor) -> Tensor:
-    """For every dropped row the kept row of largest cosine similarity, in float32, ties to the lower index.
+    """For every dropped row the kept row of largest cosine similarity, in float32, ties to the one listed first.
 
-    The length of the dropped row does not change which kept row wins, so only kept rows are scaled. Both sides are walked in
-    blocks, so the temporaries stay under 64 MB for any number of rows.
+    The length of the dropped row does not change which kept row wins, so only kept rows are scaled. Both sides are
+    walked in blocks, so the temporaries stay under 64 MB for any number of rows. A zero vector is equally similar to all.
 
     Args:
         hidden: [B, V, D]; dropped: [B, X] and kept: [B, W], int64 indices into V.
@@ -101,7 +100,7 @@ def _best(hidden: Tensor, dropped: Tensor, kept: Tensor, step: int) -> Tensor:
 
 
 def halving_weights(target: Tensor, survivors: int) -> tuple[Tensor, Tensor]:
-    """Weights of the closed form; powers of two that underflow to zero after 149 merges, which their true size justifies.
+    """Weights of the closed form. Powers of two below the smallest float become zero: less than any rounding error.
 
     Args:
         target: [B, X] kept row of each dropped row, in the order of merging.
@@ -119,3 +118,8 @@ def halving_weights(target: Tensor, survivors: int) -> tuple[Tensor, Tensor]:
     )
     later = merged.gather(1, target) - (place - first.gather(1, target))  # m - j + 1, j counted from 1
     return torch.exp2(-later.float()), torch.exp2(-merged.float())
+
+
+def _count_up(like: Tensor) -> Tensor:
+    """0, 1, 2, ... along each row, in the shape of a [B, X] tensor."""
+    return torch.arange(like.shape[1], device=like.device).expand_as(like)

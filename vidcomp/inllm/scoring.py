@@ -48,4 +48,5 @@ def last_row_attention(query: LastQuery, keys: Tensor) -> Tensor:
     row = row.transpose(1, 2)
     row = rotate(row, row, query.cos, query.sin)[0].reshape(batch, groups, -1, size)
     scores = (row @ keys.transpose(2, 3)).float() * attention.scaling  # [B, kv_heads, heads per group, L]
-    return scores.softmax(-1).mean((1, 2))
+    attention_row: Tensor = scores.softmax(-1).mean((1, 2))
+    return attention_row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
     _quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=pick_dtype(config.dtype, device),
             attn_implementation=config.attn,
@@ -78,8 +79,7 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
 
 
 def _quiet_transformers() -> None:
-    from transformers.utils import logging as library
-
-    if log.getEffectiveLevel() > logging.DEBUG:
+    if not log.isEnabledFor(logging.DEBUG):
+        library: Any = import_module("transformers.utils.logging")
         library.set_verbosity_error()
         library.disable_progress_bar()

@@ -76,7 +76,7 @@ def _probe(
     probed.sink.append(received_attention(query, key, factor))
     module.config = probed.real  # flash kernels are loaded by the config's name
     try:
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager = sys.modules[type(module).__module__].eager_attention_forward
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(probed.real._attn_implementation, eager)
         return kernel(module, query, key, value, attention_mask, scaling=scaling, **rest)
     finally:

@@ -132,7 +132,7 @@ def _load(kind: str, name: str, device: str, offline: bool) -> VisionNetwork:
         )
     from transformers import AutoModel, CLIPVisionModel
 
-    loader = CLIPVisionModel if kind == "clip" else AutoModel
+    loader: Any = CLIPVisionModel if kind == "clip" else AutoModel
     try:
         model = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:

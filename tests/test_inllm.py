@@ -1,0 +1,280 @@
+"""The in-LLM stage against things we did not write: the stock model's own logits, and a slow masked reference."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from tiny import masked_reference, tiny_model
+
+from vidcomp.errors import ModelError, UsageError
+from vidcomp.inllm import Attachment, CompressedCache, get_schedule
+from vidcomp.inllm.base import scaled_layer
+from vidcomp.inllm.holitom import HolitomInner
+
+BEFORE, VISUAL, AFTER, STEPS = 5, 40, 6, 5
+
+
+class Drop:
+    """Keeps the highest scores at the given layers, merges nothing."""
+
+    name = "drop"
+
+    def __init__(self, *layers: int, keep: float = 0.5) -> None:
+        self.at, self.keep = layers, keep
+
+    def layers(self, depth):
+        return self.at
+
+    def reduce(self, hidden, scores):
+        count = max(1, round(scores.shape[1] * self.keep))
+        kept = scores.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
+        return kept, hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[2]))
+
+
+def sequence(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(BEFORE + VISUAL + AFTER, model.config.text_config.hidden_size, generator=generator)
+    flags = torch.zeros(len(rows), dtype=torch.bool)
+    flags[BEFORE : BEFORE + VISUAL] = True
+    return rows, flags
+
+
+def run(model, rows, flags, schedule=None, positions=None, **settings):
+    cache = CompressedCache(model.config.text_config, flags, schedule, model.config.text_config.num_hidden_layers)
+    positions = torch.arange(len(rows))[None] if positions is None else positions
+    settings = {"max_new_tokens": STEPS, "do_sample": False, **settings}
+    with Attachment(model):
+        out = model.generate(
+            inputs_embeds=rows[None],
+            position_ids=positions,
+            attention_mask=torch.ones(1, len(rows), dtype=torch.long),
+            past_key_values=cache,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **settings,
+        )
+    return out, cache
+
+
+def with_answer(model, rows, positions, tokens):
+    """The same rows with the generated tokens teacher-forced behind them."""
+    fed = model.get_input_embeddings()(tokens[:-1])
+    steps = positions[0, -1] + 1 + torch.arange(len(fed))
+    return torch.cat([rows, fed]), torch.cat([positions, steps[None]], 1)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_without_a_schedule_every_logit_is_the_stock_models(attn):
+    model = tiny_model(attn)
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn(1, 4, 3, 54, 54, generator=generator)
+    ids = torch.tensor([[5, 6, 7, *[291] * 101, 11, 12, 13]])
+    stock = model.generate(
+        input_ids=ids, pixel_values_videos=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False,
+        output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        rows = model.get_input_embeddings()(ids)[0].clone()
+        rows[ids[0] == 291] = model.model.get_video_features(pixels, return_dict=True).pooler_output[0]
+    ours, _ = run(model, rows, ids[0] == 291, max_new_tokens=8)
+    assert all(torch.equal(a, b) for a, b in zip(stock.logits, ours.logits, strict=True))
+    assert ours.sequences[0].tolist() == stock.sequences[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("layers", [(1,), (3,), (5,), (1, 3, 4)])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_dropped_rows_equal_the_masked_reference(attn, layers, gaps):
+    model = tiny_model(attn)
+    rows, flags = sequence(model)
+    positions = torch.arange(len(rows))[None]
+    if gaps:
+        positions = positions + torch.arange(len(rows)).clamp(max=20) * 2
+    out, cache = run(model, rows, flags, Drop(*layers), positions)
+    full, places = with_answer(model, rows, positions, out.sequences[0])
+    kept = {layer: visible_rows(cache, layer, flags, len(full)) for layer in layers}
+    expected = masked_reference(model, full, places, kept)[len(rows) - 1 :]
+    assert torch.stack(out.logits)[:, 0].sub(expected).abs().max() < 1e-4
+
+
+def visible_rows(cache, layer, flags, length):
+    text = (~flags).nonzero()[:, 0]
+    answer = torch.arange(len(flags), length)
+    return torch.cat([text, cache.survivors[layer][0], answer])
+
+
+def test_the_reference_can_fail():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    out, cache = run(model, rows, flags, Drop(3))
+    positions = torch.arange(len(rows))[None]
+    full, places = with_answer(model, rows, positions, out.sequences[0])
+    logits = torch.stack(out.logits)[:, 0]
+    kept = visible_rows(cache, 3, flags, len(full))
+    hidden_one_more = masked_reference(model, full, places, {3: kept[kept != cache.survivors[3][0, 0]]})
+    wrong_places = masked_reference(model, full, places * 2, {3: kept})
+    assert logits.sub(hidden_one_more[len(rows) - 1 :]).abs().max() > 1e-3
+    assert logits.sub(wrong_places[len(rows) - 1 :]).abs().max() > 1e-1
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize(("k", "r"), [(1, 0.5), (3, 0.5), (4, 0.8)])
+def test_holitom_inner_equals_a_reference_that_merges_one_row_after_the_other(attn, k, r):
+    model = tiny_model(attn)
+    rows, flags = sequence(model)
+    out, cache = run(model, rows, flags, HolitomInner(k=k, r=r))
+    kept = cache.survivors[k][0]
+    assert len(kept) == round(VISUAL * (1 - r))
+
+    def merged(hidden):
+        dropped = [i for i in range(BEFORE, BEFORE + VISUAL) if i not in kept.tolist()]
+        unit = torch.nn.functional.normalize(hidden, dim=-1)
+        target = {i: kept[(unit[kept] @ unit[i]).argmax()].item() for i in dropped}
+        values = {int(i): hidden[i].clone() for i in kept}
+        for i in dropped:
+            values[target[i]] = (values[target[i]] + hidden[i]) / 2
+        return torch.stack([values[int(i)] for i in kept])
+
+    positions = torch.arange(len(rows))[None]
+    full, places = with_answer(model, rows, positions, out.sequences[0])
+    visible = {k: visible_rows(cache, k, flags, len(full))}
+    expected = masked_reference(model, full, places, visible, {k: (kept, merged)})[len(rows) - 1 :]
+    assert torch.stack(out.logits)[:, 0].sub(expected).abs().max() < 1e-4
+
+
+def test_the_kept_rows_are_those_that_the_last_row_looks_at_most():
+    model = tiny_model("eager")
+    rows, flags = sequence(model)
+    _, cache = run(model, rows, flags, Drop(2))
+    weights = model.get_decoder()(inputs_embeds=rows[None], output_attentions=True).attentions[1]
+    scores = weights[0, :, -1].mean(0)[flags]
+    top = scores.argsort(dim=0, descending=True)[: VISUAL // 2].sort().values + BEFORE
+    assert cache.survivors[2][0].tolist() == top.tolist()
+
+
+def test_the_cache_is_really_shorter_from_the_layer_on():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    _, cache = run(model, rows, flags, HolitomInner(k=3))
+    written = STEPS - 1  # the last token is never fed
+    full, short = len(rows) + written, len(rows) - VISUAL // 2 + written
+    assert [layer.keys.shape[2] for layer in cache.layers] == [full] * 3 + [short] * 3
+    assert [layer.values.shape[2] for layer in cache.layers] == [full] * 3 + [short] * 3
+    assert cache.prefill_rows == dict(enumerate([len(rows)] * 3 + [len(rows) - VISUAL // 2] * 3))
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"do_sample": True, "top_p": 0.9, "num_return_sequences": 2}])
+def test_beams_and_samples_equal_stock_without_a_schedule(settings):
+    model = tiny_model()
+    rows, flags = sequence(model)
+    torch.manual_seed(0)
+    stock = model.generate(inputs_embeds=rows[None], max_new_tokens=STEPS, **settings)
+    torch.manual_seed(0)
+    ours, _ = run(model, rows, flags, **settings)
+    assert torch.equal(stock, ours.sequences)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_beams_run_on_a_reduced_cache(attn):
+    model = tiny_model(attn)
+    rows, flags = sequence(model)
+    out, cache = run(model, rows, flags, HolitomInner(k=3), num_beams=3, output_scores=True)
+    best = out.sequences[0]
+    positions = torch.arange(len(rows))[None]
+    full, places = with_answer(model, rows, positions, best)
+    greedy, reference = run(model, rows, flags, HolitomInner(k=3))
+    assert reference.survivors[3][0].tolist() == cache.survivors[3][0].tolist()
+    assert len(best) == STEPS
+    assert len(full) == places.shape[1]
+
+
+def test_hooks_ignore_other_caches_and_leave_no_trace():
+    model = tiny_model()
+    rows, _ = sequence(model)
+    before = model.generate(inputs_embeds=rows[None], max_new_tokens=STEPS, do_sample=False)
+    attachment = Attachment(model)
+    assert hooks_on(model) > 0  # so the count below can fail
+    during = model.generate(inputs_embeds=rows[None], max_new_tokens=STEPS, do_sample=False)
+    attachment.remove()
+    assert hooks_on(model) == 0
+    assert torch.equal(before, during)
+
+
+def hooks_on(model):
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def test_two_threads_with_their_own_caches_do_not_disturb_each_other():
+    model = tiny_model()
+    jobs = [(sequence(model, seed), HolitomInner(k=k)) for seed, k in ((1, 2), (2, 4))]
+    alone = [run(model, *pair, schedule)[0].sequences for pair, schedule in jobs]
+    together: dict[int, torch.Tensor] = {}
+    with Attachment(model):
+
+        def work(number):
+            (rows, flags), schedule = jobs[number]
+            cache = CompressedCache(model.config.text_config, flags, schedule, 6)
+            together[number] = model.generate(
+                inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache,
+                attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=STEPS, do_sample=False,
+            )  # fmt: skip
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    assert all(torch.equal(alone[number], together[number]) for number in range(2))
+
+
+def test_cropping_restores_the_prefix():
+    model = tiny_model("eager")
+    rows, flags = sequence(model)
+    cache = CompressedCache(model.config.text_config, flags, HolitomInner(k=3), 6)
+    ids = torch.tensor([[9, 10, 11]])
+    with Attachment(model), torch.no_grad():
+        model.get_decoder()(inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache)
+        lengths = cache.lengths()
+        places = torch.arange(len(rows), len(rows) + 3)[None]
+        settings = dict(position_ids=places, attention_mask=torch.ones(1, len(rows) + 3), past_key_values=cache)
+        one = model.get_decoder()(input_ids=ids, **settings).last_hidden_state
+        cache.crop(-3)
+        assert cache.lengths() == lengths
+        cache.crop(0)
+        assert cache.lengths() == lengths
+        assert torch.equal(model.get_decoder()(input_ids=ids, **settings).last_hidden_state, one)
+
+
+def test_a_prefill_of_another_length_is_an_error():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    with pytest.raises(ModelError, match="the prefill holds"):
+        run(model, rows[:-1], flags)
+
+
+def test_unsupported_kernels_and_layers_are_refused():
+    model = tiny_model()
+    model.config.get_text_config()._attn_implementation = "flex_attention"
+    with pytest.raises(ModelError, match="flex_attention"):
+        Attachment(model)
+    model = tiny_model()
+    model.config.get_text_config().layer_types = ["full_attention", "linear_attention"] * 3
+    with pytest.raises(ModelError, match="linear_attention"):
+        Attachment(model)
+
+
+@pytest.mark.parametrize(("depth", "layer"), [(28, 18), (4, 3), (24, 15), (80, 51), (2, 1)])
+def test_the_papers_layer_scales_with_depth(depth, layer):
+    assert scaled_layer(18, 28, depth) == layer
+    assert HolitomInner().layers(depth) == (layer,)
+
+
+def test_schedules_by_name():
+    assert get_schedule("holitom", k=2, r=0.25) == HolitomInner(2, 0.25)
+    for bad in ({"k": 0}, {"r": 1.0}, {"what": 1}):
+        with pytest.raises(UsageError):
+            get_schedule("holitom", **bad)
+    with pytest.raises(UsageError, match="fastw"):
+        get_schedule("fastw")
+    with pytest.raises(ValueError, match="28"):
+        HolitomInner(k=28).layers(28)

@@ -72,8 +72,8 @@ def test_without_a_schedule_every_logit_is_the_stock_models(attn):
     pixels = torch.randn(1, 4, 3, 54, 54, generator=generator)
     ids = torch.tensor([[5, 6, 7, *[291] * 101, 11, 12, 13]])
     stock = model.generate(
-        input_ids=ids, pixel_values_videos=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False,
-        output_logits=True, return_dict_in_generate=True,
+        input_ids=ids, pixel_values_videos=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=8,
+        do_sample=False, output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     with torch.no_grad():
         rows = model.get_input_embeddings()(ids)[0].clone()
@@ -177,17 +177,16 @@ def test_beams_and_samples_equal_stock_without_a_schedule(settings):
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-def test_beams_run_on_a_reduced_cache(attn):
+def test_the_score_of_a_beam_is_the_references_log_probability(attn):
     model = tiny_model(attn)
     rows, flags = sequence(model)
-    out, cache = run(model, rows, flags, HolitomInner(k=3), num_beams=3, output_scores=True)
+    out, cache = run(model, rows, flags, Drop(3), num_beams=3, output_scores=True)
     best = out.sequences[0]
-    positions = torch.arange(len(rows))[None]
-    full, places = with_answer(model, rows, positions, best)
-    greedy, reference = run(model, rows, flags, HolitomInner(k=3))
-    assert reference.survivors[3][0].tolist() == cache.survivors[3][0].tolist()
-    assert len(best) == STEPS
-    assert len(full) == places.shape[1]
+    full, places = with_answer(model, rows, torch.arange(len(rows))[None], best)
+    kept = {3: visible_rows(cache, 3, flags, len(full))}
+    logits = masked_reference(model, full, places, kept)[len(rows) - 1 :]
+    expected = logits.log_softmax(-1).gather(1, best[:, None]).mean()
+    torch.testing.assert_close(out.sequences_scores[0], expected, rtol=0, atol=1e-4)
 
 
 def test_hooks_ignore_other_caches_and_leave_no_trace():

@@ -1,4 +1,4 @@
-"""A tiny random LLaVA-OneVision, wide enough in its initialisation that attention is far from uniform and errors show."""
+"""A tiny random LLaVA-OneVision, initialised so widely that attention is far from uniform and errors show."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def tiny_model(attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.flo
 def masked_reference(model, rows, positions, kept, replaced=None):
     """Logits [S, V] by an explicit loop over the decoder layers: nothing is cut, dropped rows are only hidden.
 
-    kept: layer -> row indices visible from that layer on; replaced: layer -> (row indices, new values) written before it.
+    kept: layer -> row indices visible from that layer on.
+    replaced: layer -> (row indices, their new values) written before it.
     """
     decoder = model.get_decoder()
     length = rows.shape[0]

@@ -74,9 +74,8 @@ def run(args: Sequence[str]) -> int:
         return INTERRUPTED
     except _Terminated:
         return TERMINATED
-    except BrokenPipeError:
-        _forget_stdout()
-        return 0
+    except (BrokenPipeError, SystemExit) as leave:
+        return _left(leave)
     except Exception as error:  # the last line of defence: a bug, or a usage error of the command-line library
         if hasattr(error, "format_message"):
             return _expected(_usage(error), debug)
@@ -111,6 +110,9 @@ def _bug(error: Exception, debug: bool) -> int:
     return VidcompError.status
 
 
-def _forget_stdout() -> None:
-    """The reader of our pipe is gone; keep the interpreter from complaining about it at exit."""
+def _left(leave: BaseException) -> int:
+    """The reader of our pipe is gone, which the command-line library turns into an exit; nobody is left to write for."""
+    if isinstance(leave, SystemExit) and not isinstance(leave.__context__, BrokenPipeError):
+        raise leave
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

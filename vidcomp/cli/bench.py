@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from vidcomp.cli.console import Ui, data
+from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig, parse_spec
 from vidcomp.errors import UsageError
@@ -45,7 +43,7 @@ def ask(
     if ui.json:
         data(result.to_dict())
         return
-    Console(file=sys.stdout, highlight=False).print(_ask_table(result))
+    out_console().print(_ask_table(result))
     data(f"verdict: {result.verdict}")
 
 
@@ -74,7 +72,10 @@ def compress(
     if ui.json:
         data(result.to_dict())
         return
-    data(f"{method} {shape} {result.dtype} on {result.device}, {result.threads} threads, keep {keep:g}: {result.kept} kept")
+    data(
+        f"{method} {shape} {result.dtype} on {result.device}, {result.threads} threads, "
+        f"keep {keep:g}: {result.kept} kept"
+    )
     data(
         f"median {result.median_seconds * 1e3:.1f} ms of {result.repeats} "
         f"(10-90 %: {result.p10_seconds * 1e3:.1f}-{result.p90_seconds * 1e3:.1f} ms), "

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vidcomp.errors import VidcompError
 
-__all__ = ["Ui", "data", "print_error", "printable"]
+__all__ = ["Ui", "data", "out_console", "print_error", "printable"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def data(value: str | dict[str, Any] | list[Any]) -> None:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
+
+
+def out_console() -> Console:
+    """For tables on stdout: as wide as the terminal, and wide enough for a table in a pipe."""
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=120)
 
 
 def printable(text: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import with_ui
+
+if TYPE_CHECKING:
+    from vidcomp.methods import MethodInfo
 
 __all__ = ["methods"]
 
@@ -24,10 +23,17 @@ def methods(*, ui: Ui) -> None:
     if ui.json:
         data([{**asdict(info), "needs": sorted(info.needs)} for info in listed])
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("method", "what it does", "needs", "in the LLM", "parameters", "source"):
-        table.add_column(name, overflow="fold")
     for info in listed:
-        parameters = ", ".join(f"{key}={value}" for key, value in info.parameters.items())
-        table.add_row(info.name, info.summary, ", ".join(sorted(info.needs)), info.inner or "", parameters, info.source)
-    Console(file=sys.stdout, highlight=False).print(table)
+        data(_described(info))
+
+
+def _described(info: MethodInfo) -> str:
+    parameters = ", ".join(f"{key}={value}" for key, value in info.parameters.items())
+    facts = {
+        "parameters": parameters,
+        "needs": ", ".join(sorted(info.needs)),
+        "in the LLM": info.inner,
+        "source": info.source,
+    }
+    lines = [f"  {name:<11} {text}" for name, text in facts.items() if text]
+    return "\n".join([f"{info.name}: {info.summary}", *lines])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vidcomp.cli.console import Ui, data
+from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.notes import model_notes
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig
@@ -39,7 +37,7 @@ def report(
             {**answer.to_dict(), "report": {**made.to_dict(), "spans": spans}, "notes": model_notes(config.model.model)}
         )
         return
-    console = Console(file=sys.stdout, highlight=False)
+    console = out_console()
     console.print(f"{question}  ->  {answer.text}", markup=False)
     if answer.frames.degraded:
         console.print(f"degraded: {answer.frames.degraded}", markup=False)

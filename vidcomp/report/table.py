@@ -40,7 +40,7 @@ def size(count: int) -> str:
 
 def _stage_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True)
     for name in ("in", "out", "removed", "seconds", "KV cache", "LLM FLOPs"):
         table.add_column(name, justify="right")
     for line in report.lines:

@@ -1,0 +1,353 @@
+"""The command line as people and scripts meet it: data on stdout, words on stderr, documented exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+
+from vidcomp.cli.app import run
+
+QUESTION = "what happens at the end?"
+SHORT = ["--max-new-tokens", "3"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=30)
+
+
+@pytest.fixture
+def cli(capfd):
+    """Run a command line in this process: exit status, stdout, stderr."""
+
+    def call(*args):
+        capfd.readouterr()
+        status = run([str(arg) for arg in args])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def command(*args):
+    return [sys.executable, "-m", "vidcomp", *map(str, args)]
+
+
+# -- answers
+
+
+def test_an_answer_is_the_only_thing_on_stdout(cli, clip):
+    status, out, err = cli("ask", clip, QUESTION, *SHORT)
+    assert status == 0
+    assert out.endswith("\n")
+    assert len(out.splitlines()) <= 1
+    assert "nano understands only its own little world" in err
+    assert "visual tokens" in err
+
+
+def test_quiet_says_nothing_else(cli, clip):
+    status, _, err = cli("ask", clip, QUESTION, "--quiet", *SHORT)
+    assert (status, err) == (0, "")
+
+
+def test_json_is_one_object(cli, clip):
+    status, out, _ = cli("ask", clip, QUESTION, "--json", "--keep", "0.25", *SHORT)
+    record = json.loads(out)
+    assert status == 0
+    assert record["schema"] == 1
+    assert record["keep"]["requested"] == 0.25
+    assert record["notes"]
+
+
+def test_parameters_of_a_method_reach_it(cli, clip):
+    _, out, _ = cli("ask", clip, QUESTION, "--json", "--method", "holitom:tau=0.99", "--inner", "none", *SHORT)
+    record = json.loads(out)
+    assert record["method"] == "holitom:tau=0.99"
+    assert record["tokens"]["layer"] is None
+
+
+def test_report_shows_every_stage_and_span(cli, clip):
+    status, out, _ = cli("report", clip, QUESTION, *SHORT)
+    assert status == 0
+    for word in ("read", "encode", "compress", "prefill", "llm layer 3", "generate", "KV cache", "LLM FLOPs", "span"):
+        assert word in out
+    status, out, _ = cli("report", clip, QUESTION, "--json", *SHORT)
+    record = json.loads(out)
+    assert record["report"]["prefill"]["actual"]["flops"] < record["report"]["prefill"]["plain"]["flops"]
+    assert sum(span["kept"] for span in record["report"]["spans"]) == record["tokens"]["kept"]
+
+
+def test_methods_and_doctor(cli):
+    status, out, _ = cli("methods")
+    assert status == 0
+    assert "2505.21334" in out.replace("\n", "")
+    listed = json.loads(cli("methods", "--json")[1])
+    assert {"holitom", "none", "random", "uniform"} <= {info["name"] for info in listed}
+    status, out, _ = cli("doctor", "--json")
+    assert status == 0
+    assert json.loads(out)["models"]["nano"].endswith("MiB")
+    assert "decord" in cli("doctor")[1]
+
+
+def test_benches_print_a_verdict(cli, clip):
+    status, out, _ = cli("bench", "ask", clip, QUESTION, "--repeats", "1", *SHORT)
+    assert status == 0
+    assert "verdict:" in out
+    status, out, _ = cli("bench", "compress", "--shape", "4x16x32", "--repeats", "3")
+    assert status == 0
+    assert "read passes" in out
+    assert cli("bench", "compress", "--shape", "4x16")[0] == 2
+
+
+# -- wrong input: each its own message, one line what, one line why, one line what to try
+
+
+def hostile(tmp_path, name):
+    path = tmp_path / f"{name}.mp4"
+    if name == "directory":
+        path.mkdir()
+    elif name == "empty":
+        path.touch()
+    elif name == "text":
+        path.write_text("this is no video\n" * 50)
+    elif name == "noise":
+        path.write_bytes(bytes(range(256)) * 64)
+    elif name == "fifo":
+        os.mkfifo(path)
+    elif name == "loop":
+        path.symlink_to(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["missing", "directory", "empty", "text", "noise", "fifo", "loop"])
+def test_unreadable_input_is_status_3(cli, tmp_path, name):
+    status, out, err = cli("ask", hostile(tmp_path, name), QUESTION, "--quiet")
+    assert status == 3
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert lines[0].startswith("error: ")
+    assert len(lines) <= 3
+    assert "Traceback" not in err
+
+
+def test_each_kind_of_bad_input_has_its_own_message(cli, tmp_path):
+    names = ["missing", "directory", "empty", "text", "fifo", "loop"]
+    errors = [cli("ask", hostile(tmp_path, name), QUESTION, "--quiet")[2].replace(name, "") for name in names]
+    assert len(set(errors)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--keep", "0"], "above 0"),
+        (["--keep", "1.5"], "at most 1"),
+        (["--keep", "lots"], "--keep"),
+        (["--method", "hollitom"], "holitom"),
+        (["--method", "holitom:tao=1"], "tao"),
+        (["--method", "holitom:tau"], "name:key=value"),
+        (["--method", "holitom:tau=7"], "tau"),
+        (["--inner", "fastw"], "fastw"),
+        (["--inner", "holitom:r=2"], "r must be"),
+        (["--frames", "0"], "at least 1"),
+        (["--frames", "4", "--fps", "2"], "--fps"),
+        (["--segmenter", "sift"], "tower, dinov2, clip, luma"),
+        (["--device", "tpu"], "auto, cpu"),
+        (["--dtype", "int3"], "bfloat16"),
+        (["--attn", "flex"], "sdpa"),
+        (["--positions", "random"], "compact"),
+        (["--max-new-tokens", "-1"], "at least 1"),
+        (["--kep", "0.1"], "--kep"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_nothing_starts(cli, clip, args, words):
+    status, out, err = cli("ask", clip, QUESTION, *args)
+    assert status == 2
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_an_empty_question_and_an_unknown_command(cli, clip):
+    assert cli("ask", clip, " ")[0] == 2
+    status, _, err = cli("aks")
+    assert status == 2
+    assert "ask" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("nanno", "no model named"), ("who/knows", "--offline"), ("FOLDER", "no config.json"), ("OTHER", "family 'bert'")],
+)
+def test_a_missing_model_is_status_4(cli, clip, tmp_path, model, words):
+    if model == "OTHER":
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    name = tmp_path if model in ("FOLDER", "OTHER") else model
+    status, _, err = cli("ask", clip, QUESTION, "--model", name, "--offline")
+    assert status == 4
+    assert words in err
+    assert "try: " in err
+
+
+def test_a_bug_is_status_1_and_its_traceback_is_saved(cli, clip, monkeypatch):
+    monkeypatch.setattr("vidcomp.pipeline.VideoLM.ask", lambda *_, **__: 1 / 0)
+    status, _, err = cli("ask", clip, QUESTION, "--quiet")
+    assert status == 1
+    assert "ZeroDivisionError" in err
+    saved = Path(err.strip().splitlines()[-1].split()[-1])
+    assert "Traceback" in saved.read_text()
+    saved.unlink()
+    assert "Traceback" in cli("ask", clip, QUESTION, "--debug")[2]
+
+
+def test_out_of_memory_is_status_6(cli, clip, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError("no room")
+
+    from transformers import GenerationMixin
+
+    monkeypatch.setattr(GenerationMixin, "generate", refuse)
+    status, _, err = cli("ask", clip, QUESTION)
+    assert status == 6
+    assert "--frames" in err
+
+
+# -- batches
+
+
+@pytest.fixture
+def folder(clip, tmp_path):
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    for name in ("a.mp4", "deeper/b c.mp4", "deeper/new\nline.mp4"):
+        (tmp_path / "in" / name).write_bytes(clip.read_bytes())
+    (tmp_path / "in" / "broken.mp4").write_text("no video at all")
+    (tmp_path / "in" / "notes.txt").write_text("not a video")
+    (tmp_path / "in" / "deeper" / "up").symlink_to(tmp_path / "in")
+    return tmp_path / "in"
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_records_failures_and_goes_on(cli, folder, tmp_path):
+    output = tmp_path / "captions.jsonl"
+    status, out, err = cli("caption", folder, "-o", output, *SHORT)
+    assert (status, out) == (5, "")
+    assert "failed  " in err
+    written = records(output)
+    assert [record["status"] for record in written] == ["ok", "failed", "ok", "ok"]
+    good, bad = written[0], written[1]
+    assert isinstance(good["caption"], str)
+    assert good["schema"] == bad["schema"] == 1
+    assert "answer" not in good
+    assert bad["error"]["code"]
+    assert bad["video"]["path"].endswith("broken.mp4")
+
+
+def test_a_second_run_skips_what_is_done(cli, folder, tmp_path):
+    output = tmp_path / "captions.jsonl"
+    cli("caption", folder, "-o", output, *SHORT)
+    before = output.read_bytes()
+    status, _, err = cli("caption", folder, "-o", output, *SHORT)
+    assert status == 5
+    assert "0 done, 4 done before, 1 failed" in err
+    assert output.read_bytes() == before
+    (folder / "broken.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    status, _, err = cli("caption", folder, "-o", output, *SHORT)
+    assert status == 0
+    assert "1 done, 3 done before, 0 failed" in err
+
+
+def test_other_settings_are_other_work(cli, folder, tmp_path):
+    output = tmp_path / "captions.jsonl"
+    cli("caption", folder / "a.mp4", "-o", output, *SHORT)
+    cli("caption", folder / "a.mp4", "-o", output, "--keep", "0.5", *SHORT)
+    assert [record["keep"]["requested"] for record in records(output)] == [0.1, 0.5]
+
+
+def test_a_torn_last_line_is_cut_and_done_again(cli, folder, tmp_path):
+    output = tmp_path / "captions.jsonl"
+    cli("caption", folder / "a.mp4", "-o", output, *SHORT)
+    whole = output.read_bytes()
+    output.write_bytes(whole + whole[: len(whole) // 2])
+    status, _, _ = cli("caption", folder / "a.mp4", folder / "deeper", "-o", output, *SHORT)
+    assert status == 0
+    assert len(records(output)) == 3
+
+
+def test_a_foreign_file_is_not_overwritten(cli, folder, tmp_path):
+    output = tmp_path / "diary.txt"
+    output.write_text("dear diary\n")
+    assert cli("caption", folder, "-o", output)[0] == 3
+    assert output.read_text() == "dear diary\n"
+
+
+def test_captions_without_a_file_go_to_stdout(cli, folder):
+    status, out, _ = cli("caption", folder / "a.mp4", *SHORT)
+    assert status == 0
+    assert out.startswith(f"{folder / 'a.mp4'}: ")
+    status, out, _ = cli("caption", folder / "a.mp4", "--json", *SHORT)
+    assert json.loads(out)["status"] == "ok"
+
+
+def test_nothing_to_caption(cli, tmp_path):
+    assert cli("caption", tmp_path)[0] == 3
+    assert cli("caption", tmp_path / "nowhere")[0] == 3
+
+
+# -- as a process
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, vidcomp.cli.app as a; a.run(['--help']); sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_version():
+    done = subprocess.run(command("--version"), capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("vidcomp ")
+
+
+def test_nano_never_connects(clip):
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('a connection was attempted')\n"
+        "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
+        "from vidcomp.cli.app import run\n"
+        f"sys.exit(run(['ask', {str(clip)!r}, 'first?', '--segmenter', 'dinov2', '--max-new-tokens', '2']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_error(clip):
+    line = " ".join(command("ask", clip, "'first?'", "--json", *SHORT)) + " | true; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "status", "seconds"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 5)])
+def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, status, seconds):
+    for number in range(30):
+        (tmp_path / f"{number:02}.mp4").write_bytes(clip.read_bytes())
+    output = tmp_path / "out.jsonl"
+    work = subprocess.Popen(command("caption", tmp_path, "-o", output, *SHORT), stderr=subprocess.PIPE, text=True)
+    give_up = time.monotonic() + 90
+    while not (output.exists() and output.read_text().count("\n") >= 2) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    work.send_signal(kind)
+    _, err = work.communicate(timeout=seconds + 20)
+    assert work.returncode == status
+    assert "Traceback" not in err
+    assert len(records(output)) >= 2

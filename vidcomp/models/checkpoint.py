@@ -8,8 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+
 from vidcomp.config import ModelConfig
-from vidcomp.errors import ModelError
+from vidcomp.errors import ModelError, OutOfMemory
 from vidcomp.hub import first_line, pick_device, pick_dtype, read_json
 
 __all__ = ["Checkpoint", "load_checkpoint"]
@@ -54,7 +57,8 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
     """Load model and tokenizer from a local folder; remote code never runs.
 
     Raises:
-        ModelError: nothing of that name, incomplete files, or a kernel that is not installed.
+        ModelError: incomplete or damaged files, or a kernel that is not installed.
+        OutOfMemory: the weights do not fit.
     """
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -70,7 +74,11 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
             trust_remote_code=False,
         )
         return Checkpoint(config.model, folder, model.to(device).eval(), tokenizer)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            f"not enough memory on {device} for {config.model}", why=first_line(error), hint="--dtype bfloat16"
+        ) from error
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the model {config.model}",
             why=first_line(error),

@@ -1,0 +1,134 @@
+"""The LLaVA-OneVision adapter against the library's own processor, and loading by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from vidcomp.config import ModelConfig
+from vidcomp.errors import ModelError, OutOfMemory
+from vidcomp.hub import EMBEDDED, checkpoint_folder, pick_device, pick_dtype
+from vidcomp.models import FAMILIES, load_family
+from vidcomp.pixels import center_crop, normalize, resize, shortest_edge, to_channels_first
+
+DATA = Path(__file__).parent / "data"
+sys.path.insert(0, str(DATA))
+from make_library_goldens import CLIPS, QUESTION, made_up_clip  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def family(replicas):
+    return load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    with safe_open(DATA / "library_goldens.safetensors", "pt") as file:
+        facts = {name: json.loads(file.metadata()[name]) for name in CLIPS}
+        return {name: (file.get_tensor(name), facts[name]) for name in CLIPS}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_pixels_are_bit_equal_to_the_librarys(family, goldens, name):
+    coarse, facts = goldens[name]
+    pixels = family.pixels(made_up_clip(*CLIPS[name])).contiguous()
+    assert list(pixels.shape) == facts["shape"]
+    assert torch.equal(pixels[:, :, ::32, ::32], coarse)
+    assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == facts["sha256"]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_prompt_ids_are_the_librarys(family, goldens, name):
+    prompt = family.prompt(QUESTION)
+    count = CLIPS[name][0] * 196 + 1
+    video = family.model.config.video_token_id
+    ids = torch.cat([prompt.before, torch.full((count,), video), prompt.after])
+    assert ids.tolist() == goldens[name][1]["ids"]
+
+
+def test_a_question_with_the_placeholder_is_refused(family):
+    with pytest.raises(ModelError, match="2 video placeholders"):
+        family.prompt("what is <video>?")
+
+
+def test_facts_of_a_replica(family):
+    assert family.grid == (14, 14)
+    assert family.default_frames == 32
+    assert family.shape.layers == 6
+    assert family.separators().shape == (1, 64)
+
+
+def test_the_embedded_model_loads_like_any_other(nano):
+    assert type(nano.family) is FAMILIES["llava_onevision"]
+    assert nano.family.default_frames == 8
+    size = sum(file.stat().st_size for file in EMBEDDED["nano"].iterdir())
+    assert size <= 16 * 2**20
+
+
+def test_names():
+    assert checkpoint_folder("nano") == EMBEDDED["nano"]
+    for name, words in [("nono", "no model named"), ("./nowhere/here", "no model named"), ("a/b/c", "no model named")]:
+        with pytest.raises(ModelError, match=words):
+            checkpoint_folder(name)
+    with pytest.raises(ModelError, match="not available"):
+        checkpoint_folder("nobody/nothing", offline=True)
+
+
+def test_a_damaged_checkpoint_is_a_model_error(replicas, tmp_path):
+    for file in replicas("llava_onevision_tied").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = next(tmp_path.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot load"):
+        load_family(ModelConfig(model=str(tmp_path), device="cpu"))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"cannot read config\.json"):
+        load_family(ModelConfig(model=str(tmp_path), device="cpu"))
+
+
+def test_devices_and_dtypes():
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("cuda")) == "auto"
+    assert pick_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="--device cuda"):
+            pick_device("cuda")
+
+
+def test_resizing_and_cropping():
+    clip = to_channels_first(made_up_clip(2, 30, 40))
+    assert clip.shape == (2, 3, 30, 40)
+    assert resize(clip, (30, 40), "bicubic") is clip
+    for mode in ("nearest-exact", "bilinear", "bicubic", "lanczos"):
+        assert resize(clip, (17, 19), mode).dtype == torch.uint8
+    assert shortest_edge(clip, 15, "bicubic").shape[-2:] == (15, 20)
+    assert center_crop(clip, (10, 10)).shape[-2:] == (10, 10)
+    flat = normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), [0.5] * 3, [0.5] * 3)
+    assert torch.equal(flat, torch.ones(1, 3, 2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_tokens(replicas):
+    frames = made_up_clip(4, 96, 144)
+    cpu = load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cpu", dtype="float32"))
+    gpu = load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cuda", dtype="float32"))
+    one, other = cpu.encode(frames, salience=True), gpu.encode(frames, salience=True)
+    torch.testing.assert_close(one.features, other.features.cpu(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.salience, other.salience.cpu(), rtol=1e-3, atol=1e-5)
+
+
+def test_errors_travel_between_processes():
+    import pickle
+
+    error = OutOfMemory("what", why="why", hint="hint")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.to_dict(), copy.status) == (OutOfMemory, error.to_dict(), 6)
+    assert np.array_equal(made_up_clip(1, 2, 2), made_up_clip(1, 2, 2))

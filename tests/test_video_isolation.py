@@ -1,0 +1,169 @@
+"""A reader that hangs, crashes or prints costs only itself: the next one answers, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_readers import Crashing, Greedy, Growing, Hanging, Leaving, Modules, Painted, Raising, Short
+
+from vidcomp.errors import InputError
+from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
+
+FOUR = Sampling(4)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def named(kind: type[VideoReader]) -> str:
+    return f"{kind.__module__}:{kind.__name__}"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(b"\x1aE\xdf\xa3" + bytes(100))
+    return path
+
+
+def children() -> list[int]:
+    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return [int(pid) for file in found for pid in file.read_text().split()]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def failure(file: Path, kind: type[VideoReader], deadline: float = 30.0) -> InputError:
+    with pytest.raises(InputError) as caught:
+        read_frames(file, FOUR, readers=[named(kind)], deadline_seconds=deadline)
+    return caught.value
+
+
+def test_a_reader_of_another_package(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    frames = read_frames(file, FOUR, readers=[named(Painted)])
+    assert frames.pixels[:, 0, 0, 0].tolist() == frames.indices.tolist() == [0, 3, 6, 9]
+    assert frames.pixels.flags.writeable
+    assert "pixels=4x4x6x3" in repr(frames)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [Crashing, Leaving, Raising, Greedy, Short, Growing])
+def test_a_failing_reader_costs_only_itself(file: Path, kind: type[VideoReader]) -> None:
+    frames = read_frames(file, FOUR, readers=[named(kind), named(Painted)])
+    assert frames.info.reader == named(Painted)
+
+
+def test_a_hanging_reader_is_ended_at_its_deadline(file: Path) -> None:
+    error = failure(file, Hanging, deadline=1.0)
+    assert "no answer within 1 s" in error.why
+    assert error.code == "unreadable"
+    assert children() == []
+
+
+def test_every_cause_is_named(file: Path) -> None:
+    assert "crashed (SIGSEGV)" in failure(file, Crashing).why
+    assert "ended with status 7" in failure(file, Leaving).why
+    assert "KeyError" in failure(file, Raising).why
+    assert "out of memory" in failure(file, Greedy).why
+    assert "3 of 4" in failure(file, Short).why
+    assert "size changes" in failure(file, Growing).why
+
+
+def test_library_noise_is_kept_in_the_cause(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    error = failure(file, Raising)
+    assert isinstance(error.__cause__, ReaderError)
+    assert "chatter on standard error" in str(error.__cause__.__cause__)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_child_loads_no_model_library(file: Path) -> None:
+    assert "loaded: []" in failure(file, Modules).why
+
+
+def test_nothing_is_left_behind(file: Path) -> None:
+    read_frames(file, FOUR, readers=[named(Painted)])
+    gc.collect()
+    before = descriptors(), threading.active_count(), set(os.listdir("/dev/shm"))
+    for kind in (Painted, Crashing, Raising, Painted):
+        read_frames(file, FOUR, readers=[named(kind), named(Painted)])
+    gc.collect()
+    assert (descriptors(), threading.active_count(), set(os.listdir("/dev/shm"))) == before
+    assert children() == []
+
+
+def test_several_threads_read_at_once(file: Path) -> None:
+    results: list[int] = []
+
+    def read() -> None:
+        results.append(len(read_frames(file, FOUR, readers=[named(Painted)])))
+
+    work = [threading.Thread(target=read) for _ in range(4)]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert results == [4] * 4
+
+
+def start_stuck(file: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that is stuck in a hanging reader, and the process id of its decoding child."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from vidcomp.video import Sampling, read_frames\n"
+        f"read_frames(sys.argv[1], Sampling(4), readers=['{named(Hanging)}'], deadline_seconds=100)\n"
+    )
+    command = [sys.executable, "-c", code, str(file), str(ROOT), str(ROOT / "tests")]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not (found := listing.read_text().split()):
+        time.sleep(0.02)
+    child = int(found[0])
+    while not reached(child):
+        time.sleep(0.02)
+    time.sleep(0.1)
+    return parent, child
+
+
+def reached(pid: int) -> bool:
+    """The hanging reader was reached: it has written to its log just before."""
+    try:
+        return Path(f"/proc/{pid}/fd/2").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":  # dead, and waiting for whoever inherited it
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_child_ends_with_its_parent(file: Path, blow: signal.Signals) -> None:
+    parent, child = start_stuck(file)
+    try:
+        start = time.monotonic()
+        parent.send_signal(blow)
+        _, printed = parent.communicate(timeout=20)
+        assert time.monotonic() - start < (2 if blow == signal.SIGINT else 5)
+        assert gone(child)
+        if blow == signal.SIGINT:
+            assert "KeyboardInterrupt" in printed
+    finally:
+        parent.kill()

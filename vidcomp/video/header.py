@@ -1,0 +1,197 @@
+"""Facts that a file's own headers state, read without any decoder and without trusting them.
+
+Decoders do not report edit lists, cut files or absurd sizes. A few hundred bytes of the file do. Reads are bounded and
+positioned, so that a hostile header costs neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vidcomp.errors import InputError
+
+__all__ = ["Header", "read_header", "refuse_absurd"]
+
+MAX_SIDE = 16_384  # pixels; the largest level of today's codecs is 8192 x 4320
+MAX_PIXELS = 1 << 27  # of one frame: 400 MB as RGB
+MAX_BOXES = 4096  # per level
+BOX_BYTES = 1 << 16  # of one box that is looked into
+ISO_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
+MAGIC = (
+    (b"\x1aE\xdf\xa3", "matroska"),
+    (b"GIF8", "gif"),
+    (b"FLV\x01", "flv"),
+    (b"\x30\x26\xb2\x75", "asf"),
+    (b"OggS", "ogg"),
+    (b"\x00\x00\x01\xba", "mpeg"),
+    (b"\x00\x00\x01\xb3", "mpeg"),
+    (b"\x00\x00\x00\x01", "raw"),
+    (b"YUV4MPEG2 ", "y4m"),
+    (b".RMF", "realmedia"),
+)
+TS_PACKETS = ((0, 188), (4, 192))  # first sync byte and packet length, broadcast and camera streams
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file says about itself.
+
+    Attributes:
+        kind: container: ``iso`` (MP4, MOV, 3GP), ``matroska`` (MKV, WebM), ``avi``, ``ts`` ... or ``unknown``.
+        cut_short: the file ends before its own sizes say it should.
+        has_index: False for an ISO file without its index (``moov``).
+        has_video: False when the headers list tracks and none of them is video; None when they do not tell.
+        seconds: length of the video track after edits; None when the headers do not tell.
+        edits: entries of the video track's edit list that show something.
+        samples: packets of the video track; 0 when not known.
+        width: claimed by the codec's description; 0 when not known.
+        height: likewise.
+        codec: four-character code of the video track, such as ``avc1``; empty when not known.
+    """
+
+    kind: str = "unknown"
+    cut_short: bool = False
+    has_index: bool = True
+    has_video: bool | None = None
+    seconds: float | None = None
+    edits: int = 0
+    samples: int = 0
+    width: int = 0
+    height: int = 0
+    codec: str = ""
+
+
+def read_header(fd: int) -> Header:
+    """Read the headers of an open file. Damaged headers give fewer facts, never an error."""
+    size = os.fstat(fd).st_size
+    head = os.pread(fd, 512, 0)
+    try:
+        if head[4:8] in ISO_STARTS:
+            return _read_iso(fd, size)
+        if head.startswith(b"\x1aE\xdf\xa3"):
+            return Header(kind="matroska", cut_short=_matroska_end(head) > size)
+    except (struct.error, IndexError, ZeroDivisionError):
+        return Header(kind="iso" if head[4:8] in ISO_STARTS else "matroska")
+    if head[:4] == b"RIFF":
+        kind = "avi" if head[8:12] == b"AVI " else "unknown"
+        return Header(kind=kind, cut_short=8 + int.from_bytes(head[4:8], "little") > size)
+    if any(head[start] == head[start + step] == 0x47 for start, step in TS_PACKETS if len(head) > start + step):
+        return Header(kind="ts")
+    return Header(kind=next((kind for magic, kind in MAGIC if head.startswith(magic)), "unknown"))
+
+
+def refuse_absurd(header: Header, file_bytes: int, name: str) -> None:
+    """Refuse claims that no real file makes, before any decoder allocates memory for them.
+
+    Raises:
+        InputError: code ``implausible_header``.
+    """
+    why = ""
+    if max(header.width, header.height) > MAX_SIDE or header.width * header.height > MAX_PIXELS:
+        why = f"its header claims frames of {header.width} x {header.height} pixels"
+    elif header.samples > file_bytes:
+        why = f"its header claims {header.samples:,} frames in {file_bytes:,} bytes"
+    if why:
+        hint = "the file is damaged or was made to harm; do not use it"
+        raise InputError(f"cannot read {name}", why=why, hint=hint, code="implausible_header")
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska file says it ends; 0 when it does not say."""
+    length, width = _varint(head, 4)
+    start = 4 + width + length
+    if head[start : start + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, width = _varint(head, start + 4)
+    unknown = length == (1 << 7 * width) - 1
+    return 0 if unknown else start + 4 + width + length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Value and byte count of an EBML number."""
+    width = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return value, width
+
+
+Box = tuple[bytes, int, int]  # type, first byte of the body, first byte after it
+
+
+def _boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
+    for _ in range(MAX_BOXES):
+        head = os.pread(fd, 16, start)
+        if start + 8 > stop or len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        skip = 8
+        if size == 1:
+            size, skip = struct.unpack(">Q", head[8:])[0], 16
+        size = stop - start if size == 0 else size
+        if size < skip:
+            return
+        yield kind, start + skip, start + size
+        start += size
+
+
+def _inside(fd: int, box: Box | None, *path: bytes) -> Box | None:
+    """Follow a path of box types below ``box``."""
+    for kind in path:
+        if box is None:
+            return None
+        box = next((child for child in _boxes(fd, box[1], box[2]) if child[0] == kind), None)
+    return box
+
+
+def _body(fd: int, box: Box | None) -> bytes:
+    return b"" if box is None else os.pread(fd, min(box[2] - box[1], BOX_BYTES), box[1])
+
+
+def _read_iso(fd: int, size: int) -> Header:
+    top = list(_boxes(fd, 0, size))
+    movie = next((box for box in top if box[0] == b"moov"), None)
+    cut_short = bool(top) and top[-1][2] > size
+    if movie is None or movie[2] > size:
+        return Header(kind="iso", cut_short=cut_short, has_index=False)
+    tracks = [box for box in _boxes(fd, movie[1], movie[2]) if box[0] == b"trak"]
+    videos = [box for box in tracks if _body(fd, _inside(fd, box, b"mdia", b"hdlr"))[8:12] == b"vide"]
+    if not videos:
+        return Header(kind="iso", cut_short=cut_short, has_video=False if tracks else None)
+    return max((_read_track(fd, movie, box, cut_short) for box in videos), key=lambda header: header.samples)
+
+
+def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
+    rate, _ = _duration(_body(fd, _inside(fd, movie, b"mvhd")))
+    media_rate, media_length = _duration(_body(fd, _inside(fd, track, b"mdia", b"mdhd")))
+    seconds = media_length / media_rate if media_length and media_rate else None
+    shown = _edits(_body(fd, _inside(fd, track, b"edts", b"elst")))
+    if shown and all(shown) and rate:
+        seconds = sum(shown) / rate
+    table = _inside(fd, track, b"mdia", b"minf", b"stbl")
+    entry = _body(fd, _inside(fd, table, b"stsd"))[8:]
+    width, height = struct.unpack(">HH", entry[32:36]) if len(entry) >= 36 else (0, 0)
+    sizes = _body(fd, _inside(fd, table, b"stsz"))
+    samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
+    codec = entry[4:8].decode("ascii", "replace").strip()
+    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec)
+
+
+def _duration(body: bytes) -> tuple[int, int]:
+    """Ticks per second and length in ticks, from a movie or media header; zeros when absent."""
+    if not body:
+        return 0, 0
+    rate, length = struct.unpack(">IQ", body[20:32]) if body[0] else struct.unpack(">II", body[12:20])
+    return rate, 0 if length in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) else length
+
+
+def _edits(body: bytes) -> list[int]:
+    """Lengths of the edits that show media, in ticks of the movie; leading gaps are left out."""
+    if not body:
+        return []
+    form = ">Qq4x" if body[0] else ">Ii4x"
+    step = struct.calcsize(form)
+    count = min(struct.unpack(">I", body[4:8])[0], (len(body) - 8) // step)
+    entries = [struct.unpack_from(form, body, 8 + step * number) for number in range(count)]
+    return [length for length, media_time in entries if media_time >= 0]

@@ -1,0 +1,104 @@
+"""OpenCV, the second reader: one pass to count and time the frames, a second one to fetch the wanted ones.
+
+``grab`` goes through the whole file in order and never seeks, because seeking by frame number is inexact and slow. Its
+``POS_MSEC`` after each grab is the frame's presentation time: it agreed with PyAV within 1e-12 s on every test clip
+except AVI with B-frames, where it loses the time at the end and the constant frame rate is used instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
+from vidcomp.video.reader import ReaderError, VideoReader, shrink
+
+__all__ = ["OpenCvReader"]
+
+FALLBACK_RATE = 25.0  # frames per second where a file gives neither times nor a rate
+
+
+class OpenCvReader(VideoReader):
+    """Reads whatever the FFmpeg inside OpenCV decodes, applies rotation, recovers most damaged files."""
+
+    name: ClassVar[str] = "opencv"
+
+    def __init__(self) -> None:
+        self._capture: Any = None
+        self._path = ""
+        self._header = Header()
+        self._size = (0, 0)
+        self._rate = 0.0
+        self._claimed: float | None = None
+
+    def open(self, path: str, header: Header) -> None:
+        import cv2
+
+        self._path, self._header = path, header
+        self._capture = self._start()
+        self._rate = _positive(self._capture.get(cv2.CAP_PROP_FPS))
+        count = _positive(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._claimed = header.seconds or (count / self._rate if count and self._rate else None)
+        width, height = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH), self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise ReaderError(f"frames of {width:.0f} x {height:.0f} pixels", "too_large")
+
+    @property
+    def claimed_seconds(self) -> float | None:
+        return self._claimed
+
+    def frame_times(self) -> NDArray[np.float64]:
+        import cv2
+
+        stamps: list[float] = []
+        while self._capture.grab():
+            stamps.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        self.close()
+        if not stamps:
+            raise ReaderError("the file opens and holds no picture that can be decoded", "no_frames")
+        times: NDArray[np.float64] = np.asarray(stamps, dtype=np.float64) / 1000
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any() or (len(times) > 1 and times[-1] == times[0]):
+            times = np.arange(len(times), dtype=np.float64) / (self._rate or FALLBACK_RATE)
+        return np.asarray(times - times[0], dtype=np.float64)
+
+    def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
+        import cv2
+
+        self._capture = self._capture or self._start()
+        position = 0
+        for index in indices:
+            while position <= index:
+                if not self._capture.grab():
+                    raise ReaderError(f"frame {position} was there on the first pass and not on the second")
+                position += 1
+            found, image = self._capture.retrieve()
+            if not found or image.ndim != 3:
+                raise ReaderError(f"no picture at frame {index}")
+            self._size = (image.shape[1], image.shape[0])
+            yield np.asarray(cv2.cvtColor(shrink(image, max_side), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _start(self) -> Any:
+        import cv2
+
+        settings = [cv2.CAP_PROP_N_THREADS, self.threads]
+        capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, settings)
+        if not capture.isOpened():
+            raise ReaderError("cannot open the file")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        return capture
+
+
+def _positive(value: float) -> float:
+    return value if np.isfinite(value) and value > 0 else 0.0

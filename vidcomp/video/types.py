@@ -1,0 +1,65 @@
+"""What reading a video gives: frames with their times, and facts about the file.
+
+Letters used in shapes: T frames returned, N presentable frames of the file, h and w height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Frames", "VideoInfo"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Facts about one video, all of them about the part that can be decoded.
+
+    Attributes:
+        path: the file as the caller named it.
+        frames_total: presentable frames: those a player would show. Packets that an edit list hides do not count.
+        duration_seconds: from the start of the first presentable frame to the end of the last.
+        width: pixels of an upright frame at full size, after rotation metadata.
+        height: likewise.
+        fps: mean rate, ``frames_total / duration_seconds``; 0.0 when the duration is not known.
+        reader: the reader that delivered the frames: ``"decord"`` or ``"opencv"``.
+    """
+
+    path: Path
+    frames_total: int
+    duration_seconds: float
+    width: int
+    height: int
+    fps: float
+    reader: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Sampled frames of one video, in presentation order, none of them twice.
+
+    Attributes:
+        pixels: uint8 ``[T, h, w, 3]`` RGB, upright. Shared memory that lives as long as the array; writable.
+        indices: int64 ``[T]``, strictly increasing, position among the presentable frames.
+        times: float64 ``[T]``, seconds at which each frame appears. 0.0 is the first presentable frame,
+            whatever start offset the file declares.
+        info: facts about the file.
+        degraded: what is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is.
+    """
+
+    pixels: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    times: NDArray[np.float64]
+    info: VideoInfo
+    degraded: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.pixels.shape))
+        span = f"{self.times[0]:.3f}..{self.times[-1]:.3f} s"
+        return f"Frames(pixels={shape} uint8, times={span}, info={self.info}, degraded={self.degraded!r})"

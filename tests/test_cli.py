@@ -153,7 +153,7 @@ def test_each_kind_of_bad_input_has_its_own_message(cli, tmp_path):
         (["--method", "hollitom"], "holitom"),
         (["--method", "holitom:tao=1"], "tao"),
         (["--method", "holitom:tau"], "name:key=value"),
-        (["--method", "holitom:tau=7"], "tau"),
+        (["--method", "holitom:beta=7"], "beta"),
         (["--inner", "fastw"], "fastw"),
         (["--inner", "holitom:r=2"], "r must be"),
         (["--frames", "0"], "at least 1"),

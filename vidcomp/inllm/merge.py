@@ -68,7 +68,7 @@ def most_similar(hidden: Tensor, dropped: Tensor, kept: Tensor) -> Tensor:
     """For every dropped row the kept row of largest cosine similarity, in float32, ties to the one listed first.
 
     The length of the dropped row does not change which kept row wins, so only kept rows are scaled. Both sides are
-    walked in blocks, so the temporaries stay under 64 MB for any number of rows. A zero vector is equally similar to all.
+    walked in blocks, so the temporaries stay under 64 MB for any number of rows. A zero vector is similar to none.
 
     Args:
         hidden: [B, V, D]; dropped: [B, X] and kept: [B, W], int64 indices into V.

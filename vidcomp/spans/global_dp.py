@@ -55,7 +55,8 @@ def static_positions(similar: NDArray[np.bool_], spans: tuple[Span, ...]) -> NDA
     np.cumsum(~similar, axis=0, out=changes[1:])
     start = np.array([span.start for span in spans])
     end = np.array([span.end for span in spans])
-    return (changes[start] == changes[end]) & (end > start)[:, None]
+    static: NDArray[np.bool_] = (changes[start] == changes[end]) & (end > start)[:, None]
+    return static
 
 
 def _as_mask(similarity: Tensor | NDArray[Any], tau: float | None) -> NDArray[np.bool_]:
@@ -72,19 +73,12 @@ def _as_mask(similarity: Tensor | NDArray[Any], tau: float | None) -> NDArray[np
 
 def _static_counts(similar: NDArray[np.bool_], longest: int) -> NDArray[np.int64]:
     """Entry [e, w]: positions that were similar in each of the w steps ending with step e; w up to the longest run."""
-    steps, tokens = similar.shape
+    steps = similar.shape[0]
     number = np.arange(1, steps + 1)[:, None]
-    run = (
-        number - np.maximum.accumulate(np.where(similar, 0, number), axis=0)
-        if steps
-        else np.zeros((0, tokens), np.int64)
-    )
-    run = np.minimum(run, longest)
+    run = np.minimum(number - np.maximum.accumulate(np.where(similar, 0, number), axis=0), longest)
     width = int(run.max(initial=0)) + 1
-    exact = np.bincount((run + np.arange(steps)[:, None] * width).ravel(), minlength=steps * width).reshape(
-        steps, width
-    )
-    at_least: NDArray[np.int64] = exact[:, ::-1].cumsum(axis=1)[:, ::-1]
+    exact = np.bincount((run + (number - 1) * width).ravel(), minlength=steps * width)
+    at_least: NDArray[np.int64] = exact.reshape(steps, width)[:, ::-1].cumsum(axis=1)[:, ::-1]
     return at_least
 
 

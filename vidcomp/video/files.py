@@ -56,7 +56,7 @@ def _require_video_file(facts: os.stat_result, name: str) -> None:
         raise InputError(
             f"{name} is a directory",
             why="a single video file was expected",
-            hint="name a file in it, or use the batch command for folders",
+            hint="name a file in it, or: vidcomp caption FOLDER",
             code="directory",
         )
     if not stat.S_ISREG(facts.st_mode):

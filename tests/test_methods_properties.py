@@ -1,0 +1,222 @@
+"""What every method must do for every shape, dtype and keep ratio. A new method adds one row to ``SETTINGS``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidcomp.bench.compress import made_up_view, near_square
+from vidcomp.budget import token_budget
+from vidcomp.methods import get_method, method_names
+from vidcomp.methods.holitom import Holitom, effective_keep, official_tau
+from vidcomp.tokens import Reduction, TokenView, apply_reduction
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("none", {}),
+    ("random", {}),
+    ("random", {"seed": 7}),
+    ("uniform", {}),
+    ("holitom", {}),
+    ("holitom", {"tau": 0.5, "beta": None, "k": 3}),
+    ("holitom", {"contextual": 0.5, "max_span": 2}),
+    ("holitom", {"contextual": 1.0, "k": 1, "tau": -2.0}),
+]
+EXACT = {"random", "uniform"}
+IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
+every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
+
+shapes = st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 4, 6, 9, 16, 25]), st.sampled_from([1, 2, 5, 16, 48]))
+keeps = st.one_of(st.sampled_from([1e-6, 0.02, 0.1, 0.15, 0.25, 0.5, 0.999, 1.0]), st.floats(0.001, 1))
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+kinds = st.sampled_from(["scenes", "noise", "still", "one value", "repeated tokens", "zeros"])
+
+
+def make_view(kind: str, shape: tuple[int, int, int], dtype: torch.dtype, seed: int) -> TokenView:
+    """A video of that kind; its salience has ties on purpose."""
+    view = made_up_view(shape, seed=seed, scene_frames=3)
+    draw = torch.Generator().manual_seed(seed)
+    features = view.features
+    if kind == "noise":
+        features = torch.randn(shape, generator=draw)
+    if kind == "still":
+        features = torch.randn(shape[1:], generator=draw).expand(shape).clone()
+    if kind == "one value":
+        features = torch.full(shape, 0.3)
+    if kind == "repeated tokens":
+        features = torch.randn(3, shape[2], generator=draw)[torch.randint(3, shape[:2], generator=draw)]
+    if kind == "zeros":
+        features = torch.zeros(shape)
+    salience = torch.randint(4, shape[:2], generator=draw).float()
+    return replace(view, features=features.to(dtype), salience=salience)
+
+
+def same(one: Reduction, other: Reduction) -> bool:
+    pairs = ((one.anchors, other.anchors), (one.assign, other.assign), (one.weights, other.weights))
+    return one.spans == other.spans and all(torch.equal(a, b) for a, b in pairs)
+
+
+@every_setting
+@settings(max_examples=40, deadline=None)
+@given(kind=kinds, shape=shapes, dtype=dtypes, keep=keeps, seed=st.integers(0, 99))
+def test_every_method(
+    name: str,
+    parameters: dict[str, Any],
+    kind: str,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    keep: float,
+    seed: int,
+) -> None:
+    view = make_view(kind, shape, dtype, seed)
+    method = get_method(name, **parameters)
+    reduction = method(view, keep)
+    frames, tokens = shape[:2]
+
+    assert 1 <= reduction.kept <= view.total
+    if name in EXACT:
+        assert reduction.kept == token_budget(view.total, keep)
+    if reduction.raster:
+        assert bool((reduction.anchors.diff() > 0).all())
+    if reduction.spans:
+        assert [frame for span in reduction.spans for frame in range(span.start, span.end + 1)] == list(range(frames))
+    check_weights(reduction)
+
+    merged = apply_reduction(view, reduction)
+    assert merged.features.dtype == dtype and bool(torch.isfinite(merged.features).all())
+    assert int(merged.members.sum()) == int((reduction.assign >= 0).sum())
+    low, high = view.features.float().aminmax()
+    slack = 0.02 * max(1.0, float(high - low))  # averages stay between the extremes
+    assert float(merged.features.float().min()) >= float(low) - slack
+    assert float(merged.features.float().max()) <= float(high) + slack
+
+    if keep == 1.0:
+        assert torch.equal(merged.features, view.features.reshape(view.total, -1))
+        assert torch.equal(merged.positions, torch.arange(view.total))
+    assert same(reduction, method(view, keep))
+    assert frames * tokens == reduction.assign.numel()
+
+
+def check_weights(reduction: Reduction) -> None:
+    """Shares of each survivor sum to one, its anchor is a member of it, and dropped tokens weigh nothing."""
+    used = reduction.assign >= 0
+    sums = torch.zeros(reduction.kept).index_add_(0, reduction.assign[used], reduction.weights[used])
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
+    assert torch.equal(reduction.assign[reduction.anchors], torch.arange(reduction.kept))
+    assert bool((reduction.weights[~used] == 0).all()) and bool((reduction.weights >= 0).all())
+
+
+@every_setting
+@pytest.mark.parametrize("kind", ["scenes", "one value", "repeated tokens", "zeros"])
+@pytest.mark.parametrize("shape", [(8, 36, 32), (6, 196, 64)])
+def test_same_on_any_number_of_threads(
+    name: str, parameters: dict[str, Any], kind: str, shape: tuple[int, int, int]
+) -> None:
+    view, method = make_view(kind, shape, torch.float32, 3), get_method(name, **parameters)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            reduction = method(view, 0.15)
+            found.append((reduction, apply_reduction(view, reduction).features))
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(found[0][0], reduction) for reduction, _ in found)
+    assert all(torch.equal(found[0][1], features) for _, features in found)
+
+
+@every_setting
+def test_methods_leave_the_input_alone(name: str, parameters: dict[str, Any]) -> None:
+    view = make_view("scenes", (7, 16, 24), torch.float32, 1)
+    copy = replace(view, features=view.features.clone())
+    apply_reduction(view, get_method(name, **parameters)(view, 0.2))
+    assert torch.equal(view.features, copy.features)
+
+
+@every_setting
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.5, float("nan")])
+def test_keep_outside_its_range(name: str, parameters: dict[str, Any], keep: float) -> None:
+    if name == "none":
+        pytest.skip("keeps everything, whatever keep says")
+    with pytest.raises(ValueError, match="keep must be in"):
+        get_method(name, **parameters)(make_view("scenes", (2, 4, 8), torch.float32, 0), keep)
+
+
+@every_setting
+def test_missing_signals_are_named(name: str, parameters: dict[str, Any]) -> None:
+    method = get_method(name, **parameters)
+    bare = replace(make_view("scenes", (2, 4, 8), torch.float32, 0), salience=None)
+    if not method.needs:
+        assert method(bare, 0.5).kept >= 1
+        return
+    with pytest.raises(ValueError, match="salience"):
+        method(bare, 0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=kinds, shape=shapes, keep=keeps, contextual=st.sampled_from([0.0, 0.4, 1.0]), seed=st.integers(0, 99))
+def test_holitom_budget(kind: str, shape: tuple[int, int, int], keep: float, contextual: float, seed: int) -> None:
+    """Counts are those of the rule: per span round(static * r'), per frame ceil(dynamic * r')."""
+    view = make_view(kind, shape, torch.float32, seed)
+    reduction = Holitom(contextual=contextual).published(view, keep)
+    saved = sum(span.static * (len(span) - 1) for span in reduction.spans)
+    ratio = effective_keep(keep, view.total, saved)
+    target = ratio * (view.total - saved)
+    slack = sum(0.5 + len(span) for span in reduction.spans)  # rounding of the static part, one ceiling per frame
+    assert -slack <= reduction.kept - target <= slack
+    assert target <= keep * view.total + 1e-6
+
+
+def test_equal_tokens_give_ties_to_the_lower_index() -> None:
+    view = make_view("one value", (3, 6, 8), torch.float32, 0)
+    noise = replace(view, features=torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0)))
+    level = replace(noise, salience=torch.ones(3, 6))
+    assert Holitom(tau=2.0)(level, 0.5).anchors.tolist() == [0, 1, 2, 6, 7, 8, 12, 13, 14]
+    assert Holitom()(view, 0.17).anchors.tolist() == [0, 1, 2]  # one span: r' = 3 * 0.17 of six equal static tokens
+
+
+def test_order_is_static_first_then_frames() -> None:
+    view = made_up_view((6, 16, 32), scene_frames=3)
+    reduction = Holitom(contextual=0.5)(view, 0.5)
+    assert not reduction.raster
+    spans = [next(i for i, s in enumerate(reduction.spans) if s.start <= a // 16 <= s.end) for a in reduction.anchors]
+    assert spans == sorted(spans)
+    raster = reduction.in_raster_order()
+    assert raster.anchors.tolist() == sorted(reduction.anchors.tolist())
+    merged, sorted_ = apply_reduction(view, reduction), apply_reduction(view, raster)
+    assert torch.equal(merged.features[reduction.anchors.argsort()], sorted_.features)
+
+
+def test_nothing_left_keeps_one() -> None:
+    """All static and too few tokens for a rounded half: the published rule would return nothing."""
+    view = make_view("still", (4, 4, 8), torch.float32, 0)
+    reduction = Holitom()(view, 1e-6)
+    assert reduction.kept == 1
+    assert int((reduction.assign == 0).sum()) == 16
+
+
+def test_uniform_and_random_positions() -> None:
+    view = make_view("noise", (2, 5, 4), torch.float32, 0)
+    assert get_method("uniform")(view, 0.5).anchors.tolist() == [1, 3, 5, 7, 9]
+    assert get_method("uniform")(view, 0.3).anchors.tolist() == [1, 5, 8]
+    assert not torch.equal(get_method("random")(view, 0.5).anchors, get_method("random", seed=1)(view, 0.5).anchors)
+
+
+def test_official_tau() -> None:
+    assert [official_tau(keep) for keep in (0.05, 0.1, 0.1 + 1e-12, 0.11, 0.15, 1.0)] == [0.65] * 3 + [0.8] * 3
+
+
+def test_salience_with_holes_still_selects_dynamic_tokens() -> None:
+    view = make_view("noise", (2, 6, 8), torch.float32, 0)
+    salience = torch.tensor([[float("nan"), -float("inf"), 1.0, 5.0, float("inf"), 0.0]] * 2)
+    assert Holitom()(replace(view, salience=salience), 0.4).anchors.tolist() == [2, 3, 4, 8, 9, 10]
+
+
+def test_table_covers_every_built_in_method() -> None:
+    assert set(method_names()) <= {name for name, _ in SETTINGS} | {"plug-in"}
+    assert near_square(196) == (14, 14) and near_square(7) == (1, 7)

@@ -1,0 +1,145 @@
+"""A reduction in the making, for methods that merge over spans of frames and within frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidcomp.methods.dpc_knn import blend_shares, cluster_groups
+from vidcomp.tokens import Reduction, Span, sum_bags
+
+__all__ = ["ClusterRule", "Draft"]
+
+_STATIC, _SINGLE, _CLUSTERED = range(3)  # kinds of survivors, in the order in which a frame lists them
+
+
+@dataclass(frozen=True)
+class ClusterRule:
+    """How tokens are clustered: neighbours of the density, and weight of the centre (None: plain mean)."""
+
+    k: int
+    beta: float | None
+
+
+class Draft:
+    """Tables over T frames and N positions, on the device of the features.
+
+    ``anchor`` [T, N] holds the flat index of each token's survivor, ``weight`` [T, N] its share in it. ``kinds``
+    [T, 3, N] marks the survivors; read in order, the marks list span by span the tokens merged over frames, then frame
+    by frame the single tokens and the clusters within the frame, each by position.
+    """
+
+    def __init__(self, features: Tensor, rule: ClusterRule) -> None:
+        frames, self.tokens, self.width = features.shape
+        self.rule, self.device = rule, features.device
+        self.rows = features.reshape(-1, self.width)  # [T*N, D]
+        self.every = torch.arange(frames * self.tokens, device=self.device).reshape(frames, self.tokens)
+        self.anchor = torch.full_like(self.every, -1)
+        self.weight = torch.zeros(self.every.shape, device=self.device)
+        self.kinds = torch.zeros(frames, 3, self.tokens, dtype=torch.bool, device=self.device)
+
+    def put(self, table: NDArray[np.generic]) -> Tensor:
+        """A host table on the device."""
+        return torch.from_numpy(np.ascontiguousarray(table)).to(self.device, non_blocking=True)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Keep the tokens marked in ``chosen`` [T, N] as they are."""
+        self.kinds[:, _SINGLE] = chosen
+        self.anchor = torch.where(chosen, self.every, self.anchor)
+        self.weight = torch.where(chosen, 1.0, self.weight)
+
+    def merge_spans(self, spans: Sequence[Span], static: NDArray[np.bool_], counts: NDArray[np.int64]) -> None:
+        """Average the static tokens of each span over its frames, cluster the averages, and drop those of count zero.
+
+        Args:
+            spans: S spans that cover all frames; static: [S, N]; counts: [S] survivors.
+        """
+        groups = np.flatnonzero(counts)
+        if not groups.size:
+            return
+        chosen = [spans[group] for group in groups.tolist()]
+        places = np.argsort(~static[groups], axis=1, kind="stable")  # static positions first, ascending
+        sizes = static[groups].sum(axis=1)
+
+        def means(low: int, high: int, most: int) -> Tensor:
+            lists = [_bags(chosen[i], places[i, : sizes[i]], most, self.tokens) for i in range(low, high)]
+            order, lengths, weights = (self.put(np.concatenate(column)) for column in zip(*lists, strict=True))
+            return sum_bags(self.rows, order, lengths.cumsum(0) - lengths, weights).reshape(-1, most, self.width)
+
+        owner = cluster_groups(sizes, counts[groups], self.rule.k, means, self.width, self.device)
+        centre, share = self._tables(self.put(places[:, : sizes.max()]), sizes, owner)  # [G, N]
+        start = self.put(np.array([span.start for span in chosen]))
+        self.kinds[start, _STATIC] = centre == self.every[0]
+        lengths = [len(span) for span in spans]
+        row = np.zeros(len(spans), dtype=np.int64)
+        row[groups] = np.arange(groups.size)
+        row_of_frame = self.put(row.repeat(lengths))
+        merged = self.put((static & (counts > 0)[:, None]).repeat(lengths, axis=0))  # [T, N]
+        share = share / self.put(np.array(lengths, dtype=np.float32)[groups])[:, None]
+        self.anchor = torch.where(merged, (centre + start[:, None] * self.tokens)[row_of_frame], self.anchor)
+        self.weight = torch.where(merged, share[row_of_frame], self.weight)
+
+    def merge_frames(self, left: Tensor, sizes: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Cluster tokens within each frame, and leave frames of count zero as they are.
+
+        Args:
+            left: [T, N] bool, tokens to cluster; sizes: [T], how many they are; counts: [T] survivors.
+        """
+        frames = np.flatnonzero(counts)
+        if not frames.size:
+            return
+        sizes = sizes[frames]
+        index, size = self.put(frames), self.put(sizes)
+        places = (~left[index]).byte().argsort(dim=1, stable=True)[:, : sizes.max()]  # [G, P], tokens to cluster first
+
+        def tokens(low: int, high: int, most: int) -> Tensor:
+            rows = self.rows[self.every[index[low:high, None], places[low:high, :most]]].float()
+            return rows.masked_fill_(torch.arange(most, device=self.device)[:, None] >= size[low:high, None, None], 0)
+
+        owner = cluster_groups(sizes, counts[frames], self.rule.k, tokens, self.width, self.device)
+        centre, share = self._tables(places, sizes, owner)  # [G, N]
+        member = centre >= 0
+        self.kinds[index, _CLUSTERED] = centre == self.every[0]
+        self.anchor[index] = torch.where(member, centre + index[:, None] * self.tokens, self.anchor[index])
+        self.weight[index] = torch.where(member, share, self.weight[index])
+
+    def _tables(self, places: Tensor, sizes: NDArray[np.int64], owner: Tensor) -> tuple[Tensor, Tensor]:
+        """From members to positions.
+
+        Args:
+            places: [G, P] position of each member, padded at the end; sizes: [G]; owner: [G, P].
+
+        Returns:
+            [G, N] position of the centre that each position belongs to, -1 for none; [G, N] share in its cluster.
+        """
+        size = self.put(sizes)
+        share = blend_shares(owner, size, self.rule.beta)
+        inside = torch.arange(owner.shape[1], device=self.device) < size[:, None]
+        target = places.where(inside, self.tokens)  # padding goes to an extra column
+        centre = places.new_full((len(sizes), self.tokens + 1), -1).scatter_(1, target, places.gather(1, owner))
+        shares = share.new_zeros(len(sizes), self.tokens + 1).scatter_(1, target, share)
+        return centre[:, :-1], shares[:, :-1]
+
+    def finish(self, spans: tuple[Span, ...]) -> Reduction:
+        """Number the survivors in the order of the marks."""
+        frame, _, position = self.kinds.nonzero().unbind(1)
+        anchors = frame * self.tokens + position
+        number = torch.full((self.every.numel(),), -1, device=self.device)
+        number[anchors] = torch.arange(anchors.numel(), device=self.device)
+        anchor = self.anchor.reshape(-1)
+        assign = torch.where(anchor >= 0, number[anchor.clamp(min=0)], -1)
+        return Reduction(anchors, assign, self.weight.reshape(-1), spans, raster=False)
+
+
+def _bags(span: Span, places: NDArray[np.int64], most: int, tokens: int) -> tuple[NDArray[np.generic], ...]:
+    """Which tokens to average for each static position: flat indices, bag lengths padded to ``most`` bags, weights."""
+    frames = np.arange(span.start, span.end + 1)
+    order = (places[:, None] + frames * tokens).ravel()
+    lengths = np.zeros(most, dtype=np.int64)
+    lengths[: places.size] = frames.size
+    return order, lengths, np.full(order.size, 1 / frames.size, dtype=np.float32)

@@ -111,7 +111,7 @@ def _bug(error: Exception, debug: bool) -> int:
 
 
 def _left(leave: BaseException) -> int:
-    """Our pipe has no reader any more, which the command-line library turns into an exit; nobody is left to write for."""
+    """Our pipe has no reader any more, which the command-line library turns into an exit; nobody is left to read."""
     if isinstance(leave, SystemExit) and not isinstance(leave.__context__, BrokenPipeError):
         raise leave
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

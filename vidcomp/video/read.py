@@ -76,7 +76,7 @@ def read_frames(
         os.close(video)
     if frames.degraded and strict:
         raise IncompleteVideo(
-            f"{name} is incomplete", why=frames.degraded, hint="leave out --strict (strict=True) to use the part that is there"
+            f"{name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
         )
     return frames
 

@@ -132,3 +132,14 @@ def test_errors_travel_between_processes():
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.to_dict(), copy.status) == (OutOfMemory, error.to_dict(), 6)
     assert np.array_equal(made_up_clip(1, 2, 2), made_up_clip(1, 2, 2))
+
+
+def test_full_size_architectures_have_their_true_shapes():
+    """Built without memory: parameter counts of the hub checkpoints in billions, a tied head counted once."""
+    from vidcomp.models.architectures import ARCHITECTURES, _random_model
+
+    ids = {"<image>": 3, "<video>": 4}.__getitem__
+    for name, billions in {"llava-onevision-0.5b": 0.894, "llava-onevision-7b": 8.031}.items():
+        model = _random_model(name, ids, torch.device("meta"), torch.bfloat16, "sdpa", 0)
+        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.001)
+        assert name in ARCHITECTURES

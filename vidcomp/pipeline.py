@@ -281,19 +281,18 @@ def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[R
     """Let the method decide about the encoded frames; say it about all frames; gather and merge."""
     view, frames = watched.view, len(watched.frames.times)
     encoded, tokens = view.features.shape[:2]
-    keep = min(1.0, config.outer.keep * frames / encoded)  # the budget counts all frames
-    reduction = identity(encoded, tokens, view.features.device) if keep >= 1 else method(view, keep)
-    if config.outer.positions == "keep":
-        reduction = reduction.in_raster_order()
-    merged = apply_reduction(view, reduction)
-    if encoded == frames:
-        return reduction, merged
     device = view.features.device
-    whole = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
-    members = torch.zeros_like(whole.anchors).index_add_(
-        0, whole.assign[whole.assign >= 0], torch.ones_like(whole.assign[whole.assign >= 0])
-    )
-    return whole, CompressedTokens(merged.features, whole.anchors, members)
+    keep = config.outer.keep * frames / encoded  # the budget counts all frames
+    if keep >= 1:
+        reduction, features = identity(encoded, tokens, device), view.features.flatten(0, 1)
+    else:
+        reduction = method(view, keep)
+        if config.outer.positions == "keep":
+            reduction = reduction.in_raster_order()
+        features = apply_reduction(view, reduction).features
+    if encoded < frames:
+        reduction = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
+    return reduction, CompressedTokens(features, reduction.anchors, reduction.members)
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:

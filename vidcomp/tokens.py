@@ -26,8 +26,6 @@ __all__ = [
     "sum_bags",
 ]
 
-_WIDEN_BYTES = 16 << 20  # float32 copy of one block of columns
-
 
 @dataclass(frozen=True)
 class Span:
@@ -156,6 +154,12 @@ class Reduction:
         """M, the number of survivors."""
         return self.anchors.numel()
 
+    @property
+    def members(self) -> Tensor:
+        """[M] int64, how many tokens each survivor stands for."""
+        owned = self.assign[self.assign >= 0]
+        return torch.zeros_like(self.anchors).index_add_(0, owned, torch.ones_like(owned))
+
     def in_raster_order(self) -> Reduction:
         """The same decision with survivors sorted by their flat index."""
         order = self.anchors.argsort()
@@ -205,9 +209,7 @@ def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     merged = merge_rows(flat, reduction.assign, reduction.weights, reduction.kept)
     if not all(math.isfinite(extreme) for extreme in torch.stack(merged.aminmax()).tolist()):
         raise ValueError("merged features are not finite")
-    owned = reduction.assign[reduction.assign >= 0]
-    members = torch.zeros_like(reduction.anchors).index_add_(0, owned, torch.ones_like(owned))
-    return CompressedTokens(merged.to(view.features.dtype), reduction.anchors, members)
+    return CompressedTokens(merged.to(view.features.dtype), reduction.anchors, reduction.members)
 
 
 def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tensor:
@@ -229,8 +231,7 @@ def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tens
 
 
 def sum_bags(rows: Tensor, order: Tensor, first: Tensor, weights: Tensor) -> Tensor:
-    """:func:`merge_rows` for a ready list: sum b = rows[order[i]] * weights[i] over i from first[b] to first[b + 1] -
-    1.
+    """:func:`merge_rows` for a ready list: sum b adds rows[order[i]] * weights[i] for first[b] <= i < first[b + 1].
 
     One read of the rows that are used and no copy of them in float32; other dtypes are widened in blocks of columns.
 
@@ -246,7 +247,8 @@ def sum_bags(rows: Tensor, order: Tensor, first: Tensor, weights: Tensor) -> Ten
         return sums.index_add_(0, bag, rows[order].float() * weights[:, None])
     if rows.dtype == torch.float32:
         return embedding_bag(order, rows, first, mode="sum", per_sample_weights=weights)
-    step = max(1, _WIDEN_BYTES // (4 * max(1, order.numel())))
+    limit = 4 << 20 if rows.device.type == "cpu" else 256 << 20  # of one block: a CPU's cache, or enough work for a GPU
+    step = max(1, limit // (4 * max(1, order.numel())))
     every = torch.arange(order.numel(), device=order.device)
     sums = rows.new_empty(first.numel(), rows.shape[1], dtype=torch.float32)
     for at in range(0, rows.shape[1], step):

@@ -30,6 +30,8 @@ def ask(
     video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
     question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
     repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 7,
+    warmup: Annotated[int, typer.Option("--warmup", help="pairs thrown away", min=0, max=1000)] = 2,
+    arch: Annotated[str | None, typer.Option("--arch", help="a full-size architecture with random weights")] = None,
     *,
     config: RunConfig,
     ui: Ui,
@@ -38,8 +40,8 @@ def ask(
     from vidcomp.bench import bench_ask
     from vidcomp.cli.session import open_model
 
-    with open_model(config, ui, video, question) as lm:
-        result = bench_ask(lm, video, question, repeats=repeats)
+    with open_model(config, ui, video, question, arch=arch) as lm:
+        result = bench_ask(lm, video, question, repeats=repeats, warmup=warmup)
     if ui.json:
         data(result.to_dict())
         return
@@ -99,6 +101,8 @@ def _ask_table(result: AskBench) -> Table:
     for name in ("plain ms (10-90 %)", "compressed ms (10-90 %)", "ratio"):
         table.add_column(name, justify="right")
     for pair in result.pairs:
+        if not (pair.plain.median or pair.compressed.median):
+            continue  # the stage did not run
         cells = [f"{t.median * 1e3:.2f} ({t.p10 * 1e3:.2f}-{t.p90 * 1e3:.2f})" for t in (pair.plain, pair.compressed)]
         ratio = f"{pair.ratio:.2f}x" if pair.plain.median and pair.compressed.median else ""
         table.add_row(pair.name, *cells, ratio)

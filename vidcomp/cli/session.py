@@ -11,17 +11,23 @@ from vidcomp.config import RunConfig, parse_spec
 from vidcomp.errors import UsageError
 from vidcomp.inllm import get_schedule
 from vidcomp.methods import get_method
+from vidcomp.models import random_family
 from vidcomp.pipeline import VideoLM, load_config
 from vidcomp.video.files import open_video
 
 __all__ = ["check_request", "open_model"]
 
 
-def open_model(config: RunConfig, ui: Ui, video: Path | None = None, question: str | None = None) -> VideoLM:
+def open_model(
+    config: RunConfig, ui: Ui, video: Path | None = None, question: str | None = None, arch: str | None = None
+) -> VideoLM:
     """Load the model after everything that can be checked without it has been checked."""
     check_request(config, question)
     if video is not None:
         os.close(open_video(video))
+    if arch is not None:
+        ui.note(f"note: {arch} has random weights: its times are real, its answers mean nothing")
+        return VideoLM(random_family(arch, config.model), config)
     for line in model_notes(config.model.model):
         ui.note(f"note: {line}")
     return load_config(config)

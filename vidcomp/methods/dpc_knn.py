@@ -37,7 +37,9 @@ def cluster_groups(
         sizes: [G] points per group, at least 1.
         counts: [G] clusters per group, from 1 to the group's size.
         k: neighbours of the density.
-        fetch: (first group, end, P of the block) to points [groups, P, D] float32, zero in the padding; overwritten.
+        fetch: (first group, end, P of the block) to points [groups, P, D] float32, each minus one point of its
+            group: what all tokens share is often far longer than what tells them apart, and would eat the precision
+            of ``|a|**2 + |b|**2 - 2 a b``.
         width: D.
         device: where the points live.
 
@@ -59,7 +61,7 @@ def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tens
     """Cluster every group.
 
     Args:
-        points: [G, P, D] float32, zero in the padding. Overwritten.
+        points: [G, P, D] float32, as in :func:`cluster_groups`.
         sizes, counts: [G] int64, points and clusters per group.
         k: neighbours of the density, at most as many as the group has clusters.
 
@@ -73,8 +75,8 @@ def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tens
     denser = crowding[:, None, :] < crowding[:, :, None]
     apart = torch.where(denser, distance, torch.inf).amin(dim=2)
     apart = torch.where(apart < torch.inf, apart, widest[:, None])
-    # The logarithm of density * separation, with half the logarithm of the square: neither under- nor overflow.
-    score = (apart.log() / 2 - crowding).where(valid, -torch.inf)
+    # The logarithm of density * separation neither under- nor overflows; log itself would wake all threads for it.
+    score = (torch.special.xlogy(0.5, apart) - crowding).where(valid, -torch.inf)
     order = score.argsort(dim=1, descending=True, stable=True)
     chosen = torch.zeros_like(valid).scatter_(1, order, place < counts[:, None])
     nearest = distance.masked_fill_(~chosen[:, None, :], torch.inf).argmin(dim=2)
@@ -84,17 +86,12 @@ def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tens
 def squared_distances(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances divided by D: symmetric, the diagonal exactly zero, padded columns infinitely far away.
 
-    Points are centred in place first: what all tokens share is often far longer than what tells them apart, and would
-    eat the precision of ``|a|**2 + |b|**2 - 2 a b``.
-
     Args:
-        points: [G, P, D] float32, zero in the padding. Overwritten.
-        valid: [G, P] bool.
+        points: [G, P, D] float32, without what they share, as in :func:`cluster_groups`; valid: [G, P] bool.
 
     Returns:
         [G, P, P] float32, and the largest distance [G] of each group.
     """
-    points -= points.sum(dim=1, keepdim=True) / valid.sum(dim=1)[:, None, None]
     inner = points @ points.transpose(1, 2)
     squares = inner.diagonal(dim1=1, dim2=2)
     # Both terms are symmetric to the last bit: two points that are nearest to each other must have equal densities.

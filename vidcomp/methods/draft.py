@@ -94,12 +94,12 @@ class Draft:
         if not frames.size:
             return
         sizes = sizes[frames]
-        index, size = self.put(frames), self.put(sizes)
+        index = self.put(frames)
         places = (~left[index]).byte().argsort(dim=1, stable=True)[:, : sizes.max()]  # [G, P], tokens to cluster first
 
         def tokens(low: int, high: int, most: int) -> Tensor:
             rows = self.rows[self.every[index[low:high, None], places[low:high, :most]]].float()
-            return rows.masked_fill_(torch.arange(most, device=self.device)[:, None] >= size[low:high, None, None], 0)
+            return rows - rows[:, :1]
 
         owner = cluster_groups(sizes, counts[frames], self.rule.k, tokens, self.width, self.device)
         centre, share = self._tables(places, sizes, owner)  # [G, N]
@@ -137,9 +137,17 @@ class Draft:
 
 
 def _bags(span: Span, places: NDArray[np.int64], most: int, tokens: int) -> tuple[NDArray[np.generic], ...]:
-    """Which tokens to average for each static position: flat indices, bag lengths padded to ``most`` bags, weights."""
+    """What to add up for each of a span's static positions: its mean over the frames, minus one token of the span.
+
+    Returns:
+        flat indices of tokens, lengths of the bags padded to ``most`` bags, weights.
+    """
     frames = np.arange(span.start, span.end + 1)
-    order = (places[:, None] + frames * tokens).ravel()
+    order = np.empty((places.size, frames.size + 1), dtype=np.int64)
+    order[:, :-1] = places[:, None] + frames * tokens
+    order[:, -1] = order[0, 0]
+    weights = np.full(order.shape, 1 / frames.size, dtype=np.float32)
+    weights[:, -1] = -1
     lengths = np.zeros(most, dtype=np.int64)
-    lengths[: places.size] = frames.size
-    return order, lengths, np.full(order.size, 1 / frames.size, dtype=np.float32)
+    lengths[: places.size] = order.shape[1]
+    return order.ravel(), lengths, weights.ravel()

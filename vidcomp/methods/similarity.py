@@ -39,8 +39,8 @@ def neighbour_cosine(features: Tensor) -> Tensor:
         dots.append(dot)
     squares.append(square[-1:])
     length = torch.cat(squares).double()  # so that the product of two lengths neither over- nor underflows
-    both = (length[:-1] * length[1:]).sqrt()
-    return torch.where(both > 0, torch.cat(dots) / both, 0.0).clamp(-1, 1).float()
+    both = length[:-1] * length[1:]
+    return torch.where(both > 0, torch.cat(dots) * both.rsqrt(), 0.0).clamp(-1, 1).float()
 
 
 def _block_products(block: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_folder, read_json
+from vidcomp.models.architectures import ARCHITECTURES, random_family
 from vidcomp.models.base import Encoded, Family, ModelShape, Prompt
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
 from vidcomp.models.llava_onevision import LlavaOnevision
 
-__all__ = ["FAMILIES", "Checkpoint", "Encoded", "Family", "ModelShape", "Prompt", "family_class", "load_family"]
+__all__ = [
+    "ARCHITECTURES",
+    "FAMILIES",
+    "Checkpoint",
+    "Encoded",
+    "Family",
+    "ModelShape",
+    "Prompt",
+    "family_class",
+    "load_family",
+    "random_family",
+]
 
 FAMILIES: dict[str, type[Family]] = {kind.model_type: kind for kind in (LlavaOnevision,)}
 

@@ -15,42 +15,43 @@ from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError, OutOfMemory
 from vidcomp.hub import first_line, pick_device, pick_dtype, read_json
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "chat_template", "load_checkpoint", "video_settings"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded stock model with its tokenizer and its folder of JSON files."""
+    """A loaded stock model with its tokenizer, and what its JSON files say about pixels and prompts.
+
+    Attributes:
+        name: as the user named it.
+        model, tokenizer: stock objects.
+        video_settings: settings of the video processor.
+        chat_template: the template that handles video, None when only the tokenizer has one.
+    """
 
     name: str
-    folder: Path
     model: Any
     tokenizer: Any
+    video_settings: dict[str, Any]
+    chat_template: str | None
 
-    @property
-    def model_type(self) -> str:
-        """The family name that the checkpoint's config declares."""
-        return str(self.model.config.model_type)
 
-    @property
-    def video_settings(self) -> dict[str, Any]:
-        """Settings of the video processor, looked up where the library looks them up."""
-        nested = read_json(self.folder / "processor_config.json").get("video_processor")
-        return (
-            nested
-            or read_json(self.folder / "video_preprocessor_config.json")
-            or read_json(self.folder / "preprocessor_config.json")
-        )
+def video_settings(folder: Path) -> dict[str, Any]:
+    """Settings of the video processor, looked up where the library looks them up."""
+    nested = read_json(folder / "processor_config.json").get("video_processor")
+    return (
+        nested or read_json(folder / "video_preprocessor_config.json") or read_json(folder / "preprocessor_config.json")
+    )
 
-    @property
-    def chat_template(self) -> str | None:
-        """The template that handles video, None when only the tokenizer has one."""
-        jinja = self.folder / "chat_template.jinja"
-        if jinja.is_file():
-            return jinja.read_text(encoding="utf-8")
-        return read_json(self.folder / "chat_template.json").get("chat_template")
+
+def chat_template(folder: Path) -> str | None:
+    """The processor's chat template; older repositories keep it in a JSON file of its own."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    return read_json(folder / "chat_template.json").get("chat_template")
 
 
 def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
@@ -73,7 +74,8 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
             local_files_only=True,
             trust_remote_code=False,
         )
-        return Checkpoint(config.model, folder, model.to(device).eval(), tokenizer)
+        model = model.to(device).eval()
+        return Checkpoint(config.model, model, tokenizer, video_settings(folder), chat_template(folder))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(
             f"not enough memory on {device} for {config.model}", why=first_line(error), hint="--dtype bfloat16"

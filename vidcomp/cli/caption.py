@@ -45,8 +45,7 @@ def caption(
     )
     counts = {"done": 0, "skipped": 0, "failed": 0}
     for outcome in _progress(outcomes, len(videos), ui):
-        counts["skipped" if outcome.skipped else "done"] += 1
-        counts["failed"] += outcome.status == "failed"
+        counts["failed" if outcome.status == "failed" else "skipped" if outcome.skipped else "done"] += 1
         _show(outcome, output, ui)
     _finish(counts, output, ui)
 
@@ -91,7 +90,7 @@ def _finish(counts: dict[str, int], output: Path | None, ui: Ui) -> None:
     ui.note(f"{counts['done']} done, {counts['skipped']} done before, {counts['failed']} failed{where}")
     if counts["failed"]:
         raise BatchFailures(
-            f"{counts['failed']} of {counts['done'] + counts['skipped']} videos failed",
+            f"{counts['failed']} of {sum(counts.values())} videos failed",
             why=f"{output} names them with their reasons" if output else "their reasons are above",
             hint="the same command with --retry-failed" if output else "vidcomp ask FILE QUESTION",
         )

@@ -74,7 +74,7 @@ def run_outer(case: dict[str, Any]) -> tuple[TokenView, Reduction]:
     view = TokenView(feat, (height, feat.shape[1] // height), times, salience=tensor(case["inputs"]["attn"]))
     beta = params["Beta"] if params["NO_BETA"] in (None, "0") else None
     method = Holitom(params["tau"], beta, params["K"], params["D"], params["max_window_size"])
-    return view, method.published(view, params["retain_ratio"])
+    return view, method(view, params["retain_ratio"])
 
 
 def saved_tokens(reduction: Reduction) -> int:

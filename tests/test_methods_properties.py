@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from vidcomp.bench.compress import made_up_view, near_square
 from vidcomp.budget import token_budget
 from vidcomp.methods import get_method, method_names
-from vidcomp.methods.holitom import Holitom, effective_keep, official_tau
+from vidcomp.methods.holitom import Holitom, default_tau, effective_keep
 from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -94,7 +95,7 @@ def test_every_method(
     assert float(merged.features.float().min()) >= float(low) - slack
     assert float(merged.features.float().max()) <= float(high) + slack
 
-    if keep == 1.0:
+    if keep == 1.0 and "tau" not in parameters:  # a threshold of one's own stores static positions once, as published
         assert torch.equal(merged.features, view.features.reshape(view.total, -1))
         assert torch.equal(merged.positions, torch.arange(view.total))
     assert same(reduction, method(view, keep))
@@ -163,7 +164,7 @@ def test_missing_signals_are_named(name: str, parameters: dict[str, Any]) -> Non
 def test_holitom_budget(kind: str, shape: tuple[int, int, int], keep: float, contextual: float, seed: int) -> None:
     """Counts are those of the rule: per span round(static * r'), per frame ceil(dynamic * r')."""
     view = make_view(kind, shape, torch.float32, seed)
-    reduction = Holitom(contextual=contextual).published(view, keep)
+    reduction = Holitom(contextual=contextual, tau=0.8)(view, keep)
     saved = sum(span.static * (len(span) - 1) for span in reduction.spans)
     ratio = effective_keep(keep, view.total, saved)
     target = ratio * (view.total - saved)
@@ -207,8 +208,10 @@ def test_uniform_and_random_positions() -> None:
     assert not torch.equal(get_method("random")(view, 0.5).anchors, get_method("random", seed=1)(view, 0.5).anchors)
 
 
-def test_official_tau() -> None:
-    assert [official_tau(keep) for keep in (0.05, 0.1, 0.1 + 1e-12, 0.11, 0.15, 1.0)] == [0.65] * 3 + [0.8] * 3
+def test_default_tau() -> None:
+    assert [default_tau(keep) for keep in (0.05, 0.1, 0.1 + 1e-12, 0.11, 0.15, 1.0)] == [0.65] * 3 + [0.8] * 2 + [
+        math.inf
+    ]
 
 
 def test_salience_with_holes_still_selects_dynamic_tokens() -> None:

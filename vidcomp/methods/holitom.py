@@ -18,6 +18,7 @@ Arithmetic is float32 for every input dtype; the published code works in the mod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ from vidcomp.methods.similarity import neighbour_cosine
 from vidcomp.spans.global_dp import global_spans, static_positions
 from vidcomp.tokens import Reduction, Span, TokenView, identity
 
-__all__ = ["Holitom", "Plan", "effective_keep", "official_tau"]
+__all__ = ["Holitom", "Plan", "effective_keep", "default_tau"]
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class Holitom:
     """Parameters, named T, Beta, K, D and max window in the published scripts.
 
     Attributes:
-        tau: cosine above which a position counts as similar; None takes :func:`official_tau` of the keep ratio.
+        tau: cosine above which a position counts as similar; None takes :func:`default_tau` of the keep ratio.
         beta: weight of the centre in a merged token, in [0, 1]; None is the plain mean of centre and members.
         k: neighbours of the density in DPC-KNN.
         contextual: share of a frame's survivors that are cluster centres instead of salient tokens, in [0, 1].
         max_span: longest span in frames.
 
     The number of survivors lands near keep * T * N: counts are rounded per span and frame, so every frame with a
-    dynamic token keeps at least one; a video so static that r' reaches 1 keeps less. ``keep=1`` returns every token
-    unchanged.
+    dynamic token keeps at least one; a video so static that r' reaches 1 keeps less. With the default tau ``keep=1``
+    returns every token unchanged; with a tau of its own it still stores static positions once, as published.
     """
 
     tau: float | None = None
@@ -66,8 +67,8 @@ class Holitom:
     inner: ClassVar[str | None] = "holitom"
 
     def __post_init__(self) -> None:
-        if self.tau is not None and not abs(self.tau) < float("inf"):
-            raise ValueError(f"tau must be a finite number, got {self.tau}")
+        if self.tau is not None and math.isnan(self.tau):
+            raise ValueError("tau must be a number")
         if self.beta is not None and not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be in [0, 1] or None, got {self.beta}")
         if not 0 <= self.contextual <= 1:
@@ -84,17 +85,11 @@ class Holitom:
             ValueError: keep outside (0, 1], or a view without salience.
         """
         check_keep(keep)
-        if keep == 1:
-            frames, tokens = view.features.shape[:2]
-            return identity(frames, tokens, view.features.device)
-        return self.published(view, keep)
-
-    def published(self, view: TokenView, keep: float) -> Reduction:
-        """The published rule for every keep: at 1 it still stores static positions once, unlike the plain model."""
-        check_keep(keep)
         salience = signal(view, "salience", self.name)
         features = view.features.detach()
-        tau = official_tau(keep) if self.tau is None else self.tau
+        tau = default_tau(keep) if self.tau is None else self.tau
+        if keep == 1 and tau == math.inf:
+            return identity(features.shape[0], features.shape[1], features.device)
         similar = (neighbour_cosine(features) > tau).cpu().numpy()  # the one wait for the device before the plan
         plan = Plan.make(similar, keep, self.contextual, self.max_span)
         draft = Draft(features, ClusterRule(self.k, self.beta))
@@ -106,9 +101,12 @@ class Holitom:
         return draft.finish(plan.spans)
 
 
-def official_tau(keep: float) -> float:
-    """The threshold of the published scripts: 0.65 up to a tenth of the tokens, 0.80 above."""
-    return 0.65 if keep <= 0.10 + 1e-9 else 0.80
+def default_tau(keep: float) -> float:
+    """The threshold of the published scripts: 0.65 up to a tenth of the tokens, 0.80 above.
+
+    At 1 there is nothing to save, and no similarity is enough: the result is the plain model's sequence.
+    """
+    return math.inf if keep == 1 else 0.65 if keep <= 0.10 + 1e-9 else 0.80
 
 
 def effective_keep(keep: float, total: int, saved: int) -> float:

@@ -38,7 +38,8 @@ def neighbour_cosine(features: Tensor) -> Tensor:
         squares.append(square[: dot.shape[0]])
         dots.append(dot)
     squares.append(square[-1:])
-    length = torch.cat(squares).double()  # so that the product of two lengths neither over- nor underflows
+    wide = torch.float32 if features.device.type == "mps" else torch.float64  # mps has no float64
+    length = torch.cat(squares).to(wide)  # wide, so that the product of two lengths neither over- nor underflows
     both = length[:-1] * length[1:]
     return torch.where(both > 0, torch.cat(dots) * both.rsqrt(), 0.0).clamp(-1, 1).float()
 

@@ -175,8 +175,16 @@ def test_wrong_usage_is_status_2_and_nothing_starts(cli, clip, args, words):
     assert "Traceback" not in err
 
 
+def test_no_command_shows_help(cli):
+    status, out, err = cli()
+    assert status == 2
+    assert "caption" in out + err
+    assert "error" not in err
+
+
 def test_an_empty_question_and_an_unknown_command(cli, clip):
     assert cli("ask", clip, " ")[0] == 2
+    assert cli("ask", clip, "what is <video>?")[0] == 2
     status, _, err = cli("aks")
     assert status == 2
     assert "ask" in err

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from vidcomp.config import ModelConfig
-from vidcomp.errors import ModelError, OutOfMemory
+from vidcomp.errors import ModelError, OutOfMemory, UsageError
 from vidcomp.hub import EMBEDDED, checkpoint_folder, pick_device, pick_dtype
 from vidcomp.models import FAMILIES, load_family
 from vidcomp.pixels import center_crop, normalize, resize, shortest_edge, to_channels_first
@@ -54,7 +54,7 @@ def test_prompt_ids_are_the_librarys(family, goldens, name):
 
 
 def test_a_question_with_the_placeholder_is_refused(family):
-    with pytest.raises(ModelError, match="2 video placeholders"):
+    with pytest.raises(UsageError, match="2 video placeholders"):
         family.prompt("what is <video>?")
 
 

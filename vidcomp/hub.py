@@ -30,7 +30,7 @@ def checkpoint_folder(name: str, *, offline: bool = False) -> Path:
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{name} is not a checkpoint", why="the folder has no config.json", hint="point --model at it"

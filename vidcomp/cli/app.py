@@ -78,7 +78,7 @@ def run(args: Sequence[str]) -> int:
         return _left(leave)
     except Exception as error:  # the last line of defence: a bug, or a usage error of the command-line library
         if hasattr(error, "format_message"):
-            return _expected(_usage(error), debug)
+            return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcomp.errors import ModelError
+from vidcomp.errors import UsageError
 from vidcomp.models.base import Encoded, Family, Prompt
 from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
@@ -65,12 +65,12 @@ class LlavaOnevision(Family):
         """Ids before and after the video placeholder.
 
         Raises:
-            ModelError: the rendered prompt does not hold exactly one placeholder.
+            UsageError: the rendered prompt does not hold exactly one placeholder.
         """
         ids = self.tokenizer(self.render(question), return_tensors="pt").input_ids[0]
         at = (ids == self.model.config.video_token_id).nonzero()[:, 0].tolist()
         if len(at) != 1:
-            raise ModelError(
+            raise UsageError(
                 f"the prompt holds {len(at)} video placeholders instead of one",
                 why="the question or the chat template contains the placeholder itself",
                 hint="ask without the word <video>",

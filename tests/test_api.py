@@ -36,7 +36,7 @@ def test_methods_is_a_function_and_a_package():
     import vidcomp.methods.holitom as module
 
     names = [info.name for info in vidcomp.methods()]
-    assert names[:4] == ["holitom", "none", "random", "uniform"]
+    assert {"holitom", "none", "random", "uniform"} <= set(names)
     assert vidcomp.methods.holitom is module
     from vidcomp.methods import methods
 

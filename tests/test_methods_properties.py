@@ -22,6 +22,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("random", {}),
     ("random", {"seed": 7}),
     ("uniform", {}),
+    ("frames", {}),
+    ("pool", {}),
     ("holitom", {}),
     ("holitom", {"tau": 0.5, "beta": None, "k": 3}),
     ("holitom", {"contextual": 0.5, "max_span": 2}),

@@ -66,9 +66,9 @@ def caption_videos(
         try:
             for path in videos:
                 key = job_key(path, shaping)
-                before = journal.status_of(key) if journal else None
-                if before is not None and not force and not (retry_failed and before == "failed"):
-                    yield Outcome(path, before, None)
+                before = journal.find(key) if journal else None
+                if before is not None and not force and not (retry_failed and before["status"] == "failed"):
+                    yield Outcome(path, before["status"], None)
                     continue
                 lm = lm or open_model()
                 record = _caption(lm, path, prompt)

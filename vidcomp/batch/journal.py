@@ -61,11 +61,11 @@ class Journal:
             raise UsageError(
                 f"{path} is in use", why="another vidcomp is writing it", hint="wait, or -o elsewhere", code="locked"
             ) from error
-        self._status = self._load()
+        self._records = self._load()
 
-    def status_of(self, key: dict[str, Any]) -> str | None:
-        """``ok``, ``degraded`` or ``failed`` from an earlier run, None when this work was never finished."""
-        return self._status.get(_canonical(key))
+    def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of this work, None when it was never finished."""
+        return self._records.get(_canonical(key))
 
     def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Write one record as one whole line, and make sure that it is on the disk."""
@@ -73,7 +73,7 @@ class Journal:
         self._file.write(line.encode("utf-8", "replace"))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._status[_canonical(key)] = str(record["status"])
+        self._records[_canonical(key)] = record
 
     def close(self) -> None:
         """Release the file."""
@@ -87,17 +87,17 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _load(self) -> dict[str, str]:
+    def _load(self) -> dict[str, dict[str, Any]]:
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):  # the tail of a line that a killed run did not finish
             self._file.truncate(whole)
-        status: dict[str, str] = {}
+        records: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
-                status[_canonical(record["job"])] = str(record["status"])
+                records[_canonical(record["job"])] = {**record, "status": str(record["status"])}
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{self.path} is not a results file of vidcomp",
@@ -105,7 +105,7 @@ class Journal:
                     hint="-o another file",
                     code="not_results",
                 ) from error
-        return status
+        return records
 
 
 def _canonical(key: dict[str, Any]) -> str:

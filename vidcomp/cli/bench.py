@@ -1,4 +1,4 @@
-"""vidcomp bench: speed, side by side in one process."""
+"""vidcomp bench: speed, side by side in one process, and accuracy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig, parse_spec
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="bench", help="Measure speed against the plain model.", no_args_is_help=True)
+app = typer.Typer(name="bench", help="Measure speed and accuracy against the plain model.", no_args_is_help=True)
+app.command()(accuracy)
 
 
 @app.command()

@@ -22,6 +22,8 @@ GROUP = "vidcomp.methods"  # entry points of other packages: name = "module:Clas
 _BUILT_IN = {
     "holitom": "vidcomp.methods.holitom:Holitom",
     "none": "vidcomp.methods.controls:Keep",
+    "frames": "vidcomp.methods.controls:FewerFrames",
+    "pool": "vidcomp.methods.controls:Pool",
     "random": "vidcomp.methods.controls:Random",
     "uniform": "vidcomp.methods.controls:Uniform",
 }

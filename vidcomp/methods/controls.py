@@ -1,4 +1,4 @@
-"""Controls that every comparison needs: no reduction, random tokens, evenly spaced tokens.
+"""Controls that every comparison needs: no reduction, random or evenly spaced tokens, fewer frames, lower resolution.
 
 A method that does not beat these at equal budget has shown nothing; at high drop rates random is hard to beat.
 """
@@ -14,7 +14,7 @@ from vidcomp.budget import token_budget
 from vidcomp.methods.select import keep_only
 from vidcomp.tokens import Reduction, TokenView, identity
 
-__all__ = ["Keep", "Random", "Uniform"]
+__all__ = ["FewerFrames", "Keep", "Pool", "Random", "Uniform"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,68 @@ class Uniform:
         budget = token_budget(view.total, keep)
         middle = 2 * torch.arange(budget, device=view.features.device) + 1
         return keep_only(middle * view.total // (2 * budget), view.total)
+
+
+@dataclass(frozen=True)
+class FewerFrames:
+    """All tokens of evenly spaced frames: what sampling fewer frames would have given.
+
+    ``max(1, floor(k / N))`` frames for a budget of k tokens, first and last among them when there are two or more.
+    """
+
+    name: ClassVar[str] = "frames"
+    summary: ClassVar[str] = "control: fewer frames, each whole; at most the budget, at least one frame"
+    source: ClassVar[str] = "control of this project"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    inner: ClassVar[str | None] = None
+
+    def __call__(self, view: TokenView, keep: float) -> Reduction:
+        """Drop the other frames."""
+        frames, tokens = view.features.shape[:2]
+        count = max(1, token_budget(view.total, keep) // tokens)
+        chosen = torch.linspace(0, frames - 1, count, device=view.features.device).round().long()
+        every = torch.arange(tokens, device=view.features.device)
+        return keep_only((chosen[:, None] * tokens + every).flatten(), view.total)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Every frame at a lower resolution: means over a coarser grid of at most k / T cells for a budget of k tokens.
+
+    The coarser grid (h, w) is the one with the most cells, then the squarest; at least one cell per frame. A token
+    belongs to the cell under its top left corner, and the first token of a cell is its anchor.
+    """
+
+    name: ClassVar[str] = "pool"
+    summary: ClassVar[str] = (
+        "control: lower resolution, means over a coarser grid; at most the budget, at least one per frame"
+    )
+    source: ClassVar[str] = "control of this project; average pooling is the baseline of most papers"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    inner: ClassVar[str | None] = None
+
+    def __call__(self, view: TokenView, keep: float) -> Reduction:
+        """Average within cells."""
+        frames = view.features.shape[0]
+        (height, width), device = view.grid, view.features.device
+        rows, columns = _coarser(view.grid, max(1, token_budget(view.total, keep) // frames))
+        row = torch.arange(height, device=device) * rows // height
+        column = torch.arange(width, device=device) * columns // width
+        cell = (row[:, None] * columns + column).flatten()  # [N]
+        sizes = torch.zeros(rows * columns, device=device).index_add_(
+            0, cell, torch.ones_like(cell, dtype=torch.float32)
+        )
+        start = torch.arange(frames, device=device)[:, None]
+        first = torch.full((rows * columns,), height * width, device=device)
+        first = first.scatter_reduce(0, cell, torch.arange(height * width, device=device), "amin")
+        return Reduction(
+            (start * height * width + first).flatten(),
+            (start * rows * columns + cell).flatten(),
+            (1 / sizes)[cell].repeat(frames),
+        )
+
+
+def _coarser(grid: tuple[int, int], cells: int) -> tuple[int, int]:
+    """The grid with the most cells, at most ``cells`` and no finer than ``grid``; among equals the squarest."""
+    fits = [(h, w) for h in range(1, grid[0] + 1) for w in range(1, grid[1] + 1) if h * w <= cells]
+    return max(fits, key=lambda size: (size[0] * size[1], -abs(size[0] - size[1]), size[0]))

@@ -1,0 +1,128 @@
+"""vidcomp bench accuracy: methods x keep ratios x question types on held-out videos of the embedded model's world."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from vidcomp.cli.console import Ui, data, out_console
+from vidcomp.cli.options import with_config, with_ui
+from vidcomp.config import OuterConfig, RunConfig, SpanConfig, option_of
+from vidcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcomp.bench.accuracy import AccuracyBench
+
+__all__ = ["accuracy"]
+
+
+@with_ui
+@with_config(SpanConfig)
+def accuracy(
+    method: Annotated[str, typer.Option("--method", help="methods, comma-separated")] = "holitom,random,uniform,frames",
+    keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
+    questions: Annotated[int, typer.Option("--questions", help="how many questions", min=1)] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="which part of the held-out range", min=0, max=999)] = 0,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="journal; an interrupted run continues from it")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="also write the table to this file")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="also draw accuracy against tokens: .svg or .png")] = None,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Measure accuracy on videos that the embedded model has never seen, paired with the uncompressed run."""
+    methods, keeps = method.split(","), [_keep(text) for text in keep.split(",")]
+    if plot is not None and plot.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--plot {plot}", why="the suffix must be .svg or .png", code="bad_option")
+    from vidcomp.bench.accuracy import bench_accuracy
+    from vidcomp.cli.session import check_request, open_model
+
+    for name in methods:
+        check_request(config.replace(method=name), None)
+    with open_model(config, ui) as lm, _progress(ui) as tick:
+        result = bench_accuracy(lm, methods, keeps, questions=questions, seed=seed, resume=resume, tick=tick)
+    _write_files(result, csv_file, plot)
+    if ui.json:
+        data(result.to_dict())
+    else:
+        _show(result)
+
+
+def _keep(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"--keep {text}", why="ratios are written 1.0,0.25,0.1", code="bad_option") from None
+    option_of(OuterConfig.__dataclass_fields__["keep"]).check(value)
+    return value
+
+
+@contextmanager
+def _progress(ui: Ui) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where someone can see it."""
+    if ui.quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("videos", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _write_files(result: AccuracyBench, csv_file: Path | None, plot: Path | None) -> None:
+    if csv_file is not None:
+        rows = [row.to_dict() for row in result.rows]
+        with open(csv_file, "w", newline="", encoding="utf-8") as file:
+            flat = [{**row.pop("by_type"), **row, "difference": row["difference"][0]} for row in rows]
+            writer = csv.DictWriter(file, list(flat[0]))
+            writer.writeheader()
+            writer.writerows(flat)
+    if plot is not None:
+        from vidcomp.bench.plot import plot_accuracy
+
+        plot_accuracy(result, plot)
+
+
+def _show(result: AccuracyBench) -> None:
+    console = out_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method")
+    for name in ("keep", "tokens", "accuracy (95 %)", "against all tokens (95 %)", "p", "KL"):
+        table.add_column(name, justify="right")
+    for row in (result.full, *result.rows):
+        score, gap = row.accuracy, row.difference
+        table.add_row(
+            row.method,
+            f"{row.keep:g}",
+            f"{row.tokens:.1f}",
+            f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})",
+            f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
+            f"{row.p_value:.2g}",
+            f"{row.kl:.4f}",
+        )
+    console.print(table)
+    types = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    types.add_column("accuracy by type")
+    types.add_column("blind", justify="right")
+    for row in (result.full, *result.rows):
+        types.add_column(f"{row.method} {row.keep:g}", justify="right", no_wrap=False)
+    for kind, share in result.full.by_type.items():
+        cells = [f"{row.by_type[kind]:.2f}" for row in result.rows]
+        types.add_row(kind, f"{result.blind_by_type.get(kind, 0):.2f}", f"{share:.2f}", *cells)
+    console.print(types)
+    data(
+        f"macro over types; blind floor {result.blind:.3f}; "
+        f"{result.full.n} questions on {result.videos} videos, seed {result.seed}"
+    )

@@ -1,0 +1,87 @@
+"""Command line of the recipe: ``python -m vidcomp.nano.train --stage all --state DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import torch
+
+from vidcomp.nano.frame_encoder_training import train_encoder
+from vidcomp.nano.join import train_join
+from vidcomp.nano.joint import load_model, train_stage
+from vidcomp.nano.language import train_language
+from vidcomp.nano.progress import RunSettings
+from vidcomp.nano.tower import train_tower
+
+Stage = Callable[..., None]
+
+
+def export(run: RunSettings, seconds: float | None = None, out: Path | None = None) -> None:
+    """Write the checkpoint folder of the latest full model (takes no time budget)."""
+    from vidcomp.nano.export import export_checkpoint
+
+    name = next(n for n in ("robust", "joint", "join") if (run.state / f"{n}.pt").exists())
+    folder = out or run.state / "checkpoint"
+    export_checkpoint(load_model(replace(run, device="cpu"), name), folder)
+    run.log("export", source=name, folder=folder.name)
+
+
+STAGES: dict[str, Stage] = {
+    "tower": train_tower,
+    "lm": train_language,
+    "join": train_join,
+    "joint": partial(train_stage, name="joint"),
+    "robust": partial(train_stage, name="robust"),
+    "encoder": train_encoder,
+    "export": export,
+}
+"""In the order in which `--stage all` runs them."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one stage or all of them."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    run = RunSettings(options.state, options.device, options.smoke, workers=options.workers)
+    given = {} if options.seconds is None else {"seconds": options.seconds}
+    if options.stage == "all":
+        run_all(run, given)
+    elif options.stage == "export":
+        export(run, out=options.out)
+    else:
+        STAGES[options.stage](run, **given)
+
+
+def run_all(run: RunSettings, given: dict[str, float]) -> None:
+    """Every stage that has not been finished in this state folder, in order."""
+    for name, stage in STAGES.items():
+        done = run.state / f"{name}.done"
+        if not done.exists():
+            stage(run, **given)
+            done.touch()
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(prog="python -m vidcomp.nano.train", description=__doc__)
+    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all", help="what to run (default: all)")
+    parser.add_argument("--state", type=Path, required=True, help="folder for saved states and the log")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--seconds", type=float, help="wall-clock seconds per stage (default: as in the recipe)")
+    parser.add_argument("--workers", type=int, default=1, help="processes for the stages joint and robust (default: 1)")
+    parser.add_argument("--smoke", action="store_true", help="20 optimiser steps per stage, to see that it runs")
+    parser.add_argument("--out", type=Path, help="folder for --stage export (default: STATE/checkpoint)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -80,6 +80,6 @@ def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def _macro(right: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
     """[draws, types] to [draws]; a type that a draw missed does not count in it."""
-    with np.errstate(invalid="ignore"):
-        share: NDArray[np.float64] = np.nanmean(np.where(asked > 0, right / asked, np.nan), axis=1)
-    return share
+    share: NDArray[np.float64] = np.divide(right, asked, out=np.zeros_like(right), where=asked > 0)
+    types = (asked > 0).sum(1)
+    return np.divide(share.sum(1), types, out=np.full(len(types), np.nan), where=types > 0)

@@ -82,4 +82,5 @@ def _macro(right: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np
     """[draws, types] to [draws]; a type that a draw missed does not count in it."""
     share: NDArray[np.float64] = np.divide(right, asked, out=np.zeros_like(right), where=asked > 0)
     types = (asked > 0).sum(1)
-    return np.divide(share.sum(1), types, out=np.full(len(types), np.nan), where=types > 0)
+    mean: NDArray[np.float64] = np.divide(share.sum(1), types, out=np.full(len(types), np.nan), where=types > 0)
+    return mean

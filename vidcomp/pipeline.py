@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 from vidcomp.video import Frames, Sampling, read_frames
 
-__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "load"]
+__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
 
 VideoPath = str | PathLike[str]
 
@@ -117,10 +117,7 @@ class VideoLM:
         Raises:
             InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
         """
-        if not question.strip():
-            raise UsageError(
-                "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
-            )
+        check_question(question)
         encoded = self._encoded(video, method, settings)
         ledger = encoded.ledger.copy()
         config = encoded.config.replace(**settings)
@@ -215,9 +212,10 @@ class VideoLM:
 
     def _method(self, config: RunConfig) -> Method:
         name, parameters = parse_spec(config.outer.method)
-        if name == "random":
-            parameters.setdefault("seed", config.generate.seed)
-        return get_method(name, **parameters)
+        method: Any = get_method(name, **parameters)
+        drawn = "seed" not in parameters and hasattr(method, "seed")
+        chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
+        return chosen
 
     def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
         name, parameters = parse_spec(config.outer.inner)
@@ -267,6 +265,14 @@ def load(
 def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
     return VideoLM(load_family(config.model), config)
+
+
+def check_question(question: str) -> None:
+    """Raise UsageError when there is nothing to answer."""
+    if not question.strip():
+        raise UsageError(
+            "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
+        )
 
 
 def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig, parse_spec
-from vidcomp.errors import UsageError
 from vidcomp.inllm import get_schedule
 from vidcomp.methods import get_method
 from vidcomp.models import random_family
-from vidcomp.pipeline import VideoLM, load_config
+from vidcomp.pipeline import VideoLM, check_question, load_config
 from vidcomp.video.files import open_video
 
 __all__ = ["check_request", "open_model"]
@@ -35,10 +34,8 @@ def open_model(
 
 def check_request(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong method, inner schedule or question before any weight is read."""
-    if question is not None and not question.strip():
-        raise UsageError(
-            "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
-        )
+    if question is not None:
+        check_question(question)
     name, parameters = parse_spec(config.outer.method)
     get_method(name, **parameters)
     name, parameters = parse_spec(config.outer.inner)

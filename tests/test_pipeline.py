@@ -187,6 +187,13 @@ def test_a_method_object_can_be_passed(nano, clip):
     assert by_name.ledger.tokens == answer.ledger.tokens
 
 
+def test_automatic_positions_are_the_checkpoints_choice(nano, clip, replicas):
+    assert nano.encode(clip, keep=0.25).config.outer.positions == "keep"
+    assert nano.encode(clip, keep=0.25, positions="compact").config.outer.positions == "compact"
+    with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", frames=2) as lm:
+        assert lm.encode(clip, keep=0.25).config.outer.positions == "compact"
+
+
 def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     encoded = nano.encode(clip, keep=0.25, positions="keep")
     prefill = nano.prepare(encoded, QUESTION)

@@ -173,10 +173,10 @@ class OuterConfig(_Checked):
         "auto", "--inner", "reduction inside the language model: auto (the method's own), none, holitom:k=18,r=0.5"
     )
     positions: str = option(
-        "compact",
+        "auto",
         "--positions",
-        "position ids of survivors: renumbered, or those of the full video",
-        choices=("compact", "keep"),
+        "position ids of survivors: renumbered, those of the full video, or as the model prefers",
+        choices=("auto", "compact", "keep"),
     )
 
 

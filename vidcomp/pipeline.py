@@ -142,6 +142,8 @@ class VideoLM:
         """Read, encode and compress a video once, for many questions."""
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         config = watched.config.replace(**_named(method, settings))
+        if config.outer.positions == "auto":
+            config = config.replace(positions=self.family.positions)
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         ledger = watched.ledger.copy()
         ledger.keep_requested = config.outer.keep

@@ -79,6 +79,11 @@ class Family(ABC):
         return int(self.settings.get("num_frames") or DEFAULT_FRAMES)
 
     @property
+    def positions(self) -> str:
+        """Position policy of ``--positions auto``: what the checkpoint asks for, else renumbered as in the papers."""
+        return str(self.settings.get("vidcomp_positions", "compact"))
+
+    @property
     def device(self) -> torch.device:
         """Where the language model reads its input."""
         device: torch.device = self.model.get_input_embeddings().weight.device

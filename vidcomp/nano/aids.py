@@ -43,10 +43,14 @@ class AidWeights:
 
 
 class VideoMap:
-    """Where each object of a video is seen, in indices of the visual tokens."""
+    """Where each object of a video is seen, in places of the visual tokens that the decoder gets.
 
-    def __init__(self, video: Video, times: Sequence[float]) -> None:
+    `kept` lists the tokens that survived thinning, None means all.
+    """
+
+    def __init__(self, video: Video, times: Sequence[float], kept: Sequence[int] | None = None) -> None:
         self.video, self.times = video, times
+        self._place = None if kept is None else {token: place for place, token in enumerate(kept)}
         self._seen: dict[tuple[int, int, int], Sight] = {
             (sight.scene, sight.thing, i): sight for i, time in enumerate(times) for sight in state(video, time)
         }
@@ -61,8 +65,12 @@ class VideoMap:
             sight = self._seen.get((reference.scene, reference.thing, sample + shift))
             if sight is not None:
                 cells = cells_of(sight, self.video.aspect)
-                return [sample * GRID * GRID + int(cell) for cell in cells]
+                return self.places([sample * GRID * GRID + int(cell) for cell in cells])
         return []
+
+    def places(self, tokens: list[int]) -> list[int]:
+        """Places of those tokens that the decoder gets."""
+        return tokens if self._place is None else [self._place[token] for token in tokens if token in self._place]
 
     def visible_tokens(self, reference: Reference) -> list[int]:
         """Tokens of an object in all samples that show it."""
@@ -168,9 +176,10 @@ def _naming_loss(model: Any, output: TextOutput, maps: Sequence[VideoMap]) -> Te
             still = Reference(index, random.randrange(len(scene.things)))
             calm = [i for i in samples if i < sample] if still == reference else samples
             spots += [(b, token, nothing) for token in grid.tokens(still, random.choice(calm))[:5]]
-            spots += [
-                (b, random.choice(samples) * GRID * GRID + random.randrange(GRID * GRID), nothing) for _ in range(3)
-            ]
+            others = [random.choice(samples) * GRID * GRID + random.randrange(GRID * GRID) for _ in range(3)]
+            spots += [(b, token, nothing) for token in grid.places(others)]
+    if not spots:
+        return output.logits.new_zeros(())
     videos, tokens, words = (torch.tensor(column) for column in zip(*spots, strict=True))
     hidden = output.hidden_states[NAMING_LAYER][videos, 1 + tokens]
     scores = functional.linear(model.norm(hidden).float(), model.embed_tokens.weight.float())

@@ -55,11 +55,11 @@ No data from outside, no pretrained weights. Seeds: {seeds}.
 |---|---|---|---|
 {rows}
 
-In six of ten batches of the last stage the visual tokens are thinned at random (29 to 289 of 289 kept; chosen by a
-random blend of chance, novelty against the previous frame and distinctiveness in the frame; dropped tokens sometimes
-averaged into their most similar survivor; positions kept or closed up), so that a tiny model survives what large
-ones survive. This imitates no particular compression method, but it does make the model friendlier to compression than
-one that was trained on complete sequences only.
+In three of four batches of the last stage the visual tokens are thinned at random (29 to 289 of 289 kept; chosen by a
+random blend of novelty against the previous frame, activity of the place, distinctiveness in the frame and chance;
+dropped tokens sometimes averaged into their most similar survivor; positions kept or closed up; in the last layer
+sometimes half of them hidden), so that a tiny model survives what large ones survive. No particular compression method
+is imitated, but it does make the model friendlier to compression than training on complete sequences only.
 """
 
 _LIMITS = """

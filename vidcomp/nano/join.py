@@ -22,7 +22,7 @@ from vidcomp.nano.symbolic import SymbolicProjector, symbolic_tokens
 from vidcomp.nano.tower import SIZE_WEIGHTS, SIZES
 from vidcomp.nano.world import Options, Video, make_video
 
-SECONDS = 300.0
+SECONDS = 200.0
 _FRAMES = 4  # frames of one video in a batch
 
 

@@ -1,7 +1,7 @@
 """Stages "joint" and "robust": the whole model on rendered videos, with all kinds of questions.
 
 "joint" starts from the joined model, keeps the matching and auxiliary losses at first and lets them fade out.
-"robust" goes on without them and thins the visual tokens at random in six of ten batches.
+"robust" thins the visual tokens at random in three of four batches. The vision tower stays as it is in both.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ class Tuning:
     source: str  # state it starts from
     rate: float
     tower_rate: float  # zero freezes the vision tower, which makes a step nearly twice as fast
-    matching: float  # weight at the start, fading to zero at half of the budget
+    matching: float  # weight at the start
     aids: AidWeights | None
     thinning: float  # part of the batches whose tokens are thinned
     hold: float = 0.3  # part of the budget at the full learning rate
+    fade_end: float = 0.5  # part of the budget after which matching and auxiliary losses are gone
     centering: float = 0.0  # part of the mean visual token that is taken out before the stage begins
 
 
 TUNINGS = {
     "joint": Tuning("join", 1e-3, 0.0, 0.5, AidWeights(0.5, 0.15, 0.2), 0.0),
-    "robust": Tuning("joint", 1e-3, 0.0, 0.0, None, 0.6, 0.3, centering=0.55),
+    "robust": Tuning("joint", 1e-3, 0.0, 0.0, AidWeights(0.3, 0.5, 0.3), 0.75, 0.3, fade_end=0.75, centering=0.55),
 }
 
 
@@ -136,7 +137,7 @@ def video_loss(
     device: str,
 ) -> tuple[Tensor, float]:
     """Answer loss and the fading aids of one batch of rendered videos, and the answer loss as a number."""
-    fade = max(0.0, 1 - 2 * share)
+    fade = max(0.0, 1 - share / tuning.fade_end)
     pixels, packed = render_batch(batch.videos, batch.times, dice).to(device), batch.packed.to(device)
     aids = tuning.aids if fade > 0 else None
     taps = aids.taps if aids else None
@@ -153,7 +154,8 @@ def video_loss(
     if tuning.matching and fade > 0:
         loss = loss + tuning.matching * fade * match_loss(tokens, *symbolic_target(symbolic, batch.videos, batch.times))
     if aids is not None and taps is not None:
-        maps = [VideoMap(video, batch.times) for video in batch.videos]
+        kept = [None] * len(batch.videos) if prompt.kept is None else prompt.kept.tolist()
+        maps = [VideoMap(video, batch.times, k) for video, k in zip(batch.videos, kept, strict=True)]
         decoder = model.model.language_model
         loss = loss + fade * aid_loss(decoder, output, taps, aids, maps, batch.questions, packed)
     return loss, answer.item()

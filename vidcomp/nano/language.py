@@ -29,7 +29,7 @@ from vidcomp.nano.workers import SYNC_STEPS, average, run_workers
 from vidcomp.nano.world import KINDS as EVENTS
 from vidcomp.nano.world import Options, Video, make_video, sample_times
 
-SECONDS = 2100.0
+SECONDS = 2800.0
 PEAK_RATE = 2e-3
 QUESTIONS = 10
 """Questions about one video in a training step, drawn from all it can answer."""
@@ -77,15 +77,15 @@ def _long(things: tuple[float, ...], kinds: tuple[str, ...] = KINDS, weight: flo
 
 _STILLS = _still((0.2, 0.4, 0.4), STILL_KINDS, weight=0.25)
 CURRICULUM: tuple[Phase, ...] = (
-    Phase("one still object", 0.05, (_still((1,), ("color", "shape")),)),
-    Phase("several still objects", 0.10, (_still((0.2, 0.4, 0.4), ("color", "shape")),)),
-    Phase("all still questions", 0.06, (_still((0.2, 0.4, 0.4), STILL_KINDS),)),
-    Phase("appear, disappear", 0.03, (_STILLS, _short((1,), ("appear", "disappear")))),
-    Phase("and turn", 0.03, (_STILLS, _short((1,), ("appear", "disappear", "turn")))),
-    Phase("and left, right", 0.06, (_STILLS, _short((1,), EVENTS[:5]))),
-    Phase("all events", 0.08, (_STILLS, _short((1,), EVENTS))),
-    Phase("two objects", 0.09, (_STILLS, _short((0.3, 0.6, 0.1), EVENTS))),
-    Phase("two scenes", 0.15, (_STILLS, _short((0.3, 0.6, 0.1), EVENTS, 0.3), _long((1,)))),
+    Phase("one still object", 0.04, (_still((1,), ("color", "shape")),)),
+    Phase("several still objects", 0.08, (_still((0.2, 0.4, 0.4), ("color", "shape")),)),
+    Phase("all still questions", 0.04, (_still((0.2, 0.4, 0.4), STILL_KINDS),)),
+    Phase("appear, disappear", 0.02, (_STILLS, _short((1,), ("appear", "disappear")))),
+    Phase("and turn", 0.02, (_STILLS, _short((1,), ("appear", "disappear", "turn")))),
+    Phase("and left, right", 0.05, (_STILLS, _short((1,), EVENTS[:5]))),
+    Phase("all events", 0.06, (_STILLS, _short((1,), EVENTS))),
+    Phase("two objects", 0.07, (_STILLS, _short((0.3, 0.6, 0.1), EVENTS))),
+    Phase("two scenes", 0.11, (_STILLS, _short((0.3, 0.6, 0.1), EVENTS, 0.3), _long((1,)))),
     Phase(
         "everything",
         1.0,

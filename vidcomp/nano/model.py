@@ -129,6 +129,7 @@ class VisualPrompt:
 
     tokens: Tensor  # [B, M, D], the newline token last
     positions: Tensor | None = None  # [B, M] positions after the user token, None = 1, 2, ...
+    kept: Tensor | None = None  # [B, M - 1] which of all visual tokens these are, None = all
 
 
 def visual_tokens(model: Any, pixels: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from vidcomp.nano.world import Options, Video, make_video
 
 logger = logging.getLogger(__name__)
 
-KEEPS = (1.0, 0.25, 0.1)
-"""Keep ratios at which every listed question must be answered rightly."""
+KEEPS = (0.1, 0.25, 1.0)
+"""Keep ratios at which every listed question must be answered rightly, the hardest first."""
 
 INDEX = "samples.json"
 _OPTIONS = Options(aspects=(4 / 3,))

@@ -1,6 +1,6 @@
 """Random thinning of the visual tokens while training, so that a small model survives what large ones survive.
 
-Six in ten batches see a random number of tokens. Which ones stay is a random blend of novelty against the previous
+Three in four batches see a random number of tokens. Which ones stay is a random blend of novelty against the previous
 frame, activity of the place over the video, distinctiveness within the frame and chance; many tokens may also be
 drawn by chance alone. Dropped tokens are sometimes averaged into their most similar survivor, positions are kept or
 closed up, and in the last layer a random half of the tokens is sometimes hidden. No published compression method is
@@ -37,12 +37,12 @@ def thin(prompt: VisualPrompt, dice: random.Random) -> VisualPrompt:
     if dice.random() < 0.5:
         kept = _merge(tokens, kept, keep, dice.uniform(*_CENTER))
     places = keep + 1
-    if dice.random() < 0.75:
+    if dice.random() < 0.6:
         places = torch.arange(1, count + 1, device=keep.device).expand(len(keep), -1)
         end = torch.full_like(places[:, :1], count + 1)
     else:
         end = torch.full_like(places[:, :1], total + 1)
-    return VisualPrompt(torch.cat([kept, newline], 1), torch.cat([places, end], 1))
+    return VisualPrompt(torch.cat([kept, newline], 1), torch.cat([places, end], 1), keep)
 
 
 def late_mask(prompt: VisualPrompt, dice: random.Random) -> Tensor | None:

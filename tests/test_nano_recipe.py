@@ -109,6 +109,6 @@ def test_auxiliary_losses_reach_the_decoder() -> None:
 def test_every_stage_runs_in_smoke_mode(tmp_path: Path) -> None:
     main(["--state", str(tmp_path), "--smoke", "--stage", "all"])
     stages = {json.loads(line)["stage"] for line in (tmp_path / "log.jsonl").read_text().splitlines()}
-    assert stages == {"tower", "lm", "join", "joint", "robust", "encoder", "export"}
+    assert stages == {"tower", "lm", "join", "joint", "salience", "robust", "encoder", "export"}
     assert (tmp_path / "checkpoint" / "model.safetensors").exists()
     assert (tmp_path / "frame_encoder" / "model.safetensors").exists()

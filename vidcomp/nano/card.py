@@ -55,7 +55,7 @@ No data from outside, no pretrained weights. Seeds: {seeds}.
 |---|---|---|---|
 {rows}
 
-In three of four batches of the last stage the visual tokens are thinned at random (29 to 289 of 289 kept; chosen by a
+In four of five batches of the last stage the visual tokens are thinned at random (29 to 289 of 289 kept; chosen by a
 random blend of novelty against the previous frame, activity of the place, distinctiveness in the frame and chance;
 dropped tokens sometimes averaged into their most similar survivor; positions kept or closed up; in the last layer
 sometimes half of them hidden), so that a tiny model survives what large ones survive. No particular compression method

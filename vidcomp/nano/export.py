@@ -104,6 +104,7 @@ def _write_json(folder: Path) -> None:
         "fps": None,
         "num_frames": FRAMES,
         "video_processor_type": "LlavaOnevisionVideoProcessor",
+        "vidcomp_positions": "keep",  # time is read from positions alone, there are no frame markers
     }
     processor = {
         "image_token": IMAGE,

@@ -52,7 +52,7 @@ class Tuning:
 
 TUNINGS = {
     "joint": Tuning("join", 1e-3, 0.0, 0.5, AidWeights(0.5, 0.15, 0.2), 0.0),
-    "robust": Tuning("joint", 1e-3, 0.0, 0.0, AidWeights(0.3, 0.5, 0.3), 0.75, 0.3, fade_end=0.75, centering=0.55),
+    "robust": Tuning("salience", 1e-3, 0.0, 0.0, AidWeights(0.3, 0.5, 0.3), 0.8, 0.3, fade_end=0.3, centering=0.55),
 }
 
 

@@ -17,6 +17,9 @@ JOINT_TRAIN = range(2_500_000_000, 4_000_000_000)
 ENCODER_TRAIN = range(4_000_000_000, 4_200_000_000)
 """Frame pairs for the contrastive frame encoder."""
 
+SALIENCE_TRAIN = range(4_200_000_000, 4_400_000_000)
+"""Frames for the attention of the last tower layer."""
+
 VALIDATION = range(5_000_000_000, 5_100_000_000)
 """Watched during training to decide when to move on and which state is exported."""
 

@@ -1,10 +1,10 @@
 """Random thinning of the visual tokens while training, so that a small model survives what large ones survive.
 
-Three in four batches see a random number of tokens. Which ones stay is a random blend of novelty against the previous
+Four in five batches see a random number of tokens. Which ones stay is a random blend of novelty against the previous
 frame, activity of the place over the video, distinctiveness within the frame and chance; many tokens may also be
-drawn by chance alone. Dropped tokens are sometimes averaged into their most similar survivor, positions are kept or
-closed up, and in the last layer a random half of the tokens is sometimes hidden. No published compression method is
-imitated.
+drawn by chance alone. Dropped tokens are mostly averaged into their most similar survivor, positions are kept or, more
+rarely, closed up, and in the last layer a random half of the tokens is sometimes hidden. No published compression
+method is imitated.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LEAST, MOST = 29, FRAMES * GRID * GRID + 1
 """Range of the number of visual tokens, the newline token included."""
 
 _CHANCE_FROM = 100  # fewer tokens drawn by chance alone leave too many questions without an answer
+_FEW = 80  # half of the thinned batches keep at most this many
+_CLOSED_UP = 0.15  # share of the thinned batches whose positions are renumbered
 _CENTER = (0.3, 0.9)  # share of the survivor itself in a merged token
 
 
@@ -29,15 +31,16 @@ def thin(prompt: VisualPrompt, dice: random.Random) -> VisualPrompt:
     """A random subset of the visual tokens [B, M, D] of whole 8-frame videos; the newline token stays last."""
     tokens, newline = prompt.tokens[:, :-1], prompt.tokens[:, -1:]
     total = tokens.shape[1]
-    count = round(math.exp(dice.uniform(math.log(LEAST), math.log(MOST)))) - 1
+    most = _FEW if dice.random() < 0.5 else MOST
+    count = round(math.exp(dice.uniform(math.log(LEAST), math.log(most)))) - 1
     if count >= total:
         return prompt
     keep = _scores(tokens.detach().float(), dice, count).topk(count, 1).indices.sort(1).values  # [B, count]
     kept = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
-    if dice.random() < 0.5:
+    if dice.random() < 0.7:
         kept = _merge(tokens, kept, keep, dice.uniform(*_CENTER))
     places = keep + 1
-    if dice.random() < 0.6:
+    if dice.random() < _CLOSED_UP:
         places = torch.arange(1, count + 1, device=keep.device).expand(len(keep), -1)
         end = torch.full_like(places[:, :1], count + 1)
     else:

@@ -17,6 +17,7 @@ from vidcomp.nano.join import train_join
 from vidcomp.nano.joint import load_model, train_stage
 from vidcomp.nano.language import train_language
 from vidcomp.nano.progress import RunSettings
+from vidcomp.nano.salience import train_salience
 from vidcomp.nano.tower import train_tower
 
 Stage = Callable[..., None]
@@ -26,7 +27,7 @@ def export(run: RunSettings, seconds: float | None = None, out: Path | None = No
     """Write the checkpoint folder of the latest full model (takes no time budget)."""
     from vidcomp.nano.export import export_checkpoint
 
-    name = next(n for n in ("robust", "joint", "join") if (run.state / f"{n}.pt").exists())
+    name = next(n for n in ("robust", "salience", "joint", "join") if (run.state / f"{n}.pt").exists())
     folder = out or run.state / "checkpoint"
     export_checkpoint(load_model(replace(run, device="cpu"), name), folder)
     run.log("export", source=name, folder=folder.name)
@@ -37,6 +38,7 @@ STAGES: dict[str, Stage] = {
     "lm": train_language,
     "join": train_join,
     "joint": partial(train_stage, name="joint"),
+    "salience": train_salience,
     "robust": partial(train_stage, name="robust"),
     "encoder": train_encoder,
     "export": export,

@@ -33,6 +33,8 @@ vidcomp works offline right after installation, and so that ways of compressing 
 - Architecture: stock `LlavaOnevisionForConditionalGeneration`. SigLIP tower (96 x 96 pixels, patch 8, width 96,
   4 layers), projector, 2x2 pooling, Qwen2 decoder (width 128, 4 layers). 8 frames give 8 x 36 + 1 = 289 visual tokens.
 - Frames: 8, uniformly spaced from the first to the last one, squashed to 96 x 96 (bicubic), mean and deviation 0.5.
+- Time is read from the positions of the tokens, there are no frame markers. Compressed tokens are answered from best if
+  they keep their original positions, which `vidcomp_positions` in `video_preprocessor_config.json` asks for.
 - Tokenizer: {words} words, lower case; other words become `<unk>`.
 - Decoding: greedy. Answers are phrases such as "the red circle moves left", "it stays still" or "yes".
 """
@@ -48,8 +50,11 @@ Objects are called by colour ({colors}) and shape ({shapes}).
 _TRAINING = """
 ## How it was made
 
-Recipe: `python -m vidcomp.nano.train --stage all --state DIR` (docs/nano.md explains the stages). Hardware: {hardware}.
-No data from outside, no pretrained weights. Seeds: {seeds}.
+Recipe: `python -m vidcomp.nano.train --stage all --state DIR` (docs/nano.md explains the stages). The sittings
+below are those of this very checkpoint; the recipe is what they settled on and has not been run from start to end in
+one go.
+Hardware: {hardware}. No data from outside, no pretrained weights.
+Seeds: {seeds}.
 
 | stage | what | wall-clock seconds | processes |
 |---|---|---|---|
@@ -84,6 +89,16 @@ def accuracy_table(reports: list[Report]) -> str:
     return "\n".join(lines)
 
 
+def _measured(reports: list[Report]) -> str:
+    """How the numbers of the table were obtained."""
+    first = reports[0]
+    text = f"Exact match of the greedy answer, all questions about {first['videos']} videos, "
+    text += f"seeds from {first['first_seed']}."
+    if any(report["tokens"] < 289 for report in reports):
+        text += " Fewer than 289 tokens: that many chosen by chance, the others dropped, positions closed up."
+    return text + " The blind floor answers without seeing.\n\n"
+
+
 def build_card(reports: list[Report], history: list[dict[str, Any]], hardware: str) -> str:
     """The text of README.md."""
     from vidcomp.nano.vocabulary import VOCABULARY
@@ -96,8 +111,7 @@ def build_card(reports: list[Report], history: list[dict[str, Any]], hardware: s
         _HEAD.format(words=len(VOCABULARY))
         + _ASK.format(rows=asked, colors=", ".join(COLORS), shapes=", ".join(SHAPES))
         + "\n## Accuracy on held-out videos\n\n"
-        + "Exact match of the greedy answer, all questions of the first videos of the seeds. Fewer than 289 tokens:\n"
-        + "that many chosen by chance, the others dropped. The blind floor answers without seeing.\n\n"
+        + _measured(reports)
         + accuracy_table(reports)
         + "\n\nCommands:\n\n"
         + "\n".join(f"    {command_of(report)}" for report in reports)

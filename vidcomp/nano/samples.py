@@ -70,12 +70,19 @@ def file_name(video: Video) -> str:
 
 
 def answered(model: Any, path: Path, questions: list[Question]) -> list[Question]:
-    """The questions that the model answers rightly at every keep ratio, asked through vidcomp."""
+    """The questions that the model answers rightly at every keep ratio, asked through vidcomp.
+
+    Nothing if the first one, about the end, is not among them.
+    """
     for keep in KEEPS:
         encoded = model.encode(path, keep=keep)
-        questions = [q for q in questions if model.ask(encoded, q.text).text.strip() == q.answer]
-        if not questions or questions[0].kind != "end":
-            return []
+        right: list[Question] = []
+        for question in questions:
+            if model.ask(encoded, question.text).text.strip() == question.answer:
+                right.append(question)
+            elif question.kind == "end":
+                return []
+        questions = right
     return questions
 
 
@@ -105,6 +112,14 @@ def choose(model: Any, folder: Path, count: int, tries: int) -> tuple[list[Sampl
     return samples, seed - SAMPLES.start + 1
 
 
+def _remove_listed(folder: Path) -> None:
+    """Delete the videos that an earlier run wrote into this folder."""
+    index = folder / INDEX
+    if index.exists():
+        for entry in json.loads(index.read_text(encoding="utf-8")):
+            (folder / entry["file"]).unlink(missing_ok=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Choose, write and list the samples."""
     import vidcomp
@@ -117,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
+    _remove_listed(options.out)
     samples, looked = choose(vidcomp.load(options.model), options.out, options.count, options.tries)
     text = json.dumps([sample.as_json() for sample in samples], indent=2)
     (options.out / INDEX).write_text(text + "\n", encoding="utf-8")

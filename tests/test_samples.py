@@ -48,4 +48,5 @@ def test_through_the_command_line(entry, keep, capfd):
         record = json.loads(capfd.readouterr().out)
         assert (status, record["answer"]) == (0, asked["answer"])
         tokens = record["tokens"]
-        assert tokens["kept"] <= float(keep) * tokens["uncompressed"] + 8
+        slack = record["frames"]["sampled"] + len(record["spans"])  # every count is rounded
+        assert tokens["kept"] <= float(keep) * tokens["uncompressed"] + slack

@@ -56,7 +56,8 @@ def nano():
 
 @pytest.fixture(autouse=True)
 def no_errors_logged(caplog):
-    """A test that logs an ERROR fails."""
+    """A test that logs an ERROR fails; the command line's choice of log level does not outlive its test."""
+    logging.getLogger("vidcomp").setLevel(logging.NOTSET)
     yield
     logged = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert not logged, logged

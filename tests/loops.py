@@ -139,3 +139,34 @@ def loops_halving(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[list[in
     for i, into in target.items():
         merged[into] = (merged[into] + merged[i]) / 2
     return kept, merged[kept]
+
+
+def main() -> None:
+    """Time the vectorised method beside these loops, alternating: python tests/loops.py [TxNxD]."""
+    import sys
+    import time
+
+    from vidcomp import apply_reduction, get_method
+    from vidcomp.bench.compress import made_up_view
+
+    frames, tokens, width = map(int, (sys.argv[1:] or ["32x196x3584"])[0].split("x"))
+    view, method = made_up_view((frames, tokens, width), seed=0), get_method("holitom")
+    seconds: dict[str, list[float]] = {"vectorised": [], "loops": []}
+    with torch.inference_mode():
+        for _ in range(12):
+            marks = [time.perf_counter()]
+            apply_reduction(view, method(view, 0.1))
+            marks.append(time.perf_counter())
+            loops_holitom(view.features, view.salience, 0.1, 0.65)
+            marks.append(time.perf_counter())
+            seconds["vectorised"].append(marks[1] - marks[0])
+            seconds["loops"].append(marks[2] - marks[1])
+    medians = {name: sorted(runs[2:])[5] for name, runs in seconds.items()}
+    text = ", ".join(f"{name} {median * 1e3:.1f} ms" for name, median in medians.items())
+    sys.stdout.write(
+        f"{text}, ratio {medians['loops'] / medians['vectorised']:.2f}, {torch.get_num_threads()} threads\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

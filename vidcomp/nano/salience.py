@@ -1,9 +1,9 @@
 """Stage "salience": in the last tower layer, patches look at objects, as they do in large image encoders.
 
-Compression methods read a token's salience off the attention that it receives in the tower. A tower trained from dense
-labels has no reason to put it on objects: before this stage objects and background receive equally much. Here only the
-tower moves. It keeps its features, as seen through the projector, and learns to spread its last attention
-over the objects of the frame, with a floor everywhere.
+Compression methods read a token's salience off the attention that it receives in the tower. The stage "tower" leaves it
+on the objects, and "join", which moves the tower, takes it off them again. Here only the tower moves: it keeps its
+features, as seen through the projector, and learns to spread its last attention over the objects of the frame, with a
+floor everywhere.
 """
 
 from __future__ import annotations

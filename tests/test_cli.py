@@ -204,6 +204,20 @@ def test_a_missing_model_is_status_4(cli, clip, tmp_path, model, words):
     assert "try: " in err
 
 
+def test_a_layer_that_the_model_lacks_is_wrong_usage(cli, clip):
+    for inner in ("holitom:k=18", "holitom:k=1.5", "auto:zzz=2"):
+        status, out, err = cli("ask", clip, QUESTION, "--inner", inner)
+        assert (status, out) == (2, "")
+        assert "--inner" in err or "no inner schedule" in err
+
+
+def test_errors_are_json_where_json_was_asked_for(cli, tmp_path):
+    status, out, _ = cli("ask", tmp_path / "nothing.mp4", QUESTION, "--json")
+    record = json.loads(out)
+    assert status == 3
+    assert (record["status"], record["error"]["code"]) == ("failed", "missing")
+
+
 def test_a_bug_is_status_1_and_its_traceback_is_saved(cli, clip, monkeypatch):
     monkeypatch.setattr("vidcomp.pipeline.VideoLM.ask", lambda *_, **__: 1 / 0)
     status, _, err = cli("ask", clip, QUESTION, "--quiet")
@@ -291,11 +305,16 @@ def test_a_torn_last_line_is_cut_and_done_again(cli, folder, tmp_path):
     assert len(records(output)) == 3
 
 
-def test_a_foreign_file_is_not_overwritten(cli, folder, tmp_path):
+@pytest.mark.parametrize("content", [b"dear diary\n", b"dear diary", b"\x00\x00ftyp\n\xff\xfe", b"{}\n"])
+def test_a_foreign_file_is_not_touched(cli, folder, tmp_path, content):
     output = tmp_path / "diary.txt"
-    output.write_text("dear diary\n")
+    output.write_bytes(content)
     assert cli("caption", folder, "-o", output)[0] == 3
-    assert output.read_text() == "dear diary\n"
+    assert output.read_bytes() == content
+
+
+def test_a_device_is_no_results_file(cli, folder):
+    assert cli("caption", folder, "-o", "/dev/full")[0] == 3
 
 
 def test_captions_without_a_file_go_to_stdout(cli, folder):
@@ -308,7 +327,9 @@ def test_captions_without_a_file_go_to_stdout(cli, folder):
 
 def test_nothing_to_caption(cli, tmp_path):
     assert cli("caption", tmp_path)[0] == 3
-    assert cli("caption", tmp_path / "nowhere")[0] == 3
+    status, _, err = cli("caption", tmp_path / "nowhere.mp4")
+    assert status == 5
+    assert "no such file" in err
 
 
 # -- as a process

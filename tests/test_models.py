@@ -93,6 +93,23 @@ def test_a_damaged_checkpoint_is_a_model_error(replicas, tmp_path):
         load_family(ModelConfig(model=str(tmp_path), device="cpu"))
 
 
+def test_a_checkpoint_without_some_tensors_does_not_answer(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in EMBEDDED["nano"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    dropped = next(name for name in weights if "down_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != dropped}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 tensors"):
+        load_family(ModelConfig(model=str(tmp_path), device="cpu"))
+    (tmp_path / "model.safetensors").write_bytes((EMBEDDED["nano"] / "model.safetensors").read_bytes())
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match="no video preprocessor settings"):
+        load_family(ModelConfig(model=str(tmp_path), device="cpu"))
+
+
 def test_devices_and_dtypes():
     assert pick_dtype("auto", torch.device("cpu")) == torch.float32
     assert pick_dtype("auto", torch.device("cuda")) == "auto"

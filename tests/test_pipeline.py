@@ -215,6 +215,45 @@ def test_asked_for_but_not_applied_is_an_error(nano, clip):
         _check_applied(encoded, ledger)
 
 
+def test_a_closed_model_says_that_nothing_was_applied(clip):
+    lm = vidcomp.load("nano", device="cpu")
+    lm.close()
+    with pytest.raises(NotApplied, match="hooks did not run"):
+        lm.ask(clip, QUESTION, keep=0.25)
+
+
+def test_too_long_a_sequence_is_refused(nano, clip, monkeypatch):
+    monkeypatch.setattr(nano.family.model.config.get_text_config(), "max_position_embeddings", 100)
+    with pytest.raises(UsageError, match="made for 100"):
+        nano.ask(clip, QUESTION, keep=1.0)
+    assert nano.ask(clip, QUESTION, keep=0.1, positions="compact", max_new_tokens=1).ledger.tokens.kept < 100
+
+
+def test_two_threads_may_encode_at_once(nano, clip):
+    from concurrent.futures import ThreadPoolExecutor
+
+    alone = nano.watch(clip).view
+    with ThreadPoolExecutor(3) as pool:
+        views = [watched.view for watched in pool.map(lambda _: nano.watch(clip), range(6))]
+    assert all(torch.equal(view.salience, alone.salience) for view in views)
+    assert type(nano.family._probed.config).__name__ != "_ProbedConfig"
+
+
+def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):
+    """Skipped frames raise the share that the method is called with; its default threshold follows the request."""
+    from vidcomp.methods.holitom import Holitom
+
+    seen = []
+    call = Holitom.__call__
+    monkeypatch.setattr(
+        Holitom, "__call__", lambda self, view, keep: seen.append((self.tau, keep)) or call(self, view, keep)
+    )
+    nano.encode(clip, keep=0.1, segmenter="luma", same_frame=-1.0)
+    (tau, keep), *_ = seen
+    assert tau == 0.65
+    assert keep > 0.1
+
+
 def test_settings_are_checked_before_anything_runs(nano, clip):
     for bad in ({"keep": 0}, {"keep": 1.5}, {"frames": 0}, {"fps": -1}, {"segmenter": "sift"}, {"what": 1}):
         with pytest.raises(UsageError):

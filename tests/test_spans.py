@@ -81,7 +81,7 @@ def test_clip_vision_checkpoints_load(tmp_path):
     st.floats(0.05, 1),
     st.integers(0, 1000),
 )
-def test_composing_equals_encoding_every_frame(new, tokens, keep, seed):
+def test_composing_keeps_features_and_counts_every_frame(new, tokens, keep, seed):
     """A decision about the encoded frames, composed, gives the features that equal copies of the frames would give."""
     new[0] = True
     encode = torch.tensor([i for i, fresh in enumerate(new) if fresh])

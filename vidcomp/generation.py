@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from vidcomp.errors import OutOfMemory
 from vidcomp.inllm import CompressedCache
 from vidcomp.models import Family
 
-__all__ = ["Generation", "Prefill", "generate", "stream_text"]
+__all__ = ["Generation", "Prefill", "generate", "memory_errors", "stream_text"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def generate(
     clock = _FirstTokenClock()
     streamer = _Pieces(family.tokenizer, on_text) if on_text else None
     torch.manual_seed(config.seed)
-    try:
+    with memory_errors(f"{family.device} for {len(rows)} rows"):
         ids = family.model.generate(
             inputs_embeds=rows[None].to(family.model.dtype),
             position_ids=prefill.positions,
@@ -83,15 +84,25 @@ def generate(
             **_sampling(config),
             **_end_tokens(family),
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(
-            f"not enough memory on {family.device} for {len(rows)} rows",
-            why=str(error).splitlines()[0] if str(error) else "the allocation failed",
-            hint="fewer --frames, a smaller --keep, or --device cpu",
-        ) from error
     new = ids[0].tolist()
     text = family.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Generation(text, len(new), clock.first or time.perf_counter(), time.perf_counter())
+
+
+@contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Turn a failed allocation, of a GPU or of the CPU, into OutOfMemory; ``what`` says where and for what."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        raise OutOfMemory(
+            f"not enough memory on {what}",
+            why=str(error).splitlines()[0] if str(error) else "the allocation failed",
+            hint="fewer --frames, a smaller --keep, or --device cpu",
+        ) from error
 
 
 def stream_text(run: Callable[[Callable[[str], None]], Any]) -> Iterator[str]:

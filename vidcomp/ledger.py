@@ -55,9 +55,9 @@ class SpanRecord:
     static: int
 
     @classmethod
-    def of(cls, span: Span, times: list[float], tokens_per_frame: int, kept_frames: list[int]) -> SpanRecord:
-        """Count what survived of a span; ``kept_frames`` holds the frame of every survivor."""
-        kept = sum(span.start <= frame <= span.end for frame in kept_frames)
+    def of(cls, span: Span, times: list[float], tokens_per_frame: int, kept_per_frame: list[int]) -> SpanRecord:
+        """Count what survived of a span; ``kept_per_frame`` holds the number of survivors of every frame."""
+        kept = sum(kept_per_frame[span.start : span.end + 1])
         return cls(
             span.start, span.end, times[span.start], times[span.end], len(span) * tokens_per_frame, kept, span.static
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.generation import Generation, Prefill, generate, stream_text
+from vidcomp.generation import Generation, Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
@@ -158,7 +158,8 @@ class VideoLM:
     def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:
         """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
         config = self.config.replace(**_named(method, settings))
-        needs = method.needs if method is not None and not isinstance(method, str) else self._method(config).needs
+        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        self._schedule(chosen, config)  # a layer that this model lacks is found before anything is read
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -166,7 +167,8 @@ class VideoLM:
         plan = self._plan(frames, config, ledger)
         tokens_per_frame = self.family.grid[0] * self.family.grid[1]
         with ledger.stage("encode", "tokens", self._settle) as record:
-            encoded = self.family.encode(frames.pixels[plan.encode.numpy()], salience="salience" in needs)
+            with memory_errors(f"{self.family.device} for {len(plan.encode)} frames"):
+                encoded = self.family.encode(frames.pixels[plan.encode.numpy()], salience="salience" in chosen.needs)
             record.into, record.out = len(frames.times) * tokens_per_frame, encoded.features.shape[0] * tokens_per_frame
         times = torch.from_numpy(frames.times)[plan.encode]
         view = TokenView(encoded.features, self.family.grid, times, salience=encoded.salience)
@@ -223,7 +225,14 @@ class VideoLM:
         name, parameters = parse_spec(config.outer.inner)
         if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
             name = (method.inner or "none") if config.outer.keep < 1 else "none"
-        return None if name == "none" else get_schedule(name, **parameters)
+        if name == "none":
+            return None
+        schedule = get_schedule(name, **parameters)
+        try:
+            schedule.layers(self.family.shape.layers)
+        except ValueError as error:
+            raise UsageError(f"--inner {config.outer.inner}", why=str(error), code="bad_option") from error
+        return schedule
 
     @torch.no_grad()
     def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
@@ -238,6 +247,14 @@ class VideoLM:
         text_config = self.family.model.config.get_text_config()
         cache = CompressedCache(text_config, flags, encoded.schedule, text_config.num_hidden_layers)
         positions = _positions(encoded, before, len(separators), len(prompt.after))
+        limit = getattr(text_config, "max_position_embeddings", None)
+        if limit and int(positions[0, -1]) >= limit:
+            raise UsageError(
+                f"{int(positions[0, -1]) + 1} positions, and the model was made for {limit}",
+                why=f"{len(encoded.watched.frames)} frames and the question are too long for it",
+                hint="fewer --frames, a smaller --keep, or --positions compact",
+                code="too_long",
+            )
         return Prefill(rows, positions.to(rows.device), cache, len(separators), len(prompt))
 
     def _settle(self) -> None:
@@ -294,7 +311,8 @@ def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[R
     if keep >= 1:
         reduction, features = identity(encoded, tokens, device), view.features.flatten(0, 1)
     else:
-        reduction = method(view, keep)
+        settled = method.at(config.outer.keep) if hasattr(method, "at") else method  # defaults follow the request
+        reduction = settled(view, keep)
         if config.outer.positions == "keep":
             reduction = reduction.in_raster_order()
         features = apply_reduction(view, reduction).features
@@ -304,11 +322,9 @@ def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[R
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:
-    tokens = watched.view.features.shape[1]
-    kept = (reduction.anchors // tokens).tolist()
-    spans = reduction.spans or watched.plan.spans
-    times = [float(t) for t in watched.frames.times]
-    return [SpanRecord.of(span, times, tokens, kept) for span in spans]
+    tokens, times = watched.view.features.shape[1], [float(t) for t in watched.frames.times]
+    kept = torch.bincount(reduction.anchors // tokens, minlength=len(times)).tolist()
+    return [SpanRecord.of(span, times, tokens, kept) for span in reduction.spans or watched.plan.spans]
 
 
 def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) -> Tensor:
@@ -323,6 +339,8 @@ def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) 
 def _record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
     """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after each reduction."""
     cache, counts = prefill.cache, ledger.tokens
+    if 0 not in cache.prefill_rows:
+        raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
     rows = cache.survivors[0][0]
     last_token = int(rows[-1]) - prefill.separators
     visual = {layer: int((rows[0] <= last_token).sum()) for layer, rows in cache.survivors.items()}

@@ -266,8 +266,9 @@ def identity(frames: int, tokens: int, device: torch.device | str = "cpu") -> Re
 def compose(kept_frames: Tensor, source: Tensor, inner: Reduction, tokens: int) -> Reduction:
     """Express a decision about the encoded frames as one about all frames of the video.
 
-    A frame that was not encoded is absorbed, position by position, by the encoded frame that stands for it: their equal
-    features share the weight, so that means and member counts come out as if every frame had been encoded.
+    A frame that was not encoded is absorbed, position by position, by the encoded frame that stands for it: the copies
+    share its weight, so that features stay as the method merged them, and member counts are those of all frames. The
+    method itself weighs every encoded frame once, however many frames it stands for.
 
     Args:
         kept_frames: [E] int64, original index of each encoded frame, ascending.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.batch.journal import Journal, job_key
-from vidcomp.errors import ModelError, OutOfMemory, VidcompError
+from vidcomp.errors import ModelError, OutOfMemory, UsageError, VidcompError
 from vidcomp.pipeline import VideoLM
 from vidcomp.result import SCHEMA, versions
 
@@ -18,8 +18,7 @@ __all__ = ["Outcome", "caption_videos"]
 
 log = logging.getLogger(__name__)
 
-_CAPTION_SETTINGS = ("model", "method", "inner", "keep", "positions", "frames", "fps", "segmenter", "segmenter_model",
-                     "same_frame", "dtype", "max_new_tokens", "temperature", "top_p", "seed")  # fmt: skip
+_WHERE_IT_RUNS = ("device", "attn", "offline")  # settings that do not make it other work
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def caption_videos(
     Raises:
         ModelError: the model cannot be loaded; no video was started.
     """
-    shaping = {name: settings[name] for name in _CAPTION_SETTINGS} | {"prompt": prompt}
+    shaping = {name: value for name, value in settings.items() if name not in _WHERE_IT_RUNS} | {"prompt": prompt}
     lm: VideoLM | None = None
     with Journal(output) if output else nullcontext() as journal:
         try:
@@ -83,12 +82,12 @@ def caption_videos(
 def _caption(lm: VideoLM, path: Path, prompt: str) -> dict[str, Any]:
     try:
         record = lm.ask(path, prompt).to_dict()
-    except (ModelError, OutOfMemory):
+    except (ModelError, OutOfMemory, UsageError):
         raise  # not this file's fault: stop, finished lines are kept
     except VidcompError as error:
         return _failure(path, prompt, error)
     except Exception as error:  # a bug must not cost the rest of the batch; it is recorded with its kind
-        log.exception("unexpected failure on %s", path)
+        log.debug("unexpected failure on %s", path, exc_info=True)
         why = f"{type(error).__name__}: {error}"
         return _failure(path, prompt, VidcompError("this is a bug in vidcomp", why=why, hint="vidcomp ask ... --debug"))
     return {**{k: v for k, v in record.items() if k != "answer"}, "caption": record["answer"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,8 +30,8 @@ except ImportError:  # no such lock on this system; a single writer is then the 
 def job_key(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What identifies finished work: the file's place, size and age, and the settings that shape the result."""
     try:
-        stat = path.stat()
-        size, changed = stat.st_size, stat.st_mtime_ns
+        facts = path.stat()
+        size, changed = facts.st_size, facts.st_mtime_ns
     except OSError:
         size, changed = -1, -1
     return {"file": _text(os.path.abspath(path)), "bytes": size, "mtime_ns": changed, "settings": settings}
@@ -70,9 +71,14 @@ class Journal:
     def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Write one record as one whole line, and make sure that it is on the disk."""
         line = json.dumps({**record, "job": key}, ensure_ascii=False) + "\n"
-        self._file.write(line.encode("utf-8", "replace"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(line.encode("utf-8", "replace"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path}", why=error.strerror or str(error), hint="free space, then the same command"
+            ) from error
         self._records[_canonical(key)] = record
 
     def close(self) -> None:
@@ -88,24 +94,32 @@ class Journal:
         self.close()
 
     def _load(self) -> dict[str, dict[str, Any]]:
+        """Read everything before anything is touched; only then cut the tail of a line that a killed run left."""
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            raise self._foreign("it is no regular file")
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # the tail of a line that a killed run did not finish
-            self._file.truncate(whole)
         records: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(content[:whole].splitlines(), 1):
+            if not line.strip():
+                continue
             try:
                 record = json.loads(line)
                 records[_canonical(record["job"])] = {**record, "status": str(record["status"])}
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{self.path} is not a results file of vidcomp",
-                    why=f"line {number} is no record",
-                    hint="-o another file",
-                    code="not_results",
-                ) from error
+                raise self._foreign(f"line {number} is no record") from error
+        if whole < len(content):
+            if not content[whole:].startswith((b'{"schema"', b'{"status"')):
+                raise self._foreign("its last line is no record")
+            self._file.truncate(whole)
         return records
+
+    def _foreign(self, why: str) -> InputError:
+        self._file.close()
+        return InputError(
+            f"{self.path} is not a results file of vidcomp", why=why, hint="-o another file", code="not_results"
+        )
 
 
 def _canonical(key: dict[str, Any]) -> str:

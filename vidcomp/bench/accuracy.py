@@ -170,11 +170,12 @@ def _mark_all(
     lm: VideoLM, papers: list[_Paper], settings: list[Setting], resume: Path | None
 ) -> Iterator[dict[str, Any]]:
     digest = hashlib.sha256((EMBEDDED["nano"] / "model.safetensors").read_bytes()).hexdigest()[:16]
+    run = {name: value for name, value in lm.config.flat().items() if name not in ("device", "attn", "offline")}
     journal = Journal(resume) if resume else None
     try:
         for paper in papers:
             asked = [question.text for question in paper.questions]
-            key = {"video": paper.video.seed, "questions": asked, "settings": settings, "model": digest}
+            key = {"video": paper.video.seed, "questions": asked, "settings": settings, "model": digest, "run": run}
             found = journal.find(key) if journal else None
             if found is None:
                 found = {"status": "ok", "marks": _mark(lm, paper, settings)}

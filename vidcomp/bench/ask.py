@@ -25,9 +25,10 @@ class StagePair:
     compressed: Timing
 
     @property
-    def ratio(self) -> float:
-        """How many times faster the compressed run is; below 1 it is slower."""
-        return self.plain.median / self.compressed.median if self.compressed.median else float("inf")
+    def ratio(self) -> float | None:
+        """How many times faster the compressed run is, below 1 slower; None for a stage that one of them lacks."""
+        both = self.plain.median and self.compressed.median
+        return self.plain.median / self.compressed.median if both else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def bench_ask(
     plain: list[StageLedger] = []
     compressed: list[StageLedger] = []
     for turn in range(warmup + repeats):
-        runs = (lm.ask(video, question, keep=1.0, inner="none").ledger, lm.ask(video, question).ledger)
+        runs = (
+            lm.ask(video, question, keep=1.0, method="none", inner="none", segmenter="tower").ledger,
+            lm.ask(video, question).ledger,
+        )
         if turn >= warmup:
             plain.append(runs[0])
             compressed.append(runs[1])
@@ -124,7 +128,9 @@ def _prefill(run: StageLedger) -> float:
     return _seconds(run, "prefill") + sum(stage.seconds for stage in run.stages if stage.name.startswith("llm layer"))
 
 
-def _compare(ratio: float) -> str:
+def _compare(ratio: float | None) -> str:
+    if ratio is None:
+        return "not comparable"
     if abs(ratio - 1) < _NOISE:
         return "equally fast"
     return f"{ratio:.2f}x faster" if ratio > 1 else f"{1 / ratio:.2f}x SLOWER"

@@ -7,6 +7,10 @@ def main() -> None:
     """Entry point of the ``vidcomp`` script."""
     import sys
 
-    from vidcomp.cli.app import run
+    try:
+        from vidcomp.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before or after the command itself
+        status = 130
+    sys.exit(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ import typer
 
 from vidcomp._version import __version__
 from vidcomp.cli import ask, bench, caption, doctor, methods, report
-from vidcomp.cli.console import print_error
-from vidcomp.errors import UsageError, VidcompError
+from vidcomp.cli.console import data, print_error
+from vidcomp.errors import BatchFailures, UsageError, VidcompError
 
 __all__ = ["app", "run"]
 
@@ -61,11 +62,16 @@ class _Terminated(BaseException):
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     debug = "--debug" in args
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an output that cannot carry a letter shows a mark instead
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         return int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0)
     except VidcompError as error:
+        if "--json" in args and not isinstance(error, BatchFailures):
+            data({"schema": 1, "status": "failed", "error": error.to_dict()})
         return _expected(error, debug)
     except typer.Exit as leave:
         return int(leave.exit_code)
@@ -103,10 +109,15 @@ def _bug(error: Exception, debug: bool) -> int:
     text = "".join(traceback.format_exception(error))
     if debug:
         sys.stderr.write(text)
-    with tempfile.NamedTemporaryFile("w", prefix="vidcomp-", suffix=".log", delete=False, encoding="utf-8") as saved:
-        saved.write(text)
+    where = "--debug"
+    with contextlib.suppress(OSError):
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="vidcomp-", suffix=".log", delete=False, encoding="utf-8"
+        ) as saved:
+            saved.write(text)
+        where = saved.name
     why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    print_error(VidcompError("this is a bug in vidcomp", why=why, hint=f"report it with {saved.name}"))
+    print_error(VidcompError("this is a bug in vidcomp", why=why, hint=f"report it with {where}"))
     return VidcompError.status
 
 

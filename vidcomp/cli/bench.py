@@ -106,6 +106,6 @@ def _ask_table(result: AskBench) -> Table:
         if not (pair.plain.median or pair.compressed.median):
             continue  # the stage did not run
         cells = [f"{t.median * 1e3:.2f} ({t.p10 * 1e3:.2f}-{t.p90 * 1e3:.2f})" for t in (pair.plain, pair.compressed)]
-        ratio = f"{pair.ratio:.2f}x" if pair.plain.median and pair.compressed.median else ""
+        ratio = f"{pair.ratio:.2f}x" if pair.ratio is not None else ""
         table.add_row(pair.name, *cells, ratio)
     return table

@@ -39,5 +39,5 @@ def check_request(config: RunConfig, question: str | None) -> None:
     name, parameters = parse_spec(config.outer.method)
     get_method(name, **parameters)
     name, parameters = parse_spec(config.outer.inner)
-    if name not in ("auto", "none"):
+    if name not in ("auto", "none") or parameters:
         get_schedule(name, **parameters)

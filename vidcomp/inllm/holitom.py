@@ -38,8 +38,8 @@ class HolitomInner:
     name: ClassVar[str] = "holitom"
 
     def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k must be at least 1 (layer 0 is the outer stage), got {self.k}")
+        if self.k is not None and (not isinstance(self.k, int) or self.k < 1):
+            raise ValueError(f"k must be a whole number of at least 1 (layer 0 is the outer stage), got {self.k}")
         if not 0 <= self.r < 1:
             raise ValueError(f"r must be in [0, 1), got {self.r}")
 

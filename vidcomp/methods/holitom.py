@@ -19,7 +19,7 @@ Arithmetic is float32 for every input dtype; the published code works in the mod
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -77,6 +77,10 @@ class Holitom:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+
+    def at(self, keep: float) -> Holitom:
+        """The same method with its threshold settled for a keep ratio, whatever share a later call is made with."""
+        return replace(self, tau=default_tau(keep)) if self.tau is None else self
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Decide about all T * N tokens; see the class for how many survive.

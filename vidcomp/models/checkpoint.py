@@ -67,13 +67,28 @@ def load_checkpoint(config: ModelConfig, folder: Path) -> Checkpoint:
     _quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
+        load: Any = AutoModelForImageTextToText.from_pretrained
+        model, found = load(
             folder,
+            output_loading_info=True,
             dtype=pick_dtype(config.dtype, device),
             attn_implementation=config.attn,
             local_files_only=True,
             trust_remote_code=False,
         )
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ModelError(
+                f"{config.model} lacks {len(missing)} tensors",
+                why=f"{missing[0]} is one of them",
+                hint="download it again",
+            )
+        if "size" not in video_settings(folder):
+            raise ModelError(
+                f"{config.model} has no video preprocessor settings",
+                why="neither video_preprocessor_config.json nor preprocessor_config.json gives a size",
+                hint="download it again",
+            )
         model = model.to(device).eval()
         return Checkpoint(config.model, model, tokenizer, video_settings(folder), chat_template(folder))
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -10,6 +10,7 @@ stay bit-identical.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["attention_of", "encoder_layers", "probe_attention", "received_attent
 
 _NAME = "vidcomp_probe"
 _SCRATCH_BYTES = 32 * 2**20
+_PROBING = threading.Lock()  # the swapped config is seen by every thread that runs the tower
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -91,12 +93,13 @@ AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 @contextmanager
 def probe_attention(attention: Any) -> Iterator[list[Tensor]]:
     """Collect [B, N] received attention of every forward through one attention module while the block runs."""
-    real, sink = attention.config, list[Tensor]()
-    attention.config = _ProbedConfig(real, sink)
-    try:
-        yield sink
-    finally:
-        attention.config = real
+    with _PROBING:
+        real, sink = attention.config, list[Tensor]()
+        attention.config = _ProbedConfig(real, sink)
+        try:
+            yield sink
+        finally:
+            attention.config = real
 
 
 def encoder_layers(tower: nn.Module) -> nn.ModuleList:

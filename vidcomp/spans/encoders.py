@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vidcomp.config import SpanConfig
@@ -134,8 +135,15 @@ def _load(kind: str, name: str, device: str, offline: bool) -> VisionNetwork:
 
     loader: Any = CLIPVisionModel if kind == "clip" else AutoModel
     try:
-        model = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model, info = loader.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the frame encoder {name}", why=first_line(error)) from error
     settings = read_json(folder / "preprocessor_config.json")
+    if info["missing_keys"] or "image_mean" not in settings:
+        raise ModelError(
+            f"the frame encoder {name} is incomplete", why="tensors or preprocessor_config.json are missing",
+            hint="download it again",
+        )  # fmt: skip
     return VisionNetwork(model.to(pick_device(device)).eval(), settings)

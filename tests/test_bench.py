@@ -122,6 +122,12 @@ def test_plots_open(small, tmp_path):
         plot_accuracy(bench, tmp_path / "a.gif")
 
 
+def test_parameters_stay_with_their_method():
+    from vidcomp.cli.accuracy import _methods
+
+    assert _methods("holitom:tau=0.8,beta=0.5,random,pool") == ["holitom:tau=0.8,beta=0.5", "random", "pool"]
+
+
 def test_the_command(small, tmp_path, capfd):
     _, journal = small
     args = "bench accuracy --method holitom,random --keep 1.0,0.1 --questions 16 --quiet".split()

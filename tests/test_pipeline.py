@@ -182,7 +182,7 @@ def test_frames_are_encoded_in_chunks(nano, clip, monkeypatch):
 def test_a_method_object_can_be_passed(nano, clip):
     method = vidcomp.get_method("holitom", tau=0.5)
     answer = nano.ask(clip, QUESTION, method=method, keep=0.25, max_new_tokens=2)
-    assert answer.method == "holitom"
+    assert answer.method == "holitom:tau=0.5"
     by_name = nano.ask(clip, QUESTION, method="holitom:tau=0.5", keep=0.25, max_new_tokens=2)
     assert by_name.ledger.tokens == answer.ledger.tokens
 

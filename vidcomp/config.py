@@ -1,8 +1,7 @@
 """Every setting of a run: named, defaulted, ranged and explained once.
 
 One frozen dataclass per stage, nested into :class:`RunConfig`. The command line builds its options from these fields,
-the
-JSON record writes them, and the Python API takes the same names. Importing this module must stay free of torch.
+the JSON record writes them, and the Python API takes the same names. Importing this module must stay free of torch.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
 from vidcomp.methods import Method, get_method
+from vidcomp.methods.base import described
 from vidcomp.models import Family, load_family
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -152,7 +153,7 @@ class VideoLM:
             record.into, record.out = watched.view.total, len(tokens)
         ledger.tokens.kept = len(tokens)
         ledger.spans = _span_records(watched, reduction)
-        name = config.outer.method if chosen is not method else chosen.name
+        name = config.outer.method if chosen is not method else described(chosen)
         return EncodedVideo(watched, tokens, reduction, name, self._schedule(chosen, config), config, ledger)
 
     def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:

@@ -30,8 +30,7 @@ def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resize uint8 [T, 3, h, w] to uint8 [T, 3, H, W], bit-equal to the stock processors on CPU.
 
     The uint8 kernels of torch round and clip between their two passes; a resize in float differs by up to 15 grey
-    levels.
-    Where no uint8 kernel exists the resize runs in float32 and rounds once at the end.
+    levels. Where no uint8 kernel exists the resize runs in float32 and rounds once at the end.
     """
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,11 @@ def accuracy(
     ui: Ui,
 ) -> None:
     """Measure accuracy on videos that the embedded model has never seen, paired with the uncompressed run."""
-    methods, keeps = method.split(","), [_keep(text) for text in keep.split(",")]
+    methods, keeps = _methods(method), [_keep(text) for text in keep.split(",")]
+    if importlib.util.find_spec("av") is None:
+        raise UsageError(
+            "bench accuracy writes video files", why="the package av is not installed", hint="pip install av"
+        )
     if plot is not None and plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--plot {plot}", why="the suffix must be .svg or .png", code="bad_option")
     from vidcomp.bench.accuracy import bench_accuracy
@@ -56,6 +61,17 @@ def accuracy(
         data(result.to_dict())
     else:
         _show(result)
+
+
+def _methods(text: str) -> list[str]:
+    """Split at commas, but not at those between the parameters of one method: a:x=1,y=2,b are two methods."""
+    names: list[str] = []
+    for part in text.split(","):
+        if "=" in part and ":" not in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
 
 
 def _keep(text: str) -> float:

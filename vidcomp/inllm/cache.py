@@ -1,8 +1,7 @@
 """A KV cache that carries the plan of an in-LLM reduction and remembers which rows each layer still holds.
 
-Words: a *column* is an index on the timeline of layer 0, which is never reduced. A reduced layer stores a static map
-of its
-first keys to columns; every later key is the contiguous run that follows, so decode steps need no bookkeeping.
+Words: a *column* is an index on the timeline of layer 0, which is never reduced. A reduced layer stores a static map of
+its first keys to columns; every later key is the contiguous run that follows, so decode steps need no bookkeeping.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class CompressedCache(DynamicCache):
         schedule: what to reduce inside the model, None for nothing.
         depth: number of decoder layers.
 
-    All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different
-    prompts does not.
+    All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
+    does not.
     """
 
     def __init__(self, config: Any, visual: Tensor, schedule: Schedule | None = None, depth: int = 0) -> None:

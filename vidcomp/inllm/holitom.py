@@ -3,11 +3,9 @@
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.
 Needs: attention of the last row in layer k - 1; hidden states entering layer k.
 In plain words: keep the share 1 - r of the visual rows that the last row looks at most; every other row goes to the
-kept row with
-the largest cosine similarity; in ascending order each one moves its target half-way towards itself.
-The published code lets layer k - 1 run without causal masking to obtain its attention; here only the one needed row
-is computed,
-so layer k - 1 stays what the stock model computes.
+kept row with the largest cosine similarity; in ascending order each one moves its target half-way towards itself. The
+published code lets layer k - 1 run without causal masking to obtain its attention; here only the one needed row is
+computed, so layer k - 1 stays what the stock model computes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ the entry-point group ``vidcomp.methods``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vidcomp.tokens import Reduction, TokenView
 
-__all__ = ["Method", "MethodInfo", "check_keep", "signal"]
+__all__ = ["Method", "MethodInfo", "check_keep", "described", "signal"]
 
 
 class Method(Protocol):
@@ -59,6 +59,16 @@ class MethodInfo:
     needs: frozenset[str]
     parameters: Mapping[str, Any]
     inner: str | None
+
+
+def described(method: Any) -> str:
+    """A method object as the user would type it: its name, and the parameters that differ from their defaults."""
+    changed = [f"{item.name}={getattr(method, item.name)}" for item in fields(method) if _differs(method, item)]
+    return f"{method.name}:{','.join(changed)}" if changed else str(method.name)
+
+
+def _differs(method: Any, item: Field[Any]) -> bool:
+    return item.default is MISSING or getattr(method, item.name) != item.default
 
 
 def check_keep(keep: float) -> None:

@@ -1,10 +1,8 @@
 """Attention that each patch receives in the vision tower, without attention outputs and without family code.
 
 The config object of one attention module is swapped for a proxy that names a registered attention function. That
-function
-sees the final queries and keys, notes how much attention each key receives, and delegates to the real kernel, so the
-features
-stay bit-identical.
+function sees the final queries and keys, notes how much attention each key receives, and delegates to the real kernel,
+so the features stay bit-identical.
 """
 
 from __future__ import annotations

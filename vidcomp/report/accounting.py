@@ -2,8 +2,7 @@
 
 One named convention: multiply-adds of grouped-query attention and a gated MLP, the exact count of FastVID's formula
 ``2nC^2(1 + g/h) + 2n^2C + 3nCm`` per layer. Text rows are included; embedding, norms, the output head and the vision
-tower are not.
-A multiply-add is counted once. Published figures follow other conventions and do not compare.
+tower are not. A multiply-add is counted once. Published figures follow other conventions and do not compare.
 """
 
 from __future__ import annotations

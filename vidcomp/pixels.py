@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["RESAMPLE", "center_crop", "normalize", "resize", "shortest_edge", "to_channels_first"]
+__all__ = ["RESAMPLE", "normalize", "resize", "to_channels_first"]
 
 RESAMPLE = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Resampling codes as the checkpoints' JSON files spell them."""
@@ -51,16 +51,3 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float], scale
     center = torch.tensor(mean, device=pixels.device) * (1.0 / scale)
     spread = torch.tensor(std, device=pixels.device) * (1.0 / scale)
     return (pixels.float() - center.view(-1, 1, 1)).div_(spread.view(-1, 1, 1))
-
-
-def shortest_edge(pixels: Tensor, edge: int, mode: str) -> Tensor:
-    """Resize so that the shorter side becomes ``edge`` and the aspect ratio stays."""
-    height, width = pixels.shape[-2:]
-    longer = int(edge * max(height, width) / min(height, width))
-    return resize(pixels, (edge, longer) if height <= width else (longer, edge), mode)
-
-
-def center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut the middle [T, 3, H, W] out of [T, 3, h, w]; the picture must be at least that large."""
-    top, left = (int((have - want) / 2.0) for have, want in zip(pixels.shape[-2:], size, strict=True))
-    return pixels[..., top : top + size[0], left : left + size[1]]

@@ -83,7 +83,6 @@ def bench_ask(
         question: what to ask.
         repeats: measured pairs.
         warmup: pairs that are thrown away.
-        tick: called after every pair, for a progress bar.
 
     Raises:
         ValueError: fewer than one repeat.
@@ -100,7 +99,6 @@ def bench_ask(
         if turn >= warmup:
             plain.append(runs[0])
             compressed.append(runs[1])
-        tick()
     pairs = tuple(
         StagePair(name, Timing.of([measure(run) for run in plain]), Timing.of([measure(run) for run in compressed]))
         for name, measure in _measures()

@@ -135,9 +135,9 @@ def test_a_gpu_gives_the_same_tokens(replicas):
     frames = made_up_clip(4, 96, 144)
     cpu = load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cpu", dtype="float32"))
     gpu = load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cuda", dtype="float32"))
-    one, other = cpu.encode(frames, salience=True), gpu.encode(frames, salience=True)
+    one, other = (family.encode(frames, frozenset({"salience"})) for family in (cpu, gpu))
     torch.testing.assert_close(one.features, other.features.cpu(), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(one.salience, other.salience.cpu(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(one.signals["salience"], other.signals["salience"].cpu(), rtol=1e-3, atol=1e-5)
 
 
 def test_errors_travel_between_processes():

@@ -160,7 +160,8 @@ class VideoLM:
         """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
-        self._schedule(chosen, config)  # a layer that this model lacks is found before anything is read
+        self._schedule(chosen, config)  # a layer or signal that this model lacks is found before anything is read
+        signals = self._signals(chosen)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -169,10 +170,10 @@ class VideoLM:
         tokens_per_frame = self.family.grid[0] * self.family.grid[1]
         with ledger.stage("encode", "tokens", self._settle) as record:
             with memory_errors(f"{self.family.device} for {len(plan.encode)} frames"):
-                encoded = self.family.encode(frames.pixels[plan.encode.numpy()], salience="salience" in chosen.needs)
+                encoded = self.family.encode(frames.pixels[plan.encode.numpy()], signals)
             record.into, record.out = len(frames.times) * tokens_per_frame, encoded.features.shape[0] * tokens_per_frame
         times = torch.from_numpy(frames.times)[plan.encode]
-        view = TokenView(encoded.features, self.family.grid, times, salience=encoded.salience)
+        view = TokenView(encoded.features, self.family.grid, times, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=len(frames.times) * tokens_per_frame)
         ledger.frame_times, ledger.frames_encoded = [float(t) for t in frames.times], len(plan.encode)
         return WatchedVideo(frames, plan, view, config, ledger)
@@ -221,6 +222,18 @@ class VideoLM:
         drawn = "seed" not in parameters and hasattr(method, "seed")
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
+
+    def _signals(self, method: Method) -> frozenset[str]:
+        """What the tower has to tell for this method."""
+        missing = method.needs - self.family.signals
+        if missing:
+            raise UsageError(
+                f"method {method.name!r} needs {', '.join(sorted(missing))}",
+                why=f"{self.family.model_type} models do not give that here",
+                hint="see: vidcomp methods",
+                code="missing_signal",
+            )
+        return frozenset(method.needs)
 
     def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
         name, parameters = parse_spec(config.outer.inner)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +21,13 @@ DEFAULT_FRAMES = 32  # the customary number in the literature, for checkpoints t
 
 @dataclass(frozen=True)
 class Encoded:
-    """Visual tokens of some frames: features [t, N, D], and salience [t, N] when it was asked for."""
+    """Visual tokens of some frames: features [t, N, D], and the signals that were asked for, each [t, N] or [t, N, C].
+
+    A signal has the name of a :class:`~vidcomp.tokens.TokenView` field.
+    """
 
     features: Tensor
-    salience: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Family(ABC):
     """
 
     model_type: ClassVar[str]
+    signals: ClassVar[frozenset[str]]  # what the tower can tell besides features
     chunk: ClassVar[int] = 16  # frames encoded at once; bounds the vision tower's memory
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -111,8 +115,8 @@ class Family(ABC):
         """Decoded frames uint8 [t, h, w, 3] as the tower's input, float32 [t, 3, H, W]."""
 
     @abstractmethod
-    def encode_chunk(self, pixels: Tensor, *, salience: bool) -> Encoded:
-        """Run tower, projector and pooling on a few frames."""
+    def encode_chunk(self, pixels: Tensor, signals: frozenset[str]) -> Encoded:
+        """Run tower, projector and pooling on a few frames; ``signals`` is a subset of the family's."""
 
     @abstractmethod
     def separators(self) -> Tensor:
@@ -122,18 +126,17 @@ class Family(ABC):
     def prompt(self, question: str) -> Prompt:
         """Token ids before and after the visual block, as the stock processor writes them."""
 
-    def encode(self, frames: np.ndarray[Any, np.dtype[np.uint8]], *, salience: bool) -> Encoded:
-        """Visual tokens of frames uint8 [T, h, w, 3], a chunk at a time: features [T, N, D], salience [T, N]."""
-        chunks = list(self._chunks(frames, salience))
+    def encode(self, frames: np.ndarray[Any, np.dtype[np.uint8]], signals: frozenset[str] = frozenset()) -> Encoded:
+        """Visual tokens of frames uint8 [T, h, w, 3], a chunk at a time: features [T, N, D], signals [T, N, ...]."""
+        chunks = list(self._chunks(frames, signals))
         features = torch.cat([chunk.features for chunk in chunks])
-        scores = [chunk.salience for chunk in chunks if chunk.salience is not None]
-        return Encoded(features, torch.cat(scores) if salience else None)
+        return Encoded(features, {name: torch.cat([chunk.signals[name] for chunk in chunks]) for name in signals})
 
     @torch.no_grad()
-    def _chunks(self, frames: np.ndarray[Any, np.dtype[np.uint8]], salience: bool) -> Iterator[Encoded]:
+    def _chunks(self, frames: np.ndarray[Any, np.dtype[np.uint8]], signals: frozenset[str]) -> Iterator[Encoded]:
         for start in range(0, len(frames), self.chunk):
             pixels = self.pixels(frames[start : start + self.chunk])
-            yield self.encode_chunk(pixels.to(self.device, self.model.dtype), salience=salience)
+            yield self.encode_chunk(pixels.to(self.device, self.model.dtype), signals)
 
     def render(self, question: str) -> str:
         """The chat prompt with one video placeholder.

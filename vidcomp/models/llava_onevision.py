@@ -26,6 +26,7 @@ class LlavaOnevision(Family):
     """Adapter for ``llava_onevision`` checkpoints, the embedded model among them."""
 
     model_type = "llava_onevision"
+    signals = frozenset({"salience"})
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -48,13 +49,13 @@ class LlavaOnevision(Family):
         squashed = resize(to_channels_first(frames), size, RESAMPLE[int(rule["resample"])])
         return normalize(squashed, rule["image_mean"], rule["image_std"], rule.get("rescale_factor", 1 / 255))
 
-    def encode_chunk(self, pixels: Tensor, *, salience: bool) -> Encoded:
+    def encode_chunk(self, pixels: Tensor, signals: frozenset[str]) -> Encoded:
         """Tower, projector and pooling as the stock model runs them, without the newline row: [t, N, D]."""
-        if not salience:
+        if "salience" not in signals:
             return Encoded(self._features(pixels))
         with probe_attention(self._probed) as sink:
             features = self._features(pixels)
-        return Encoded(features, self._pool(torch.cat(sink)))
+        return Encoded(features, {"salience": self._pool(torch.cat(sink))})
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""

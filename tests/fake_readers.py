@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import Header
-from vidcomp.video.reader import ReaderError, VideoReader
+from vidcomp.video.reader import ReaderError, Source, VideoReader
+from vidcomp.video.scan import Timeline
 
 
 class Painted(VideoReader):
@@ -20,15 +21,15 @@ class Painted(VideoReader):
 
     name = "painted"
 
-    def open(self, path: str, header: Header) -> None:
+    def open(self, source: Source) -> None:
         os.write(2, b"[codec @ 0x1] chatter on standard error\n")
 
     @property
     def claimed_seconds(self) -> float | None:
         return 1.0
 
-    def frame_times(self) -> NDArray[np.float64]:
-        return np.arange(10) / 10
+    def timeline(self) -> Timeline:
+        return Timeline(np.arange(10), Fraction(1, 10))
 
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         for index in indices:
@@ -45,30 +46,30 @@ class Painted(VideoReader):
 class Hanging(Painted):
     """Hangs in native code and keeps the interpreter lock, so that not even the lifeline thread runs."""
 
-    def frame_times(self) -> NDArray[np.float64]:
+    def timeline(self) -> Timeline:
         ctypes.PyDLL(None).sleep(600)
         raise AssertionError
 
 
 class Crashing(Painted):
-    def frame_times(self) -> NDArray[np.float64]:
+    def timeline(self) -> Timeline:
         os.kill(os.getpid(), signal.SIGSEGV)
         raise AssertionError
 
 
 class Leaving(Painted):
-    def frame_times(self) -> NDArray[np.float64]:
+    def timeline(self) -> Timeline:
         os._exit(7)
 
 
 class Raising(Painted):
-    def frame_times(self) -> NDArray[np.float64]:
+    def timeline(self) -> Timeline:
         raise KeyError("inside")
 
 
 class Greedy(Painted):
-    def frame_times(self) -> NDArray[np.float64]:
-        return np.ones(1 << 34)
+    def timeline(self) -> Timeline:
+        return Timeline(np.ones(1 << 34, np.int64), Fraction(1))
 
 
 class Short(Painted):
@@ -84,6 +85,6 @@ class Growing(Painted):
 class Modules(Painted):
     """Fails with the names of the heavy modules that the child has loaded."""
 
-    def open(self, path: str, header: Header) -> None:
-        heavy = [name for name in ("torch", "transformers", "cv2", "decord") if name in sys.modules]
+    def open(self, source: Source) -> None:
+        heavy = [name for name in ("torch", "transformers", "cv2") if name in sys.modules]
         raise ReaderError(f"loaded: {heavy}")

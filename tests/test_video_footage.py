@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(not FOOTAGE.is_dir(), reason="no ../shared/video
 
 # name -> reader, presentable frames, time of the last one
 CLIPS = {
-    "anim.gif": ("opencv", 40, 3.9),
-    "cut_copy.mp4": ("opencv", 167, 6.64),
+    "anim.gif": ("pyav", 40, 3.9),
+    "cut_copy.mp4": ("pyav", 167, 6.64),
     "h264_longgop.mp4": ("decord", 3000, 119.96),
     "h264_opengop.mp4": ("decord", 250, 9.96),
     "hevc_10bit.mkv": ("decord", 100, 3.96),
@@ -29,8 +29,8 @@ CLIPS = {
     "rot90.mp4": ("decord", 100, 3.96),
     "scenes_h264.mp4": ("decord", 300, 11.96),
     "start_offset.mp4": ("decord", 100, 3.96),
-    "trunc_fast.mp4": ("opencv", 49, 1.92),
-    "vfr.mp4": ("opencv", 150, 11.12),
+    "trunc_fast.mp4": ("pyav", 49, 1.92),
+    "vfr.mp4": ("pyav", 150, 11.12),
 }
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fake_readers import Crashing, Greedy, Growing, Hanging, Leaving, Modules, P
 
 from vidcomp.errors import InputError
 from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
+from vidcomp.video.isolation import stop_nursery
 
 FOUR = Sampling(4)
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +34,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def children() -> list[int]:
-    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+def children(of: int) -> list[int]:
+    found = Path(f"/proc/{of}/task").glob("*/children")
     return [int(pid) for file in found for pid in file.read_text().split()]
+
+
+def decoding() -> list[int]:
+    """Process ids of decoding children: this process has a nursery, and the nursery has them."""
+    return [child for nursery in children(os.getpid()) for child in children(nursery)]
 
 
 def descriptors() -> int:
@@ -65,7 +72,7 @@ def test_a_hanging_reader_is_ended_at_its_deadline(file: Path) -> None:
     error = failure(file, Hanging, deadline=1.0)
     assert "no answer within 1 s" in error.why
     assert error.code == "unreadable"
-    assert children() == []
+    assert decoding() == []
 
 
 def test_every_cause_is_named(file: Path) -> None:
@@ -96,7 +103,10 @@ def test_nothing_is_left_behind(file: Path) -> None:
         read_frames(file, FOUR, readers=[named(kind), named(Painted)])
     gc.collect()
     assert (descriptors(), threading.active_count(), set(os.listdir("/dev/shm"))) == before
-    assert children() == []
+    assert decoding() == []
+    stop_nursery()
+    assert children(os.getpid()) == []
+    assert descriptors() < before[0]
 
 
 def test_several_threads_read_at_once(file: Path) -> None:
@@ -113,8 +123,8 @@ def test_several_threads_read_at_once(file: Path) -> None:
     assert results == [4] * 4
 
 
-def start_stuck(file: Path) -> tuple[subprocess.Popen[str], int]:
-    """A process that is stuck in a hanging reader, and the process id of its decoding child."""
+def start_stuck(file: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process that is stuck in a hanging reader, and the process ids of its nursery and its decoding child."""
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from vidcomp.video import Sampling, read_frames\n"
@@ -122,14 +132,17 @@ def start_stuck(file: Path) -> tuple[subprocess.Popen[str], int]:
     )
     command = [sys.executable, "-c", code, str(file), str(ROOT), str(ROOT / "tests")]
     parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    while not (found := listing.read_text().split()):
-        time.sleep(0.02)
-    child = int(found[0])
-    while not reached(child):
-        time.sleep(0.02)
+    wait_for(lambda: any(reached(child) for nursery in children(parent.pid) for child in children(nursery)))
     time.sleep(0.1)
-    return parent, child
+    nursery = children(parent.pid)[0]
+    return parent, [nursery, *children(nursery)]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def reached(pid: int) -> bool:
@@ -156,13 +169,13 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_child_ends_with_its_parent(file: Path, blow: signal.Signals) -> None:
-    parent, child = start_stuck(file)
+    parent, others = start_stuck(file)
     try:
         start = time.monotonic()
         parent.send_signal(blow)
         _, printed = parent.communicate(timeout=20)
         assert time.monotonic() - start < (2 if blow == signal.SIGINT else 5)
-        assert gone(child)
+        assert all(map(gone, others))
         if blow == signal.SIGINT:
             assert "KeyboardInterrupt" in printed
     finally:

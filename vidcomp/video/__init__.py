@@ -9,15 +9,17 @@ Importing this package starts no native library. The child process is the only p
 from vidcomp.video.files import display_name
 from vidcomp.video.read import DEADLINE_SECONDS, read_frames
 from vidcomp.video.reader import READERS, ReaderError, VideoReader
-from vidcomp.video.sampling import Sampling
-from vidcomp.video.types import Frames, VideoInfo
+from vidcomp.video.sampling import Sampling, StockRule
+from vidcomp.video.types import Frames, Partial, VideoInfo
 
 __all__ = [
     "DEADLINE_SECONDS",
     "READERS",
     "Frames",
+    "Partial",
     "ReaderError",
     "Sampling",
+    "StockRule",
     "VideoInfo",
     "VideoReader",
     "display_name",

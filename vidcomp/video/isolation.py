@@ -1,80 +1,108 @@
-"""Running a decoder in a child process that can be killed.
+"""Running a decoder in a child process that can be killed, and taking its frames while it works.
 
-Nothing outlives a call: the pixels and the library noise go to files without names, the child is killed and waited for
-whatever happens here, and it ends by itself when this process dies.
+Nothing outlives a job: the pixels and the library noise go to files without names, and the child is killed whatever
+happens here. One nursery process (see ``nursery.py``) serves all jobs of this process; it ends when this process does.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
 import mmap
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import Header
 from vidcomp.video.reader import ReaderError
-from vidcomp.video.sampling import Sampling
+from vidcomp.video.worker import Request
 
-__all__ = ["Job", "run_job"]
+__all__ = ["Event", "Job", "Planned", "run_job", "start_nursery", "stop_nursery"]
 
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_MINUTE = 1.0  # added to the deadline for every minute of video
 LONGEST_SECONDS = 6 * 3600.0  # a file may claim any length; no more than this counts
+END_SECONDS = 5.0  # a killed child is gone within this
 NOISE_BYTES = 2000
-# -I: the child imports what this process would import, and nothing from the current directory by accident.
+# -I: the nursery imports what this process would import, and nothing from the current directory by accident.
 BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from vidcomp.video.worker import main; main(sys.argv[2:])"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "from vidcomp.video.nursery import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file for one reader."""
+    """One request about one open file."""
 
-    reader: str
+    request: Request
     video: int  # open descriptor
-    path: str  # absolute, for systems where the descriptor cannot be named
-    header: Header
-    sampling: Sampling
-    max_side: int | None
 
 
-def run_job(job: Job, deadline_seconds: float) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """Decode in a child process.
+@dataclass(frozen=True)
+class Planned:
+    """The frames that a reader is going to deliver.
+
+    Attributes:
+        pixels: uint8 ``[T, h, w, 3]`` in shared memory, filled from the front.
+        facts: ``indices``, ``ticks`` and ``base`` as the child sent them.
+    """
+
+    pixels: NDArray[np.uint8]
+    facts: dict[str, Any]
+
+
+Event = Planned | int | dict[str, Any]  # a plan, a number of frames that are ready, or the closing facts
+
+
+def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
+    """Do a job in a child process, yielding what it says as it says it.
 
     Args:
         deadline_seconds: wall time, to which one second per minute of claimed video is added once it is known.
 
-    Returns:
-        The facts that the child reports, and the pixels, uint8 ``[T, h, w, 3]``, mapped from shared memory.
+    Yields:
+        A :class:`Planned`, then numbers of frames that are ready, and at last the facts as a dictionary. A second plan
+        starts everything anew. A job without a reader yields its facts only. Leaving early kills the child.
 
     Raises:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
             that the native libraries printed, when they printed any.
     """
-    with _memory_file() as arena, tempfile.TemporaryFile() as noise, _pipe() as (receive, give):
+    with _memory_file() as arena, tempfile.TemporaryFile() as noise:
         try:
-            with _child(job, arena, noise.fileno(), give) as child:
-                answer = _listen(child, receive, deadline_seconds)
+            with _child(job, arena, noise.fileno()) as (control, receive):
+                for message in _listen(control, receive, deadline_seconds):
+                    if (event := _event(message, arena)) is not None:
+                        yield event
         except ReaderError as error:
             printed = _printed(noise.fileno())
-            logger.debug("%s failed: %s; it printed: %s", job.reader, error, printed)
+            logger.debug("%s failed: %s; it printed: %s", job.request.reader, error, printed)
             raise error from (RuntimeError(printed) if printed else None)
-        return answer, _map(arena, tuple(answer["shape"]))
+
+
+def _event(message: dict[str, Any], arena: int) -> Event | None:
+    kind = message["event"]
+    if kind == "planned":
+        return Planned(_map(arena, tuple(message["shape"])), message)
+    if kind == "frames":
+        return int(message["ready"])
+    return dict(message["facts"]) if kind == "done" else None
 
 
 @contextmanager
@@ -92,89 +120,145 @@ def _memory_file() -> Iterator[int]:
 
 
 @contextmanager
-def _pipe() -> Iterator[tuple[int, list[int]]]:
-    """Read end, and the write end in a list from which the parent removes it once the child has it."""
+def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, int]]:
+    """The control socket and the message pipe of a new child; it is gone when the block is left."""
+    control, far = socket.socketpair()
     receive, give = os.pipe()
-    owned = [give]
     try:
-        yield receive, owned
+        os.write(arena, job.request.to_json())
+        try:
+            _NURSERY.adopt([far.fileno(), job.video, arena, give, noise])
+        finally:
+            far.close()
+            os.close(give)
+        yield control, receive
     finally:
         os.close(receive)
-        for fd in owned:
-            os.close(fd)
+        with contextlib.suppress(OSError):
+            control.shutdown(socket.SHUT_WR)
+        _ended(control)
+        control.close()
 
 
-@contextmanager
-def _child(job: Job, arena: int, noise: int, give: list[int]) -> Iterator[subprocess.Popen[bytes]]:
-    folders = [os.path.abspath(entry) for entry in sys.path]
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-c", BOOT, json.dumps(folders), str(give[0])],
-        stdin=subprocess.PIPE,
-        stdout=noise,
-        stderr=noise,
-        pass_fds=(job.video, arena, give[0]),
-    )
-    try:
-        os.close(give.pop())
-        _request(child, job, arena)
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        if child.stdin is not None:
-            child.stdin.close()
+def _ended(control: socket.socket) -> int | None:
+    """Exit status of the child once it is gone, negative for a signal; None when nobody can tell."""
+    control.settimeout(END_SECONDS)
+    text = b""
+    with contextlib.suppress(OSError):
+        while piece := control.recv(64):
+            text += piece
+    return int(text) if text else None
 
 
-def _request(child: subprocess.Popen[bytes], job: Job, arena: int) -> None:
-    # Naming the descriptor makes every file name safe for native code: stray bytes, "%03d", "http:".
-    numbered = f"/proc/self/fd/{job.video}"
-    fields = {
-        "reader": job.reader,
-        "path": numbered if os.path.exists(numbered) else job.path,
-        "header": asdict(job.header),
-        "sampling": asdict(job.sampling),
-        "max_side": job.max_side,
-        "arena": arena,
-        "parent": os.getpid(),
-    }
-    assert child.stdin is not None
-    try:
-        os.write(child.stdin.fileno(), json.dumps(fields).encode() + b"\n")
-    except BrokenPipeError:
-        logger.debug("the child ended before it was asked; _listen tells how")
+class _Nursery:
+    """This process's end of the line to its nursery, which is started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._line: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def start(self) -> None:
+        """Start the process if there is none; returns at once, while it loads its libraries."""
+        with self._lock:
+            self._require()
+
+    def adopt(self, descriptors: list[int]) -> None:
+        """Fork a child with these descriptors; returns once it exists."""
+        with self._lock:
+            for attempt in range(2):
+                line = self._require()
+                try:
+                    socket.send_fds(line, [b"j"], descriptors)
+                    if line.recv(1):
+                        return
+                except OSError as error:
+                    logger.debug("the nursery is gone (%s), attempt %d", error, attempt)
+                self._drop()
+        raise ReaderError("the decoding process cannot be started", "crash")
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        with self._lock:
+            self._drop()
+
+    def _require(self) -> socket.socket:
+        if self._line is not None and self._owner == os.getpid() and self._process and self._process.poll() is None:
+            return self._line
+        if self._owner == os.getpid():
+            self._drop()
+        self._line, far = socket.socketpair()
+        with far:
+            folders = [os.path.abspath(entry) for entry in sys.path]
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", BOOT, json.dumps(folders), str(far.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(far.fileno(),),
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        self._owner = os.getpid()
+        return self._line
+
+    def _drop(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        if self._process is not None and self._owner == os.getpid():
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._line = self._process = None
 
 
-def _listen(child: subprocess.Popen[bytes], receive: int, deadline_seconds: float) -> dict[str, Any]:
-    """Wait for the child's answer, its end, or the deadline."""
+_NURSERY = _Nursery()
+
+
+def start_nursery() -> None:
+    """Load the decoding libraries in their process now, so that the first video need not wait for it."""
+    _NURSERY.start()
+
+
+def stop_nursery() -> None:
+    """End the decoding process; the next video starts another one."""
+    _NURSERY.stop()
+
+
+atexit.register(stop_nursery)
+
+
+def _listen(control: socket.socket, receive: int, deadline_seconds: float) -> Iterator[dict[str, Any]]:
+    """Messages of the child until it is done, fails, ends, or the deadline is over."""
     limit, start, buffer = deadline_seconds, time.monotonic(), b""
     poll = select.poll()
     poll.register(receive, select.POLLIN)
     while True:
         left = start + limit - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if not poll.poll(max(0.0, left) * 1000):
             raise ReaderError(f"no answer within {limit:.0f} s", "hang")
         piece = os.read(receive, 1 << 16)
         if not piece:
-            raise ReaderError(_ended(child), "crash")
+            raise ReaderError(_how_it_ended(control), "crash")
         *lines, buffer = (buffer + piece).split(b"\n")
         for line in lines:
             message: dict[str, Any] = json.loads(line)
+            if message["event"] == "failed":
+                raise ReaderError(message["why"], message["code"])
             if message["event"] == "opened":
                 limit += min(message["seconds"] or 0.0, LONGEST_SECONDS) / 60 * SECONDS_PER_MINUTE
-            elif message["event"] == "failed":
-                raise ReaderError(message["why"], message["code"])
-            else:
-                return message
+            yield message
+            if message["event"] == "done":
+                return
 
 
-def _ended(child: subprocess.Popen[bytes]) -> str:
-    try:
-        status = child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        return "closed its pipe and went on"
-    if status < 0:
-        return f"crashed ({signal.Signals(-status).name})"
-    return f"ended with status {status} and no answer"
+def _how_it_ended(control: socket.socket) -> str:
+    status = _ended(control)
+    if status is None:
+        return "the decoding process is gone"
+    return f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status} and no answer"
 
 
 def _printed(noise: int) -> str:

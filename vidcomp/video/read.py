@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +16,21 @@ from vidcomp.errors import IncompleteVideo, InputError, UsageError
 from vidcomp.video.files import display_name, open_video, refuse_text
 from vidcomp.video.header import Header, read_header, refuse_absurd
 from vidcomp.video.reader import READERS, ReaderError
+from vidcomp.video.sampling import Sampling
 
 if TYPE_CHECKING:
-    from vidcomp.video.sampling import Sampling
-    from vidcomp.video.types import Frames
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["DEADLINE_SECONDS", "read_frames"]
+    from vidcomp.video.isolation import Event, Planned
+    from vidcomp.video.types import Frames, Partial
+
+__all__ = ["DEADLINE_SECONDS", "MAX_BYTES", "look_at", "read_frames"]
 
 logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 30.0
+MAX_BYTES = 256 << 20  # of all frames together; larger ones are shrunk while decoding
 # The container's length may include sound that goes on after the last picture, and rounds the last frame.
 EXACT_SLACK_SECONDS = 0.1  # the length of the video track itself, from an MP4 index
 ROUGH_SLACK_SECONDS = 1.0  # the length of the longest track
@@ -37,7 +45,9 @@ def read_frames(
     readers: Sequence[str] | None = None,
     deadline_seconds: float | None = None,
     max_side: int | None = None,
+    max_bytes: int = MAX_BYTES,
     strict: bool = False,
+    on_ready: Callable[[Partial], None] | None = None,
 ) -> Frames:
     """Read sampled frames of a video file, in a child process.
 
@@ -48,7 +58,10 @@ def read_frames(
         deadline_seconds: wall time for each reader before it is killed and the next one is tried, 30 by default. One
             second per minute of video is added to it.
         max_side: shrink frames while decoding so that no side is longer; None keeps the full size.
+        max_bytes: shrink frames so that all together need no more, but none below 448 pixels.
         strict: raise when a part of the video is missing or damaged, instead of returning ``degraded`` frames.
+        on_ready: called whenever frames have become ready, while the child decodes the next ones. Another ``pixels``
+            than before means that another reader took over: what came before is void.
 
     Returns:
         At least one frame. ``Frames.info.reader`` names the reader that succeeded.
@@ -56,29 +69,79 @@ def read_frames(
     Raises:
         InputError: the file cannot be read. Its ``code`` is one of ``bad_name``, ``missing``, ``symlink_loop``,
             ``no_permission``, ``directory``, ``not_regular``, ``empty``, ``not_a_video``, ``no_video_stream``,
-            ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``, ``too_large`` or ``unreadable``.
+            ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``, ``too_large``, ``empty_range``
+            or ``unreadable``.
         IncompleteVideo: ``strict``, and something is missing; code ``incomplete``.
         UsageError: a reader that does not exist.
-        ValueError: ``deadline_seconds`` or ``max_side`` out of range.
+        ValueError: ``deadline_seconds``, ``max_side`` or ``max_bytes`` out of range.
     """
     names = _require_readers(readers)
     limit = _require_positive("deadline_seconds", DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)
-    if max_side is not None:
-        _require_positive("max_side", max_side)
-    name = display_name(path)
-    video = open_video(path)
-    try:
-        refuse_text(video, name)
-        header = read_header(video)
-        refuse_absurd(header, os.fstat(video).st_size, name)
-        frames = _try_readers(names, video, Path(path), header, sampling, max_side, limit)
-    finally:
-        os.close(video)
+    for label, value in (("max_side", max_side), ("max_bytes", max_bytes)):
+        if value is not None:
+            _require_positive(label, value)
+    with _opened(path) as file:
+        frames = _try_readers(names, file, _Wish(sampling, max_side, max_bytes), limit, on_ready)
     if frames.degraded and strict:
         raise IncompleteVideo(
-            f"{name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
+            f"{file.name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
         )
     return frames
+
+
+def look_at(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS) -> tuple[Header, dict[str, Any]]:
+    """What a file's headers and packets say, without decoding a picture: the header, and the facts of the scan.
+
+    Raises:
+        InputError: as :func:`read_frames`.
+    """
+    from vidcomp.video.isolation import Job, run_job
+    from vidcomp.video.worker import Request
+
+    with _opened(path) as file:
+        request = Request("", True, file.absolute, file.header, Sampling(), None, MAX_BYTES)
+        try:
+            *_, facts = run_job(Job(request, file.descriptor), deadline_seconds)
+        except ReaderError as error:
+            raise _explain(file.name, file.header, [("pyav", error)]) from error
+    assert isinstance(facts, dict)
+    return file.header, facts
+
+
+@dataclass(frozen=True)
+class _File:
+    """An open file that has passed every check that needs no decoder."""
+
+    path: Path
+    name: str
+    descriptor: int
+    header: Header
+
+    @property
+    def absolute(self) -> str:
+        return os.path.abspath(self.path)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[_File]:
+    name = display_name(path)
+    descriptor = open_video(path)
+    try:
+        refuse_text(descriptor, name)
+        header = read_header(descriptor)
+        refuse_absurd(header, os.fstat(descriptor).st_size, name)
+        yield _File(Path(path), name, descriptor, header)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked of every reader alike."""
+
+    sampling: Sampling
+    max_side: int | None
+    max_bytes: int
 
 
 def _require_readers(readers: Sequence[str] | None) -> list[str]:
@@ -100,44 +163,76 @@ def _require_positive(name: str, value: float) -> float:
 
 
 def _try_readers(
-    names: Sequence[str],
-    video: int,
-    path: Path,
-    header: Header,
-    sampling: Sampling,
-    max_side: int | None,
-    limit: float,
+    names: Sequence[str], file: _File, wish: _Wish, limit: float, on_ready: Callable[[Partial], None] | None
 ) -> Frames:
     from vidcomp.video.isolation import Job, run_job
+    from vidcomp.video.worker import Request
 
     failures: Failures = []
     for reader in names:
-        job = Job(reader, video, os.path.abspath(path), header, sampling, max_side)
+        request = Request(
+            reader, len(names) == 1, file.absolute, file.header, wish.sampling, wish.max_side, wish.max_bytes
+        )
         try:
-            answer, pixels = run_job(job, limit)
+            return _collect(file, reader, run_job(Job(request, file.descriptor), limit), on_ready)
         except ReaderError as error:
-            logger.info("%s cannot read %s: %s", reader, display_name(path), error)
+            logger.info("%s cannot read %s: %s", reader, file.name, error)
             failures.append((reader, error))
-            continue
-        return _build(path, reader, header, answer, pixels)
-    raise _explain(display_name(path), header, failures)
+            if error.code == "empty_range":
+                break
+    raise _explain(file.name, file.header, failures)
 
 
-def _build(path: Path, reader: str, header: Header, answer: dict[str, Any], pixels: Any) -> Frames:
+def _collect(
+    file: _File, reader: str, events: Generator[Event, None, None], on_ready: Callable[[Partial], None] | None
+) -> Frames:
+    """Follow one reader to its end, handing on its frames as they come."""
+    from vidcomp.video.isolation import Planned
+
+    plan: Planned | None = None
+    with closing(events):
+        for event in events:
+            if isinstance(event, Planned):
+                plan = event
+            elif plan is None:
+                break
+            elif not isinstance(event, int):
+                return _build(file, reader, plan, event)
+            elif on_ready is not None:
+                on_ready(Partial(plan.pixels, event, _seconds(plan), plan.facts["seconds"]))
+    raise ReaderError("ended without an answer", "crash")
+
+
+def _seconds(plan: Planned) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.asarray([float(time) for time in _exact(plan)], dtype=np.float64)
+
+
+def _exact(plan: Planned) -> tuple[Fraction, ...]:
+    base = Fraction(*plan.facts["base"])
+    return tuple(ticks * base for ticks in plan.facts["ticks"])
+
+
+def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Frames:
     import numpy as np
 
     from vidcomp.video.types import Frames, VideoInfo
 
-    seconds: float = answer["seconds"]
-    total: int = answer["frames_total"]
-    width, height = answer["size"]
-    info = VideoInfo(path, total, seconds, width, height, total / seconds if seconds else 0.0, reader)
+    seconds: float = facts["seconds"]
+    total: int = facts["frames_total"]
+    width, height = facts["size"]
+    info = VideoInfo(
+        file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
+        Fraction(*facts["start"]), facts["container"], facts["codec"],
+    )  # fmt: skip
     return Frames(
-        pixels=pixels,
-        indices=np.asarray(answer["indices"], dtype=np.int64),
-        times=np.asarray(answer["times"], dtype=np.float64),
+        pixels=plan.pixels,
+        indices=np.asarray(plan.facts["indices"], dtype=np.int64),
+        times=_seconds(plan),
         info=info,
-        degraded=_missing(header, answer),
+        degraded=_missing(file.header, facts),
+        exact_times=_exact(plan),
     )
 
 
@@ -173,6 +268,9 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
     elif header.has_video is False or (header.has_video is None and "no_video_stream" in codes):
         what, why = f"{name} has no pictures", "it holds sound or other data, and no video stream that can be decoded"
         hint, code = "name a video file", "no_video_stream"
+    elif "empty_range" in codes:
+        why = next(error.why for _, error in failures if error.code == "empty_range")
+        hint, code = "look at its length: vidcomp probe FILE", "empty_range"
     elif "too_large" in codes:
         hint, code = "ask for fewer frames or set a smaller max_side", "too_large"
     elif "no_frames" in codes and not codes & {"hang", "crash"}:

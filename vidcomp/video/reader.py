@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header
+from vidcomp.video.scan import Scan, Timeline
 
-__all__ = ["READERS", "ReaderError", "VideoReader", "create_reader", "shrink"]
+__all__ = ["READERS", "Facts", "ReaderError", "Source", "Uncounted", "VideoReader", "create_reader", "shrink"]
 
 # Name -> "module:class", in the order in which they are tried. Nothing is imported before it is used.
 READERS: dict[str, str] = {
     "decord": "vidcomp.video.decord_reader:DecordReader",
+    "pyav": "vidcomp.video.pyav_reader:PyAvReader",
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
 
@@ -26,8 +29,9 @@ class ReaderError(Exception):
 
     Args:
         why: one line, the cause.
-        code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones),
-            ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or ``too_large``.
+        code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones), ``dear`` (another
+            reader is much faster on this file), ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or
+            ``too_large``.
     """
 
     def __init__(self, why: str, code: str = "failed") -> None:
@@ -35,11 +39,62 @@ class ReaderError(Exception):
         self.why, self.code = why, code
 
 
+class Uncounted(Exception):
+    """A frame that the packets promise does not decode: frames have to be counted by decoding (``count``)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the container says about the picture track.
+
+    Attributes:
+        container: short name, such as ``mp4`` or ``matroska``.
+        codec: such as ``h264``.
+        width, height: of the stored picture, before any rotation.
+        pixel_format: such as ``yuv420p``.
+        sound: there is a sound track.
+        seconds: length that the container claims for its longest track, None when it does not tell.
+    """
+
+    container: str = ""
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    pixel_format: str = ""
+    sound: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as a reader gets it.
+
+    Attributes:
+        path: safe to pass to native code.
+        header: what the file's own headers say.
+        scan: what its packets say; None when they cannot be listed.
+        facts: what the container says.
+        alone: no other reader will be tried, so a costly way is better than none.
+    """
+
+    path: str
+    header: Header
+    scan: Scan | None = None
+    facts: Facts = Facts()
+    alone: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """True when nothing points at damage or missing parts, so that the packets can be believed."""
+        return self.scan is not None and self.scan.exact and not self.header.cut_short
+
+
 class VideoReader(ABC):
     """One decoder on one file. Used inside the decoding child process, as a context manager.
 
-    The order of calls is ``open``, ``frame_times``, ``read`` once with increasing indices, ``close``.
-    Every method may raise ReaderError; any other exception counts as a failure of the reader too.
+    The order of calls is ``open``, ``timeline``, ``read`` with increasing indices, ``close``. When ``read`` raises
+    Uncounted, ``count`` follows and ``read`` once more. Every method may raise ReaderError; any other exception counts
+    as a failure of the reader too.
     """
 
     name: ClassVar[str]
@@ -52,8 +107,8 @@ class VideoReader(ABC):
         self.close()
 
     @abstractmethod
-    def open(self, path: str, header: Header) -> None:
-        """Open a file. ``path`` is safe to pass to native code; ``header`` is what the file says about itself."""
+    def open(self, source: Source) -> None:
+        """Open a file."""
 
     @property
     @abstractmethod
@@ -61,15 +116,22 @@ class VideoReader(ABC):
         """Length that the container claims, known right after ``open``; None when it does not tell."""
 
     @abstractmethod
-    def frame_times(self) -> NDArray[np.float64]:
-        """Presentation seconds of every presentable frame, float64 ``[N]``: from 0.0, never decreasing, N >= 1."""
+    def timeline(self) -> Timeline:
+        """When each presentable frame appears."""
+
+    def count(self) -> Timeline:
+        """The same, by decoding everything: only frames that do decode are counted."""
+        return self.timeline()
 
     @abstractmethod
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         """Yield each frame as uint8 ``[h, w, 3]`` RGB, upright, shrunk so that no side exceeds ``max_side``.
 
         Args:
-            indices: strictly increasing positions in ``frame_times()``.
+            indices: strictly increasing positions in ``timeline()``, or in ``count()`` once that was called.
+
+        Raises:
+            Uncounted: a frame does not decode.
         """
 
     @property
@@ -105,6 +167,10 @@ def shrink(image: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
         return image
     import cv2
 
-    scale = max_side / max(height, width)
-    target = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image, target, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, fitted(width, height, max_side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """Width and height scaled down so that no side exceeds ``max_side``."""
+    scale = min(1.0, max_side / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""Which frames to take, decided from the presentation times alone.
+"""Which frames to take, decided from presentation times and key frames alone.
 
 Letters used in shapes: N presentable frames of the file, T chosen frames.
 """
@@ -6,29 +6,103 @@ Letters used in shapes: N presentable frames of the file, T chosen frames.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sampling", "choose_frames"]
+__all__ = ["RULES", "Sampling", "StockRule", "choose_frames", "choose_in_spans", "window"]
 
-# A wanted moment within half a millisecond before a frame's own time still means that frame: decord keeps times in
-# single precision, whose step is 0.24 ms at one hour. A frame lasts at least 4 ms at 240 frames per second.
+Times = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+RULES = ("uniform", "fps", "keyframes", "scene", "model")
+DEFAULT_FPS = 1.0
+# A wanted moment within half a millisecond before a frame's own time still means that frame: some containers round
+# times
+# to milliseconds. A frame lasts at least 4 ms at 240 frames per second.
 EARLY_SECONDS = 5e-4
+GAP_SHARE = 0.05  # KFFocus: no stretch longer than this share of the video stays unobserved
+HEAD_SECONDS = 0.05  # KFFocus: a first key frame later than this leaves a gap before it
+CROWDED_PER_SECOND = 2.0  # KFFocus: more key frames than this tell nothing about content
+
+
+@dataclass(frozen=True)
+class StockRule:
+    """How a model family's own processor samples a video of N frames, for ``--sample model``.
+
+    Attributes:
+        spacing: ``"arange"`` takes floor(i * N / n), ``"linspace"`` rounds i * (N - 1) / (n - 1), ``"floor"`` floors
+        it.
+        frames: n; None computes it from ``fps``.
+        fps: n = int(N / rate * fps); with neither, every frame is taken.
+        min_frames, max_frames: bounds of an n that comes from ``fps``.
+        multiple: n is rounded down to a multiple of this (frames that the model joins).
+        shift: ``"arange"`` starts at this frame; -1 starts in the middle of the first step.
+        skip_seconds: left out at both ends of videos longer than ``frames * fps + 2 * skip_seconds`` seconds.
+        cap_by_rate: n is at most round(fps * seconds) even when ``frames`` is given.
+    """
+
+    spacing: Literal["arange", "linspace", "floor"] = "arange"
+    frames: int | None = None
+    fps: float | None = None
+    min_frames: int = 1
+    max_frames: int = 4096
+    multiple: int = 1
+    shift: float = 0.0
+    skip_seconds: float = 0.0
+    cap_by_rate: bool = False
+
+    def choose(self, total: int, seconds: float) -> Indices:
+        """int64 ``[T]`` increasing indices into ``total`` frames that last ``seconds``."""
+        count = self._count(total, seconds)
+        first, last = self._ends(total, seconds)
+        if self.spacing == "arange":
+            step = total / count
+            start = step / 2 if self.shift < 0 else self.shift
+            places = np.arange(start, total, step)
+        else:
+            places = np.linspace(first, last, count)
+            places = places.round() if self.spacing == "linspace" else places
+        return np.unique(places.astype(np.int64).clip(0, total - 1))
+
+    def _count(self, total: int, seconds: float) -> int:
+        count = total if self.frames is None else self.frames
+        if self.frames is None and self.fps is not None:
+            rate = total / seconds if seconds else 1.0
+            count = max(int(total / rate * self.fps), self.min_frames)
+            count = min(count, self.max_frames)
+        elif self.cap_by_rate and self.fps is not None:
+            count = min(count, round(self.fps * seconds))
+        count = min(count, total)
+        return max(count // self.multiple * self.multiple, 1)
+
+    def _ends(self, total: int, seconds: float) -> tuple[int, int]:
+        if not self.skip_seconds or seconds - 2 * self.skip_seconds <= (self.frames or 0) * (self.fps or 1):
+            return 0, total - 1
+        skipped = self.skip_seconds * total / seconds
+        first, last = int(skipped), min(int(total - skipped), total - 1)
+        return (first, last) if first < last else (0, total - 1)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many frames to take, or how many per second. Exactly one of ``frames`` and ``fps`` is set.
+    """How many frames to take, or how many per second, and by which rule. Exactly one of ``frames`` and ``fps`` is set.
 
     Attributes:
         frames: uniform over presentation time, the first and the last frame included. One frame means the first.
-            A shorter video gives every frame once.
+            A shorter video gives every frame once. For ``keyframes`` and ``scene`` the largest number.
         fps: one frame per ``1 / fps`` seconds from the first frame on; the last frame too when it lies at least half
             a step after the one before it. Never more than every frame once.
         max_frames: upper bound; where ``fps`` would exceed it, that many frames are taken uniformly instead.
+        rule: ``uniform`` (what ``frames`` or ``fps`` say), ``keyframes`` (coded key frames, and evenly spaced ones
+        where
+            they leave gaps: KFFocus, arXiv 2508.08989), ``scene`` (at least one from every stretch between cuts), or
+            ``model`` (``stock``, what the model family's own processor takes).
+        start, end: seconds from the first frame on; frames outside are not taken.
+        seek: ``exact``, or ``fast``: frames may move to a key frame at most a quarter of the sampling step away.
+        stock: the rule of ``model``.
 
     Raises:
         ValueError: both or none of ``frames`` and ``fps``, or a number out of range.
@@ -37,6 +111,11 @@ class Sampling:
     frames: int | None = 32
     fps: float | None = None
     max_frames: int | None = None
+    rule: str = "uniform"
+    start: float = 0.0
+    end: float | None = None
+    seek: str = "exact"
+    stock: StockRule | None = None
 
     def __post_init__(self) -> None:
         if (self.frames is None) == (self.fps is None):
@@ -48,6 +127,28 @@ class Sampling:
         _require_count("max_frames", self.max_frames)
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"fps must be a positive number, got {self.fps}")
+        if self.rule not in RULES or self.seek not in ("exact", "fast"):
+            raise ValueError(f"no such rule or seek: {self.rule}, {self.seek}")
+        if (self.rule == "model") != (self.stock is not None):
+            raise ValueError("the rule 'model' needs the model's own rule, and no other takes one")
+        if not (0 <= self.start < math.inf) or (self.end is not None and not self.start < self.end):
+            raise ValueError(f"start and end must be 0 <= start < end, got {self.start} and {self.end}")
+
+    @property
+    def bound(self) -> int | None:
+        """The largest number of frames, None for no limit."""
+        given = [value for value in (self.frames, self.max_frames) if value is not None]
+        return min(given) if given else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For another process; :meth:`from_dict` reads it."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> Sampling:
+        """What :meth:`to_dict` wrote."""
+        stock = fields.pop("stock", None)
+        return Sampling(**fields, stock=StockRule(**stock) if stock else None)
 
 
 def _require_count(name: str, value: Any) -> None:
@@ -55,25 +156,68 @@ def _require_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def choose_frames(times: NDArray[np.float64], sampling: Sampling) -> NDArray[np.int64]:
+def choose_frames(
+    times: Times, sampling: Sampling, keys: Indices | None = None, seconds: float | None = None
+) -> Indices:
     """Choose frames by their presentation times.
 
     Args:
         times: float64 ``[N]`` seconds, not decreasing, N >= 1.
+        keys: indices of the key frames, for the rule ``keyframes``; none are known when None.
+        seconds: to the end of the last frame; the time of the last frame when None.
 
     Returns:
-        int64 ``[T]``, strictly increasing indices into ``times``.
+        int64 ``[T]``, strictly increasing indices into ``times``; empty when no frame lies between start and end.
     """
-    if sampling.fps is None:
-        count = sampling.frames or 1
-        return _uniform(times, min(count, sampling.max_frames or count))
-    chosen = _by_rate(times, sampling.fps)
-    if sampling.max_frames is not None and len(chosen) > sampling.max_frames:
-        return _uniform(times, sampling.max_frames)
-    return chosen
+    length = float(times[-1]) if seconds is None else seconds
+    first, stop = window(times, sampling, length)
+    part = times[first:stop]
+    if not len(part):
+        return np.empty(0, dtype=np.int64)
+    if sampling.stock is not None:
+        chosen = sampling.stock.choose(len(part), float((times[stop] if stop < len(times) else length) - part[0]))
+    elif sampling.rule == "keyframes":
+        inside = np.empty(0, dtype=np.int64) if keys is None else keys[(keys >= first) & (keys < stop)] - first
+        chosen = _by_keys(part, inside, sampling.bound)
+    elif sampling.fps is None:
+        chosen = _uniform(part, sampling.bound or 1)
+    else:
+        chosen = _by_rate(part, sampling.fps)
+        if sampling.max_frames is not None and len(chosen) > sampling.max_frames:
+            chosen = _uniform(part, sampling.max_frames)
+    return chosen + first
 
 
-def _uniform(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def window(times: Times, sampling: Sampling, seconds: float) -> tuple[int, int]:
+    """First frame and the one after the last between start and end: the frame on the screen at ``start`` counts."""
+    if sampling.start > max(seconds, float(times[-1])):
+        return len(times), len(times)
+    shown = int(np.searchsorted(times, sampling.start + EARLY_SECONDS, side="right")) - 1
+    first = max(0, shown) if sampling.start else 0
+    if sampling.end is None:
+        return first, len(times)
+    return first, max(first + 1, int(np.searchsorted(times, sampling.end, side="right")))
+
+
+def choose_in_spans(bounds: Indices, frames: int | None) -> Indices:
+    """Frames from every span, more from longer ones, evenly within each.
+
+    Args:
+        bounds: int64 ``[S + 1]``, first frame of each of S spans, then the frame after the last.
+        frames: how many in all; None takes one per span. With more spans than frames the longest spans get one each.
+    """
+    lengths = np.diff(bounds)
+    counts = np.zeros(len(lengths), dtype=np.int64)
+    budget = min(len(lengths) if frames is None else frames, int(lengths.sum()))
+    counts[np.argsort(-lengths, kind="stable")[:budget]] = 1
+    for _ in range(budget - int(counts.sum())):  # the span whose frames are farthest apart gets the next one
+        counts[np.argmax(np.where(counts < lengths, lengths / np.maximum(counts, 0.5), -1.0))] += 1
+    spans = zip(bounds[:-1], lengths, counts, strict=True)
+    parts = [start + ((2 * np.arange(count) + 1) * size) // (2 * count) for start, size, count in spans if count]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _uniform(times: Times, count: int) -> Indices:
     if count >= len(times):
         return np.arange(len(times), dtype=np.int64)
     wanted = np.linspace(times[0], times[-1], count)  # [T]
@@ -83,7 +227,7 @@ def _uniform(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return _spread(chosen, len(times))
 
 
-def _by_rate(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+def _by_rate(times: Times, fps: float) -> Indices:
     span = float(times[-1] - times[0])
     steps = math.floor((span + EARLY_SECONDS) * fps)
     if steps >= 4 * len(times):  # far above the file's own rate: every frame, and no huge array of moments
@@ -95,14 +239,40 @@ def _by_rate(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
     return chosen
 
 
-def _shown_at(times: NDArray[np.float64], moments: NDArray[np.float64]) -> NDArray[np.int64]:
+def _by_keys(times: Times, keys: Indices, bound: int | None) -> Indices:
+    """KFFocus, sampling part: key frames, and evenly spaced frames inside every gap longer than a share of the video.
+
+    Head and tail count as gaps. Where key frames are all frames, or more than two per second, they tell nothing and
+    frames are taken uniformly. Too many key frames are thinned: the one that leaves the smallest gap goes first.
+    """
+    length = float(times[-1] - times[0])
+    if len(keys) > max(2, CROWDED_PER_SECOND * length):
+        return _uniform(times, bound or len(times))
+    kept = keys.tolist()
+    if not kept or times[kept[0]] - times[0] > HEAD_SECONDS:
+        kept.insert(0, 0)
+    while bound is not None and len(kept) > bound:
+        gaps = times[kept[2:]] - times[kept[:-2]] if len(kept) > 2 else np.array([0.0])
+        del kept[int(np.argmin(gaps)) + (len(kept) > 2)]
+    borders = np.append(times[kept], times[-1])
+    moments = [times[0]]
+    for start, gap in zip(borders[:-1], np.diff(borders), strict=True):
+        count = math.floor(gap / (GAP_SHARE * length)) if length else 0
+        moments += [start + gap * (j + 1) / (count + 1) for j in range(count)]
+    extra = _shown_at(times, np.array(moments))[1:]
+    room = len(extra) if bound is None else max(0, bound - len(kept))
+    picked = extra[_uniform(np.arange(len(extra), dtype=np.float64), room)] if 0 < room and len(extra) else extra[:0]
+    return np.unique(np.concatenate([np.array(kept, dtype=np.int64), picked]))
+
+
+def _shown_at(times: Times, moments: Times) -> Indices:
     """The frame on the screen at each moment: the last one whose time has come. The first moment is ``times[0]``."""
     found = np.searchsorted(times, moments + EARLY_SECONDS, side="right").astype(np.int64) - 1
     found[0] = 0  # the first frame, even when others follow within the tolerance
     return found
 
 
-def _spread(chosen: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+def _spread(chosen: Indices, total: int) -> Indices:
     """Make indices distinct: a frame shown for several steps is taken once, its copies become its neighbours.
 
     Keeps the number of frames. The first and the last index stay, because the last is ``total - 1`` or nothing repeats.

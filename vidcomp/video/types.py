@@ -5,13 +5,14 @@ Letters used in shapes: T frames returned, N presentable frames of the file, h a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Frames", "VideoInfo"]
+__all__ = ["Frames", "Partial", "VideoInfo"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class VideoInfo:
         width: pixels of an upright frame at full size, after rotation metadata.
         height: likewise.
         fps: mean rate, ``frames_total / duration_seconds``; 0.0 when the duration is not known.
-        reader: the reader that delivered the frames: ``"decord"`` or ``"opencv"``.
+        reader: the reader that delivered the frames: ``"decord"``, ``"pyav"`` or ``"opencv"``.
+        start_seconds: time of the first presentable frame in the file's own clock, which need not start at zero.
+        container: such as ``mp4``; empty when not known.
+        codec: such as ``h264``; empty when not known.
     """
 
     path: Path
@@ -35,6 +39,9 @@ class VideoInfo:
     height: int
     fps: float
     reader: str
+    start_seconds: Fraction = Fraction(0)
+    container: str = ""
+    codec: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +52,10 @@ class Frames:
         pixels: uint8 ``[T, h, w, 3]`` RGB, upright. Shared memory that lives as long as the array; writable.
         indices: int64 ``[T]``, strictly increasing, position among the presentable frames.
         times: float64 ``[T]``, seconds at which each frame appears. 0.0 is the first presentable frame,
-            whatever start offset the file declares.
+            whatever start offset the file declares (``info.start_seconds``).
         info: facts about the file.
         degraded: what is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is.
+        exact_times: the same times as exact fractions of a second.
     """
 
     pixels: NDArray[np.uint8]
@@ -55,6 +63,7 @@ class Frames:
     times: NDArray[np.float64]
     info: VideoInfo
     degraded: str | None = None
+    exact_times: tuple[Fraction, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -63,3 +72,20 @@ class Frames:
         shape = "x".join(map(str, self.pixels.shape))
         span = f"{self.times[0]:.3f}..{self.times[-1]:.3f} s"
         return f"Frames(pixels={shape} uint8, times={span}, info={self.info}, degraded={self.degraded!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Frames that are on their way.
+
+    Attributes:
+        pixels: uint8 ``[T, h, w, 3]``, all that were asked for; the first ``ready`` are there.
+        ready: how many.
+        times: float64 ``[T]`` seconds, of all of them.
+        seconds: length of the video.
+    """
+
+    pixels: NDArray[np.uint8]
+    ready: int
+    times: NDArray[np.float64]
+    seconds: float

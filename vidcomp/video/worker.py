@@ -1,38 +1,40 @@
-"""The decoding child process: one reader, one file, one answer.
+"""The decoding child: one reader, one file, one answer. Forked by the nursery for every job.
 
-Three descriptors are inherited: the video, an anonymous memory file for the pixels, and a pipe for messages (one JSON
-object per line). Standard input carries the request and then stays open as a lifeline: when it closes, the parent is
-gone and so is this process. Standard output and error are a file that collects the noise of native libraries.
+It owns three descriptors: the video, an anonymous memory file for the pixels, and a pipe for messages (one JSON object
+per line). Standard output and error are a file that collects the noise of native libraries. Messages:
 
-Messages: ``{"event": "opened", "seconds"}``, then ``{"event": "done", ...}`` or ``{"event": "failed", "why", "code"}``.
+    opened   {"seconds"}                                    the container's length, for the deadline
+    planned  {"shape", "indices", "ticks", "base", ...}     the first picture is there, and how many will follow
+    frames   {"ready"}                                      so many pictures are in the memory file
+    done     {"facts"}, or failed {"why", "code"}
+
+``planned`` may come twice: when a frame that the packets promise does not decode, frames are counted by decoding and
+everything starts anew. A job without a reader looks at the packets only and answers with their facts.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import Header
-from vidcomp.video.reader import ReaderError, VideoReader, create_reader
-from vidcomp.video.sampling import Sampling, choose_frames
+from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
+from vidcomp.video.plan import snap_to_keys
+from vidcomp.video.reader import Facts, ReaderError, Source, Uncounted, VideoReader, create_reader
+from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
+from vidcomp.video.scan import Timeline, scan_video
+from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
 
-__all__ = ["main"]
+__all__ = ["Request", "serve"]
 
 LOG = 2  # descriptor of standard error
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-HEAP_BYTES = 4 << 30  # private memory of this process; one 8K picture is 100 MB, a decoder holds about twenty
 MAX_OUTPUT_BYTES = 8 << 30
+LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
     rb"|ended prematurely|Read error|damaged at|Error at MB|Invalid data found|non-existing|truncat",
@@ -48,131 +50,209 @@ BLACK = re.compile(rb"Cannot convert interlaced")  # OpenCV then hands out black
 
 @dataclass(frozen=True)
 class Request:
-    """What the parent asks for. ``video`` and ``arena`` are inherited descriptors."""
+    """What the parent asks for. ``reader`` is empty for a look at the packets."""
 
     reader: str
+    alone: bool
     path: str
     header: Header
     sampling: Sampling
     max_side: int | None
-    arena: int
-    parent: int
+    max_bytes: int
+
+    def to_json(self) -> bytes:
+        """One line."""
+        fields = {**self.__dict__, "header": asdict(self.header), "sampling": self.sampling.to_dict()}
+        return json.dumps(fields).encode() + b"\n"
+
+    def at(self, path: str) -> Request:
+        """The same about another name of the file."""
+        return replace(self, path=path)
 
     @staticmethod
     def parse(line: bytes) -> Request:
+        """What :meth:`to_json` wrote."""
         fields: dict[str, Any] = json.loads(line)
         fields["header"] = Header(**fields["header"])
-        fields["sampling"] = Sampling(**fields["sampling"])
+        fields["sampling"] = Sampling.from_dict(fields["sampling"])
         return Request(**fields)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serve one request and leave without running native destructors, some of which hang."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
-    messages = os.fdopen(int(arguments[0]), "w", encoding="ascii")
-    request = Request.parse(_read_line())
-    _die_with_parent(request.parent)
-    _limit_memory()
+class Answer:
+    """The message pipe and the memory file, as the child writes them."""
 
-    def send(message: dict[str, Any]) -> None:
-        messages.write(json.dumps(message) + "\n")
-        messages.flush()
+    def __init__(self, pipe: int, arena: int) -> None:
+        self.pipe, self.arena = pipe, arena
 
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one message."""
+        os.write(self.pipe, json.dumps({"event": event, **fields}).encode() + b"\n")
+
+    def store(self, number: int, image: NDArray[np.uint8]) -> None:
+        """Write a picture into the memory file; not mapped here, so it counts only once as memory."""
+        data = memoryview(np.ascontiguousarray(image).data).cast("B")
+        start = number * len(data)
+        while data:
+            written = os.pwrite(self.arena, data, start)
+            data, start = data[written:], start + written
+
+
+def serve(request: Request, answer: Answer) -> None:
+    """Do the job and send its last message, whatever happens."""
     try:
-        answer = {"event": "done", **_serve(request, send)}
+        source = _look(request)
+        facts = _look_only(source) if not request.reader else _decode(request, source, answer)
+        answer.send("done", facts=facts)
     except ReaderError as error:
-        answer = {"event": "failed", "why": error.why, "code": error.code}
+        answer.send("failed", why=error.why, code=error.code)
     except MemoryError:
-        answer = {"event": "failed", "why": "out of memory", "code": "too_large"}
+        answer.send("failed", why="out of memory", code="too_large")
     except Exception as error:  # the border of the process: whatever a native library raised is told to the parent
-        answer = {"event": "failed", "why": f"{type(error).__name__}: {error}"[:500], "code": "failed"}
-    send(answer)
-    os._exit(0)
+        answer.send("failed", why=f"{type(error).__name__}: {error}"[:500], code="failed")
 
 
-def _read_line() -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 1 << 16)
-        if not piece:
-            os._exit(1)
-        line += piece
-    return bytes(line)
+def _look(request: Request) -> Source:
+    """What the packets say; a file whose packets cannot be listed is left to readers that count by decoding."""
+    source = Source(request.path, request.header, alone=request.alone)
+    if request.reader and ":" in request.reader:
+        return source  # a reader of another package knows its own files
+    try:
+        import av
+
+        from vidcomp.video.pyav_reader import start_video
+
+        av.logging.restore_default_callback()
+        av.logging.set_level(av.logging.WARNING)
+        container, stream = start_video(request.path, 1)
+    except (ImportError, ReaderError) as error:
+        if not request.reader and isinstance(error, ReaderError):
+            raise
+        return source
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ReaderError(f"frames of {width} x {height} pixels", "too_large")
+    facts = Facts(
+        container=container.format.name.split(",")[0] if request.header.kind != "iso" else "mp4",
+        codec=stream.codec_context.name,
+        width=width,
+        height=height,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        sound=bool(container.streams.audio),
+        seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
+    )
+    scan = scan_video(container, stream)
+    container.close()
+    return Source(request.path, request.header, scan, facts, request.alone)
 
 
-def _die_with_parent(parent: int) -> None:
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
-    if sys.platform == "linux":  # works even when another process holds a copy of the lifeline
-        import ctypes
-
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _limit_memory() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # elsewhere this limit does not count mapped memory
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (HEAP_BYTES if hard < 0 else min(HEAP_BYTES, hard), hard))
+def _look_only(source: Source) -> dict[str, Any]:
+    scan = source.scan
+    facts: dict[str, Any] = {**asdict(source.facts), "scanned": scan is not None}
+    if scan is not None:
+        facts |= _timeline_facts(scan.timeline)
+        facts |= {
+            "key_frames": int(scan.keys.sum()),
+            "key_seconds": (scan.timeline.times[scan.keys]).tolist(),
+            "hidden": scan.hidden,
+            "exact": scan.exact,
+            "variable_rate": scan.variable_rate,
+            "complaint": scan.complaint,
+        }
+    return facts
 
 
-def _serve(request: Request, send: Any) -> dict[str, Any]:
+def _timeline_facts(timeline: Timeline) -> dict[str, Any]:
+    start = timeline.ticks[0] * timeline.base
+    return {"frames_total": len(timeline), "seconds": timeline.seconds, "start": [start.numerator, start.denominator]}
+
+
+def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
     with create_reader(request.reader) as reader:
-        reader.open(request.path, request.header)
-        send({"event": "opened", "seconds": reader.claimed_seconds})
-        times = reader.frame_times()
-        chosen = choose_frames(times, request.sampling)
-        shape = _store(reader, chosen, request)
-        damage = _damage(reader.name)
+        reader.open(source)
+        answer.send("opened", seconds=reader.claimed_seconds)
+        timeline = reader.timeline()
+        try:
+            _fill(request, source, reader, timeline, answer)
+        except Uncounted:
+            timeline = reader.count()
+            _fill(request, source, reader, timeline, answer)
+        scan = source.scan
         return {
-            "shape": shape,
-            "indices": chosen.tolist(),
-            "times": times[chosen].tolist(),
-            "frames_total": len(times),
-            "seconds": _length(times, reader.claimed_seconds),
+            **_timeline_facts(timeline),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
-            "damage": damage,
+            "damage": _damage(reader.name) or (scan.complaint if scan else ""),
+            "container": source.facts.container,
+            "codec": source.facts.codec,
         }
 
 
-def _length(times: NDArray[np.float64], claimed: float | None) -> float:
-    """Seconds from the first frame to the end of the last, which is taken to last as long as the median frame."""
-    if len(times) == 1:
-        return claimed or 0.0
-    return float(times[-1] + np.median(np.diff(times)))
+def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> None:
+    """Choose frames, decode them, and write them into the memory file, one at a time."""
+    chosen = _choose(request, source, timeline)
+    if not len(chosen):
+        raise ReaderError(f"no frame lies between {request.sampling.start:g} s and the end of the range", "empty_range")
+    images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
+    shape: tuple[int, ...] | None = None
+    ready = 0
+    for ready, image in enumerate(images, start=1):
+        if shape is None:
+            shape = image.shape
+            _reserve(answer.arena, len(chosen), shape)
+            base = timeline.base
+            answer.send(
+                "planned",
+                shape=[len(chosen), *shape],
+                indices=chosen.tolist(),
+                ticks=(timeline.ticks[chosen] - timeline.ticks[0]).tolist(),
+                base=[base.numerator, base.denominator],
+                seconds=timeline.seconds,
+            )
+        if image.shape != shape:
+            raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
+        answer.store(ready - 1, image)
+        answer.send("frames", ready=ready)
+    if shape is None or ready != len(chosen):
+        raise ReaderError(f"delivered {ready} of {len(chosen)} frames")
 
 
-def _store(reader: VideoReader, chosen: NDArray[np.int64], request: Request) -> list[int]:
-    """Write the frames into the memory file, one at a time; returns their shape ``[T, h, w, 3]``."""
-    images: Iterator[NDArray[np.uint8]] = reader.read(chosen.tolist(), request.max_side)
-    target: NDArray[np.uint8] | None = None
-    count = 0
-    for count, image in enumerate(images, start=1):
-        if target is None:
-            target = _reserve(request.arena, (len(chosen), *image.shape))
-        if image.shape != target.shape[1:]:
-            raise ReaderError(f"the picture size changes from {target.shape[1:3]} to {image.shape[:2]} (h, w)")
-        target[count - 1] = image
-    if target is None or count != len(chosen):
-        raise ReaderError(f"delivered {count} of {len(chosen)} frames")
-    return list(target.shape)
+def _side(request: Request, facts: Facts, frames: int) -> int | None:
+    """Longest side of the frames: as asked for, or less where they would not fit into ``max_bytes``."""
+    total = 3 * facts.width * facts.height * frames
+    if total <= request.max_bytes:
+        return request.max_side
+    side = max(LEAST_SIDE, int(max(facts.width, facts.height) * (request.max_bytes / total) ** 0.5))
+    return side if request.max_side is None else min(side, request.max_side)
 
 
-def _reserve(arena: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    total = int(np.prod(shape, dtype=np.int64))
+def _choose(request: Request, source: Source, timeline: Timeline) -> NDArray[np.int64]:
+    sampling, scan = request.sampling, source.scan
+    same = scan is not None and len(scan) == len(timeline) and scan.timeline.base == timeline.base
+    if sampling.rule == "scene":
+        return _choose_by_scenes(request, source, timeline)
+    keys = np.flatnonzero(scan.keys) if scan is not None and same else None
+    chosen = choose_frames(timeline.times, sampling, keys, timeline.seconds)
+    return snap_to_keys(scan, chosen) if sampling.seek == "fast" and scan is not None and same else chosen
+
+
+def _choose_by_scenes(request: Request, source: Source, timeline: Timeline) -> NDArray[np.int64]:
+    """Decode everything between start and end once, small, to find the cuts."""
+    first, stop = window(timeline.times, request.sampling, timeline.seconds)
+    if first >= stop:
+        return np.empty(0, np.int64)
+    with create_reader(request.reader) as reader:
+        reader.open(source)
+        if len(reader.timeline()) != len(timeline):
+            reader.count()
+        bounds = find_cuts(map(thumbnail, reader.read(range(first, stop), THUMB_SIDE)))
+    return choose_in_spans(bounds, request.sampling.bound) + first
+
+
+def _reserve(arena: int, frames: int, shape: tuple[int, ...]) -> None:
+    total = frames * int(np.prod(shape, dtype=np.int64))
     if total > MAX_OUTPUT_BYTES:
-        raise ReaderError(f"{shape[0]} frames of {shape[2]} x {shape[1]} need {total / 2**30:.0f} GiB", "too_large")
+        raise ReaderError(f"{frames} frames of {shape[1]} x {shape[0]} need {total / 2**30:.0f} GiB", "too_large")
     os.ftruncate(arena, total)
-    return np.frombuffer(mmap.mmap(arena, total), dtype=np.uint8).reshape(shape)
 
 
 def _damage(reader: str) -> str:
@@ -182,7 +262,7 @@ def _damage(reader: str) -> str:
         ReaderError: the complaint means that the delivered pictures are not the file's.
     """
     log = os.pread(LOG, 1 << 20, 0)
-    if BLACK.search(log):
+    if reader == "opencv" and BLACK.search(log):
         raise ReaderError("gives black pictures for interlaced video", "doubt")
     if reader == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
         raise ReaderError("its decoder complains, and it fills gaps with copies", "doubt")

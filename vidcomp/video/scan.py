@@ -1,0 +1,136 @@
+"""The packet scan: when every frame is shown and where decoding may start, read from a container without decoding.
+
+Demuxing costs about a hundredth of decoding, and it is the source of truth for frame counts, times and plans. Packets
+that an edit list hides are known by their discard flag. What a scan cannot know is whether a picture decodes; a reader
+that misses one counts again by decoding (see ``VideoReader.count``).
+
+Letters used in shapes: N presentable frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Scan", "Timeline", "scan_video"]
+
+Ticks = NDArray[np.int64]
+LONGEST = 20_000_000  # packets; four days at 60 frames per second
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each presentable frame appears, exactly.
+
+    Attributes:
+        ticks: int64 ``[N]``, presentation times in units of ``base`` seconds, not decreasing, in the file's own clock.
+        base: seconds per tick.
+        last: ticks that the last frame lasts, 0 when nothing tells.
+    """
+
+    ticks: Ticks
+    base: Fraction
+    last: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Seconds from the first frame on, ``[N]``."""
+        seconds: NDArray[np.float64] = (self.ticks - self.ticks[0]) * float(self.base)
+        return seconds
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the first frame to the end of the last, which lasts as long as the median frame if
+        nothing tells."""
+        last = self.last
+        if last <= 0 and len(self) > 1:
+            last = int(np.median(np.diff(self.ticks)))
+        return float((int(self.ticks[-1] - self.ticks[0]) + last) * self.base)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the packets of the picture track say, presentation order.
+
+    Attributes:
+        timeline: of the packets that are to be shown.
+        keys: bool ``[N]``, decoding can start at this frame.
+        order: int64 ``[N]``, place of each frame among all packets, in decoding order.
+        hidden: packets that an edit list hides.
+        exact: the packets tell every frame's time and none is doubtful; otherwise frames have to be counted by
+        decoding.
+        complaint: what was wrong with the packets, in words; empty when nothing was.
+    """
+
+    timeline: Timeline
+    keys: NDArray[np.bool_]
+    order: Ticks
+    hidden: int
+    exact: bool
+    complaint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.timeline)
+
+    @property
+    def variable_rate(self) -> bool:
+        """True when steps between frames differ by more than rounding to ticks explains."""
+        steps = np.diff(self.timeline.ticks)
+        return bool(len(steps) and steps.max() - steps.min() > max(2, 0.02 * float(np.median(steps))))
+
+
+def scan_video(container: Any, stream: Any) -> Scan | None:
+    """Scan one picture track of an open PyAV container; None when its packets tell no times at all.
+
+    The container is read to its end. Packets are never decoded and their bytes are not kept.
+    """
+    rows, complaint = _packets(container, stream)
+    if not len(rows):
+        return None
+    shown = rows[rows[:, _HIDDEN] == 0]
+    if not len(shown):
+        return None
+    exact = not complaint and bool(rows[0, _KEY])
+    if (shown[:, _PTS] == _NONE).any():
+        if stream.codec_context.has_b_frames or (shown[:, _DTS] == _NONE).any():
+            return None
+        shown[:, _PTS] = shown[:, _DTS]
+    shown = shown[np.argsort(shown[:, _PTS], kind="stable")]
+    ticks = shown[:, _PTS].copy()
+    if len(ticks) > 1 and (np.diff(ticks) <= 0).any():
+        exact = False
+    keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
+    first_key = order[keys].min() if keys.any() else len(rows)
+    exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing
+    timeline = Timeline(ticks, Fraction(stream.time_base), int(shown[-1, _DURATION]))
+    return Scan(timeline, keys, order, int((rows[:, _HIDDEN] != 0).sum()), exact, complaint)
+
+
+_NONE = np.iinfo(np.int64).min
+_PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
+
+
+def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
+    """One row per packet, in decoding order, and what went wrong while reading them."""
+    import av
+
+    rows: list[tuple[int, int, int, bool, bool, int]] = []
+    complaint = ""
+    try:
+        for packet in container.demux(stream):
+            if not packet.size or len(rows) >= LONGEST:
+                continue  # the end mark, or a packet that repeats the picture before it
+            pts, dts = (_NONE if value is None else value for value in (packet.pts, packet.dts))
+            rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, len(rows)))
+            if packet.is_corrupt:
+                complaint = "damaged packets"
+    except (av.error.FFmpegError, ValueError) as error:
+        complaint = f"packets end with an error ({error.args[-1] if error.args else error})"
+    return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint

@@ -184,8 +184,20 @@ class GenerateConfig(_Checked):
     """How the answer is written."""
 
     max_new_tokens: int = option(256, "--max-new-tokens", "longest answer, in tokens", low=1, high=32768)
-    temperature: float = option(0.0, "--temperature", "0 takes the likeliest token, more samples", low=0, high=10)
-    top_p: float = option(1.0, "--top-p", "sample from the likeliest tokens that sum to this", above=0, high=1)
+    temperature: float | None = option(
+        None,
+        "--temperature",
+        "0 takes the likeliest token, more samples (default: what the checkpoint asks for)",
+        low=0,
+        high=10,
+    )
+    top_p: float | None = option(
+        None,
+        "--top-p",
+        "sample from the likeliest tokens that sum to this (default: what the checkpoint asks for)",
+        above=0,
+        high=1,
+    )
     seed: int = option(0, "--seed", "seed of everything random", low=0, high=2**32 - 1)
 
 

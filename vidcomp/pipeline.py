@@ -104,6 +104,7 @@ class VideoLM:
         *,
         method: str | Method | None = None,
         on_text: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -113,6 +114,7 @@ class VideoLM:
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
+            stop: asked after every token; True ends the answer there.
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
@@ -123,7 +125,7 @@ class VideoLM:
         ledger = encoded.ledger.copy()
         config = encoded.config.replace(**settings)
         prefill, waited = self.prepare(encoded, question), time.perf_counter()
-        generation = generate(self.family, prefill, config.generate, on_text)
+        generation = generate(self.family, prefill, config.generate, on_text, stop)
         _record_generation(ledger, generation, prefill, waited)
         _check_applied(encoded, ledger)
         return Answer(
@@ -135,7 +137,7 @@ class VideoLM:
 
     def stream(self, video: VideoPath | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
-        return stream_text(lambda on_text: self.ask(video, question, on_text=on_text, **settings))
+        return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
     def encode(
         self, video: VideoPath | WatchedVideo, *, method: str | Method | None = None, **settings: Any
@@ -269,7 +271,9 @@ class VideoLM:
                 hint="fewer --frames, a smaller --keep, or --positions compact",
                 code="too_long",
             )
-        return Prefill(rows, positions.to(rows.device), cache, len(separators), len(prompt))
+        placeholder = torch.full((visual,), self.family.model.config.video_token_id)
+        ids = torch.cat([prompt.before, placeholder, prompt.after])
+        return Prefill(rows, ids, positions.to(rows.device), cache, len(separators), len(prompt))
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":

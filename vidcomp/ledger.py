@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vidcomp.tokens import Span
-
 __all__ = ["SpanRecord", "StageLedger", "StageRecord", "TokenCounts"]
 
 Unit = Literal["frames", "tokens"]
@@ -54,14 +52,6 @@ class SpanRecord:
     kept: int
     static: int
 
-    @classmethod
-    def of(cls, span: Span, times: list[float], tokens_per_frame: int, kept_per_frame: list[int]) -> SpanRecord:
-        """Count what survived of a span; ``kept_per_frame`` holds the number of survivors of every frame."""
-        kept = sum(kept_per_frame[span.start : span.end + 1])
-        return cls(
-            span.start, span.end, times[span.start], times[span.end], len(span) * tokens_per_frame, kept, span.static
-        )
-
 
 @dataclass
 class TokenCounts:
@@ -74,7 +64,9 @@ class TokenCounts:
         layer: the layer before which that reduction ran, None without one.
         separators: newline rows and the like, read besides the tokens.
         text: prompt rows.
-        sequence: rows that entered layer 0; the sum of kept, separators and text.
+        markers: rows that mark slices, such as frame numbers and times; 0 in families without them.
+        markers_dropped: marker rows that were not read, because their slice lost all its tokens.
+        sequence: rows that entered layer 0; the sum of kept, separators, text and markers.
     """
 
     uncompressed: int = 0
@@ -83,6 +75,8 @@ class TokenCounts:
     layer: int | None = None
     separators: int = 0
     text: int = 0
+    markers: int = 0
+    markers_dropped: int = 0
     sequence: int = 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
-from vidcomp.hub import checkpoint_folder, read_json
+from vidcomp.hub import checkpoint_config, checkpoint_folder
 from vidcomp.models.architectures import ARCHITECTURES, random_family
-from vidcomp.models.base import Encoded, Family, ModelShape, Prompt
+from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
+from vidcomp.models.layout import Layout
 from vidcomp.models.llava_onevision import LlavaOnevision
+from vidcomp.models.prompt import Prompt
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "Family",
+    "Layout",
     "ModelShape",
     "Prompt",
     "family_class",
@@ -27,13 +30,14 @@ FAMILIES: dict[str, type[Family]] = {kind.model_type: kind for kind in (LlavaOne
 
 
 def load_family(config: ModelConfig) -> Family:
-    """Load the checkpoint and wrap it in its family's adapter; the family is checked before any weight is read.
+    """Load the checkpoint and wrap it in its family's adapter; the family is checked before weights are downloaded.
 
     Raises:
         ModelError: the model cannot be loaded, or its family is not supported.
     """
-    folder = checkpoint_folder(config.model, offline=config.offline)
-    kind = family_class(str(read_json(folder / "config.json").get("model_type")), config.model)
+    described = checkpoint_config(config.model, offline=config.offline, revision=config.revision)
+    kind = family_class(str(described.get("model_type")), config.model)
+    folder = checkpoint_folder(config.model, offline=config.offline, revision=config.revision)
     return kind(load_checkpoint(config, folder))
 
 

@@ -49,8 +49,9 @@ class Report:
 
 def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     """Cost out a finished ledger."""
-    around = ledger.tokens.text + ledger.tokens.separators
-    plain = prefill_cost(shape, [ledger.tokens.uncompressed + around] * shape.layers)
+    tokens = ledger.tokens
+    around = tokens.text + tokens.separators + tokens.markers
+    plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
     return Report(tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows))
 
 

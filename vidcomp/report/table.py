@@ -82,10 +82,13 @@ def _span_table(spans: list[SpanRecord]) -> Table:
 def _summary(report: Report, ledger: StageLedger) -> Text:
     tokens = ledger.tokens
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
+    markers = f" + {tokens.markers} marker" if tokens.markers else ""
+    left = f" ({tokens.markers_dropped} marker rows left with their frames)" if tokens.markers_dropped else ""
     return Text(
         f"visual tokens: {tokens.uncompressed} -> {tokens.kept} "
         f"({ledger.keep_actual:.1%}, asked {ledger.keep_requested:.1%}){inside}\n"
-        f"prefill: {tokens.sequence} rows = {tokens.kept} visual + {tokens.separators} separator + {tokens.text} text\n"
+        f"prefill: {tokens.sequence} rows = {tokens.kept} visual + {tokens.separators} separator + {tokens.text} text"
+        f"{markers}{left}\n"
         f"LLM FLOPs: {quantity(report.plain.flops)} -> {quantity(report.actual.flops)} "
         f"({report.actual.flops / report.plain.flops:.1%}), "
         f"KV cache: {size(report.plain.kv_bytes)} -> {size(report.actual.kv_bytes)}\n"

@@ -146,12 +146,29 @@ class ModelConfig(_Checked):
     """Which checkpoint answers, and where it runs."""
 
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
+    revision: str | None = option(None, "--revision", "branch, tag or commit of a hub model (default: main)")
     device: str = option("auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
+    device_map: str | None = option(
+        None, "--device-map", "spread the layers over several devices (needs accelerate)",
+        choices=("auto", "balanced", "sequential"),
+    )  # fmt: skip
     dtype: str = option(
         "auto", "--dtype", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
     )
+    quantize: str = option(
+        "none",
+        "--quantize",
+        "8- or 4-bit weights (needs bitsandbytes and accelerate)",
+        choices=("none", "8bit", "4bit"),
+    )
     attn: str = option("sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"))
     offline: bool = option(False, "--offline", "never touch the network, use cached weights only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device_map is not None and self.device != "auto":
+            raise UsageError("--device-map together with --device", why="a map decides about every layer",
+                             hint="give one of them", code="bad_option")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,7 @@ __all__ = ["Checkpoint", "chat_template", "load_checkpoint", "video_settings"]
 log = logging.getLogger(__name__)
 
 # Towers and projectors are small, and reductions compare what they put out. The library leaves the head out too.
-_FULL_PRECISION = (
-    "vision_tower", "vision_model", "visual", "multi_modal_projector", "projector", "connector", "lm_head",
-)  # fmt: skip
+_FULL_PRECISION = ("lm_head", ".*vision_tower", ".*vision_model", ".*visual", ".*projector", ".*connector")
 _INSTALL = {
     "bitsandbytes": 'pip install "vidcomp[quantize]"',
     "accelerate": 'pip install "vidcomp[quantize]"',
@@ -50,11 +48,14 @@ class Checkpoint:
 
 
 def video_settings(folder: Path) -> dict[str, Any]:
-    """Settings of the video processor, looked up where the library looks them up."""
+    """Settings of the video processor, looked up where the library looks them up; pixel limits as a size."""
     nested = read_json(folder / "processor_config.json").get("video_processor")
-    return (
+    found = dict(
         nested or read_json(folder / "video_preprocessor_config.json") or read_json(folder / "preprocessor_config.json")
     )
+    limits = {"shortest_edge": found.get("min_pixels"), "longest_edge": found.get("max_pixels")}  # older spelling
+    limits = {edge: pixels for edge, pixels in limits.items() if pixels is not None}
+    return {**found, "size": {**(found.get("size") or {}), **limits}} if limits else found
 
 
 def chat_template(folder: Path) -> str | None:

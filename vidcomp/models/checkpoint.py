@@ -135,11 +135,9 @@ def _placement(config: ModelConfig, device: torch.device) -> dict[str, Any]:
         "8bit": dict(load_in_8bit=True),
         "4bit": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=wide),
     }
-    settings: Any = BitsAndBytesConfig
-    return {
-        "device_map": config.device_map or {"": device},
-        "quantization_config": settings(**formats[config.quantize]),
-    }
+    build: Any = BitsAndBytesConfig
+    settings = build(**formats[config.quantize], llm_int8_skip_modules=list(_FULL_PRECISION))
+    return {"device_map": config.device_map or {"": device}, "quantization_config": settings}
 
 
 def _dtype(config: ModelConfig, folder: Path, device: torch.device) -> torch.dtype | str:

@@ -8,9 +8,15 @@ from vidcomp.hub import checkpoint_config, checkpoint_folder
 from vidcomp.models.architectures import ARCHITECTURES, random_family
 from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
+from vidcomp.models.internvl import InternVL
 from vidcomp.models.layout import Layout
+from vidcomp.models.llava_next_video import LlavaNextVideo
 from vidcomp.models.llava_onevision import LlavaOnevision
 from vidcomp.models.prompt import Prompt
+from vidcomp.models.qwen2_5_vl import Qwen2VL, Qwen25VL
+from vidcomp.models.qwen3_vl import Qwen3VL, Qwen3VLMoe
+from vidcomp.models.smolvlm import SmolVLM
+from vidcomp.models.video_llama_3 import VideoLlama3
 
 __all__ = [
     "ARCHITECTURES",
@@ -26,7 +32,20 @@ __all__ = [
     "random_family",
 ]
 
-FAMILIES: dict[str, type[Family]] = {kind.model_type: kind for kind in (LlavaOnevision,)}
+FAMILIES: dict[str, type[Family]] = {
+    kind.model_type: kind
+    for kind in (
+        LlavaOnevision,
+        Qwen25VL,
+        Qwen2VL,
+        Qwen3VL,
+        Qwen3VLMoe,
+        InternVL,
+        SmolVLM,
+        LlavaNextVideo,
+        VideoLlama3,
+    )
+}
 
 
 def load_family(config: ModelConfig) -> Family:

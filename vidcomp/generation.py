@@ -42,12 +42,13 @@ class Prefill:
         rows: [S, D] input embeddings, visual tokens in place.
         ids: [S] int64, their token ids; a visual row has the id of the placeholder.
         positions: [1, S] position ids, [R, 1, S] for models with R rotary axes.
-        cache: empty, holding the plan.
+        cache: holding the plan, and nothing else but the cached rows.
         is_token: [S] bool on the CPU, the visual tokens; separators are not among them.
         separators: how many rows are separators.
         text: how many rows are prompt, markers of slices not counted.
         markers: how many rows are markers of slices, such as frame numbers and times.
         dropped: marker rows that left with slices that lost all their tokens.
+        cached: how many of the rows, from the first on, the cache holds already.
     """
 
     rows: Tensor
@@ -59,6 +60,7 @@ class Prefill:
     text: int
     markers: int = 0
     dropped: int = 0
+    cached: int = 0
 
 
 def generate(
@@ -90,13 +92,13 @@ def generate(
     with memory_errors(f"{family.device} for {len(rows)} rows"), seeded(config.seed) if draws else nullcontext():
         ids = family.model.generate(
             input_ids=prefill.ids[None].to(rows.device),
-            inputs_embeds=rows[None].to(family.model.dtype),
             position_ids=prefill.positions,
             attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
             past_key_values=prefill.cache,
             max_new_tokens=config.max_new_tokens,
             stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer,
+            **({} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}),  # new rows are text
             **sampling,
             **_end_tokens(family),
         )

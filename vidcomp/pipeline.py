@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described
 from vidcomp.models import Family, Layout, load_family
+from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
@@ -65,6 +66,7 @@ class EncodedVideo:
         schedule: what will be reduced inside the language model, None for nothing.
         config: settings, the keep ratio among them.
         ledger: the stages so far.
+        prefix: what the language model holds of it between questions.
     """
 
     watched: WatchedVideo
@@ -74,6 +76,7 @@ class EncodedVideo:
     schedule: Schedule | None
     config: RunConfig
     ledger: StageLedger
+    prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)
 
 
 class VideoLM:
@@ -124,9 +127,12 @@ class VideoLM:
         """
         check_question(question)
         encoded = self._encoded(video, method, settings)
-        ledger = encoded.ledger.copy()
+        ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
-        prefill, waited = self.prepare(encoded, question), time.perf_counter()
+        prefill = self.prepare(encoded, question)
+        if encoded is video:  # it may be asked again: what comes before the question is read once
+            prefill = encoded.prefix.continued(self.family, prefill, ledger)
+        waited = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
         _record_generation(ledger, generation, prefill, waited)
         _check_applied(encoded, ledger)
@@ -353,8 +359,10 @@ def _record_generation(ledger: StageLedger, generation: Generation, prefill: Pre
     visual = {layer: int(prefill.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
     counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
     counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
-    counts.sequence, counts.after_llm_layer = cache.prefill_rows[0], counts.kept
+    counts.cached, counts.after_llm_layer = prefill.cached, counts.kept
+    counts.sequence = prefill.cached + cache.prefill_rows[0]
     ledger.layer_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
+    ledger.layer_cached = [cache.cached_rows[layer] for layer in sorted(cache.cached_rows)]
     ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
     inside = sum(cache.reduce_seconds.values())
     first = generation.first_token_at - waited - inside

@@ -64,6 +64,7 @@ class CompressedCache(DynamicCache):
         self.tail: dict[int, int] = {}  # layer -> column of the key after those
         self.rows: Tensor | None = None  # [B, S'] rows of this forward that are still present; None = all
         self.prefill_rows: dict[int, int] = {}  # layer -> rows that entered it in the prefill: measured, for the ledger
+        self.cached_rows: dict[int, int] = {}  # layer -> keys it held before them, where a shared prefix is continued
         self.survivors: dict[
             int, Tensor
         ] = {}  # layer -> [B, V] visual rows of the prefill that entered it, where it changes
@@ -143,6 +144,11 @@ class CompressedCache(DynamicCache):
             for layer, columns in self.columns.items():
                 self.columns[layer] = columns[:, : self._held(layer)]
                 self.tail[layer] = min(self.tail[layer], end)
+
+    @property
+    def visual_rows(self) -> Tensor:
+        """[V] int64 on the CPU, where the visual rows stand in the prefill."""
+        return self._visual
 
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""

@@ -52,7 +52,9 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     tokens = ledger.tokens
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
-    return Report(tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows))
+    return Report(
+        tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
+    )
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
@@ -61,5 +63,5 @@ def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[Repo
         if stage.name in ("encode", "compress"):
             cost = prefill_cost(shape, [stage.out + around] * shape.layers)
         elif stage.name.startswith("llm layer"):
-            cost = prefill_cost(shape, ledger.layer_rows)
+            cost = prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
         yield ReportLine(stage, cost)

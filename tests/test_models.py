@@ -46,16 +46,14 @@ def test_pixels_are_bit_equal_to_the_librarys(family, goldens, name):
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_prompt_ids_are_the_librarys(family, goldens, name):
-    prompt = family.prompt(QUESTION)
-    count = CLIPS[name][0] * 196 + 1
-    video = family.model.config.video_token_id
-    ids = torch.cat([prompt.before, torch.full((count,), video), prompt.after])
+    prompt = family.prompt(QUESTION, family.layout([0.0] * CLIPS[name][0], 96, 144))
+    ids = prompt.full_ids(196, 1, family.visual_id)
     assert ids.tolist() == goldens[name][1]["ids"]
 
 
 def test_a_question_with_the_placeholder_is_refused(family):
-    with pytest.raises(UsageError, match="2 video placeholders"):
-        family.prompt("what is <video>?")
+    with pytest.raises(UsageError, match="exactly one video"):
+        family.prompt("what is <video>?", family.layout([0.0], 96, 144))
 
 
 def test_facts_of_a_replica(family):

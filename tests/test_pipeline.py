@@ -24,10 +24,9 @@ def clip(tmp_path_factory):
 
 def stock_answer(lm, pixels, frames, new_tokens):
     """The stock model on processor-style inputs: ids with expanded placeholders, and the pixel tensor."""
-    prompt = lm.family.prompt(QUESTION)
-    video = lm.family.model.config.video_token_id
-    count = frames * lm.family.grid[0] * lm.family.grid[1] + 1
-    ids = torch.cat([prompt.before, torch.full((count,), video), prompt.after])[None]
+    family = lm.family
+    layout = family.layout([0.0] * frames, 96, 144)
+    ids = family.prompt(QUESTION, layout).full_ids(layout.tokens, 1, family.visual_id)[None]
     return ids, lm.family.model.generate(
         input_ids=ids, pixel_values_videos=pixels[None], attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens,
         do_sample=False, output_logits=True, return_dict_in_generate=True,
@@ -197,7 +196,7 @@ def test_automatic_positions_are_the_checkpoints_choice(nano, clip, replicas):
 def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     encoded = nano.encode(clip, keep=0.25, positions="keep")
     prefill = nano.prepare(encoded, QUESTION)
-    before = len(nano.family.prompt(QUESTION).before)
+    before = len(nano.family.prompt(QUESTION, encoded.watched.layout).before)
     kept = prefill.positions[0, before : before + len(encoded.tokens)] - before
     assert torch.equal(kept, encoded.reduction.anchors)
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36

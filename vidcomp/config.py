@@ -146,12 +146,29 @@ class ModelConfig(_Checked):
     """Which checkpoint answers, and where it runs."""
 
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
+    revision: str | None = option(None, "--revision", "branch, tag or commit of a hub model (default: main)")
     device: str = option("auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
+    device_map: str | None = option(
+        None, "--device-map", "spread the layers over several devices (needs accelerate)",
+        choices=("auto", "balanced", "sequential"),
+    )  # fmt: skip
     dtype: str = option(
         "auto", "--dtype", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
     )
+    quantize: str = option(
+        "none",
+        "--quantize",
+        "8- or 4-bit weights (needs bitsandbytes and accelerate)",
+        choices=("none", "8bit", "4bit"),
+    )
     attn: str = option("sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"))
     offline: bool = option(False, "--offline", "never touch the network, use cached weights only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device_map is not None and self.device != "auto":
+            raise UsageError("--device-map together with --device", why="a map decides about every layer",
+                             hint="give one of them", code="bad_option")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,8 +201,20 @@ class GenerateConfig(_Checked):
     """How the answer is written."""
 
     max_new_tokens: int = option(256, "--max-new-tokens", "longest answer, in tokens", low=1, high=32768)
-    temperature: float = option(0.0, "--temperature", "0 takes the likeliest token, more samples", low=0, high=10)
-    top_p: float = option(1.0, "--top-p", "sample from the likeliest tokens that sum to this", above=0, high=1)
+    temperature: float | None = option(
+        None,
+        "--temperature",
+        "0 takes the likeliest token, more samples (default: what the checkpoint asks for)",
+        low=0,
+        high=10,
+    )
+    top_p: float | None = option(
+        None,
+        "--top-p",
+        "sample from the likeliest tokens that sum to this (default: what the checkpoint asks for)",
+        above=0,
+        high=1,
+    )
     seed: int = option(0, "--seed", "seed of everything random", low=0, high=2**32 - 1)
 
 

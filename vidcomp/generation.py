@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from vidcomp.errors import OutOfMemory
 from vidcomp.inllm import CompressedCache
 from vidcomp.models import Family
 
-__all__ = ["Generation", "Prefill", "generate", "memory_errors", "stream_text"]
+__all__ = ["Generation", "Prefill", "generate", "memory_errors", "seeded", "stream_text"]
+
+_PATIENCE = 5.0  # seconds that a closed stream waits for its thread
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,27 @@ class Prefill:
 
     Attributes:
         rows: [S, D] input embeddings, visual tokens in place.
-        positions: [1, S] position ids.
-        cache: empty, holding the plan.
-        separators: how many of the visual rows are separators; they come last.
-        text: how many rows are prompt.
+        ids: [S] int64, their token ids; a visual row has the id of the placeholder.
+        positions: [1, S] position ids, [R, 1, S] for models with R rotary axes.
+        cache: holding the plan, and nothing else but the cached rows.
+        is_token: [S] bool on the CPU, the visual tokens; separators are not among them.
+        separators: how many rows are separators.
+        text: how many rows are prompt, markers of slices not counted.
+        markers: how many rows are markers of slices, such as frame numbers and times.
+        dropped: marker rows that left with slices that lost all their tokens.
+        cached: how many of the rows, from the first on, the cache holds already.
     """
 
     rows: Tensor
+    ids: Tensor
     positions: Tensor
     cache: CompressedCache
+    is_token: Tensor
     separators: int
     text: int
+    markers: int = 0
+    dropped: int = 0
+    cached: int = 0
 
 
 def generate(
@@ -56,37 +68,59 @@ def generate(
     prefill: Prefill,
     config: GenerateConfig,
     on_text: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Generation:
     """Answer from prepared input rows.
 
+    Everything that the checkpoint's generation defaults ask for and the caller does not override is in force. The
+    library's repetition rules look at token ids, so the ids of the prompt travel beside its embeddings.
+
     Args:
         family: the loaded model.
-        prefill: rows, positions and plan.
+        prefill: rows, ids, positions and plan.
         config: length, sampling and seed.
         on_text: called with each piece of text.
+        stop: asked after every token; True ends the answer there.
 
     Raises:
         OutOfMemory: the device's memory did not suffice.
     """
-    rows = prefill.rows
-    clock = _FirstTokenClock()
+    rows, watch, known = prefill.rows, _Watch(stop), family.model.generation_config
     streamer = _Pieces(family.tokenizer, on_text) if on_text else None
-    torch.manual_seed(config.seed)
-    with memory_errors(f"{family.device} for {len(rows)} rows"):
+    sampling = _sampling(config, known)
+    draws = sampling.get("do_sample", known.do_sample)
+    with memory_errors(f"{family.device} for {len(rows)} rows"), seeded(config.seed) if draws else nullcontext():
         ids = family.model.generate(
-            inputs_embeds=rows[None].to(family.model.dtype),
+            input_ids=prefill.ids[None].to(rows.device),
             position_ids=prefill.positions,
             attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
             past_key_values=prefill.cache,
             max_new_tokens=config.max_new_tokens,
-            stopping_criteria=StoppingCriteriaList([clock]),
+            stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer,
-            **_sampling(config),
+            **({} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}),  # new rows are text
+            **sampling,
             **_end_tokens(family),
         )
-    new = ids[0].tolist()
+    new = ids[0, len(prefill.ids) :].tolist()
     text = family.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Generation(text, len(new), clock.first or time.perf_counter(), time.perf_counter())
+    return Generation(text, len(new), watch.first or time.perf_counter(), time.perf_counter())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, which the stock sampler draws from, and put them back afterwards."""
+    host = torch.get_rng_state()
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        torch.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(host)
+        torch.cuda.set_rng_state_all(cards)
+        if apple is not None:
+            torch.mps.set_rng_state(apple)
 
 
 @contextmanager
@@ -105,35 +139,47 @@ def memory_errors(what: str) -> Iterator[None]:
         ) from error
 
 
-def stream_text(run: Callable[[Callable[[str], None]], Any]) -> Iterator[str]:
-    """Turn a function that calls back with pieces of text into a generator; its exceptions surface here."""
+def stream_text(run: Callable[[Callable[[str], None], Callable[[], bool]], Any]) -> Iterator[str]:
+    """Turn a function that calls back with pieces of text into a generator; its exceptions surface here.
+
+    ``run`` gets the callback, and a question that it asks after every token: whether to stop. The answer is yes as soon
+    as nobody reads the generator any more.
+    """
     pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+    abandoned = threading.Event()
 
     def work() -> None:
         try:
-            run(pieces.put)
+            run(pieces.put, abandoned.is_set)
             pieces.put(None)
         except BaseException as error:  # carried to the caller's thread
             pieces.put(error)
 
-    threading.Thread(target=work, name="vidcomp-stream", daemon=True).start()
-    while (piece := pieces.get()) is not None:
-        if isinstance(piece, BaseException):
-            raise piece
-        yield piece
+    worker = threading.Thread(target=work, name="vidcomp-stream", daemon=True)
+    worker.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        abandoned.set()
+        worker.join(_PATIENCE)  # one token long; an abandoned encode is not waited for
 
 
-class _FirstTokenClock(StoppingCriteria):
-    """Never stops; notes when the first token exists."""
+class _Watch(StoppingCriteria):
+    """Notes when the first token exists; stops when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Callable[[], bool] | None) -> None:
         self.first: float | None = None
+        self.stop = stop
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if self.first is None:
             input_ids[0, -1].item()  # wait for the device
             self.first = time.perf_counter()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        done = self.stop is not None and self.stop()
+        return torch.full((input_ids.shape[0],), done, device=input_ids.device)
 
 
 class _Pieces(TextStreamer):
@@ -148,10 +194,18 @@ class _Pieces(TextStreamer):
             self.on_text(text)
 
 
-def _sampling(config: GenerateConfig) -> dict[str, Any]:
+def _sampling(config: GenerateConfig, known: Any) -> dict[str, Any]:
+    """What the caller decides about sampling; what is left out is the checkpoint's own default, in ``known``."""
     if config.temperature == 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+    if config.temperature is None and config.top_p is None:
+        return {}
+    chosen = {"do_sample": True, "top_k": known.top_k or 0}  # the library would cut at 50 where a checkpoint is silent
+    if config.temperature is not None:
+        chosen["temperature"] = config.temperature
+    if config.top_p is not None:
+        chosen["top_p"] = config.top_p
+    return chosen
 
 
 def _end_tokens(family: Family) -> dict[str, Any]:

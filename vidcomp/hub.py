@@ -4,6 +4,8 @@ network."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,90 @@ import torch
 
 from vidcomp.errors import ModelError
 
-__all__ = ["EMBEDDED", "checkpoint_folder", "first_line", "pick_device", "pick_dtype", "read_json"]
+__all__ = [
+    "EMBEDDED",
+    "check_weights",
+    "checkpoint_config",
+    "checkpoint_folder",
+    "first_line",
+    "pick_device",
+    "pick_dtype",
+    "read_json",
+]
 
 _NANO = Path(__file__).parent / "nano"
 EMBEDDED = {"nano": _NANO / "checkpoint", "embedded": _NANO / "frame_encoder"}
 """Checkpoints that ship inside the package: the video-LLM, and the frame encoder of ``--segmenter dinov2``."""
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_UNWANTED = ["*/*", "consolidated*.safetensors"]  # other formats of the same weights
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def checkpoint_folder(name: str, *, offline: bool = False) -> Path:
-    """The local folder of a model name, downloading a hub repository into the shared cache when needed.
+def checkpoint_config(name: str, *, offline: bool = False, revision: str | None = None) -> dict[str, Any]:
+    """The ``config.json`` of a model name; of a hub repository nothing else is downloaded.
 
     Raises:
-        ModelError: no such folder or repository, or not in the cache while offline.
+        ModelError: as :func:`checkpoint_folder`.
     """
+    local = _local_folder(name)
+    if local is not None:
+        return read_json(local / "config.json")
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(name, offline, revision):
+        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=_no_network(offline))
+    return read_json(Path(file))
+
+
+def checkpoint_folder(name: str, *, offline: bool = False, revision: str | None = None) -> Path:
+    """The local folder of a model name, downloading a hub repository into the shared cache when needed.
+
+    Args:
+        name: an embedded model, a folder, or a hub id.
+        offline: use what is in the cache.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        ModelError: no such folder, repository or revision, not reachable, or not in the cache while offline.
+    """
+    local = _local_folder(name)
+    if local is not None:
+        return local
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(name, offline, revision):
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            local_files_only=_no_network(offline),
+        )
+    return Path(folder)
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Make sure that every weight file which a checkpoint lists is there.
+
+    Raises:
+        ModelError: with the number of files that are missing.
+    """
+    index = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    wanted = set(index.values()) or {"model.safetensors"}
+    missing = sorted(file for file in wanted if not (folder / file).is_file())
+    if not missing:
+        return
+    raise ModelError(
+        f"the weights of {name} are not complete",
+        why=f"{len(missing)} of {len(wanted)} weight files are missing, {missing[0]} among them",
+        hint=_download(name, None) if _is_hub_id(name) else "vidcomp reads safetensors only; is the folder complete?",
+        code="weights_missing",
+    )
+
+
+def _local_folder(name: str) -> Path | None:
+    """The folder of an embedded model or of a path, None for a hub id."""
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
@@ -36,28 +106,56 @@ def checkpoint_folder(name: str, *, offline: bool = False) -> Path:
                 f"{name} is not a checkpoint", why="the folder has no config.json", hint="point --model at it"
             )
         return path
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_hub_id(name):
         raise ModelError(
             f"no model named {name!r}",
             why="it is neither an embedded model nor a folder nor a hub id (owner/name)",
             hint="--model nano, or for example --model llava-hf/llava-onevision-qwen2-7b-ov-hf",
             code="unknown_model",
         )
-    return _from_hub(name, offline)
+    return None
 
 
-def _from_hub(name: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _no_network(offline: bool) -> bool:
+    """Whether the caller, or the hub library's own switch, forbids the network."""
+    from huggingface_hub import constants
+
+    return offline or bool(constants.HF_HUB_OFFLINE)
+
+
+def _download(name: str, revision: str | None) -> str:
+    chosen = f" --revision {revision}" if revision else ""
+    return f"hf download {name}{chosen}   (on a machine with network), or --model nano"
+
+
+@contextmanager
+def _hub_errors(name: str, offline: bool, revision: str | None) -> Iterator[None]:
+    """Turn the hub library's exceptions into one of ours: what is missing, why, and the command that helps."""
+    from huggingface_hub import errors
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=offline))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        why = "it is not in the local cache and --offline forbids a download" if offline else first_line(error)
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelError(f"{name} is gated", why="its owner grants access to those who ask",
+                         hint=f"hf auth login, after asking on its page: {name}", code="gated") from error  # fmt: skip
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(f"no model named {name!r} on the hub", why="it does not exist, or it is private",
+                         hint="check the name, or: hf auth login", code="unknown_model") from error  # fmt: skip
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision!r}", why="no branch, tag or commit of that name",
+                         hint="look at the repository's page", code="unknown_model") from error  # fmt: skip
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        unreachable = isinstance(error, errors.LocalEntryNotFoundError)
+        at = f" at revision {revision}" if revision else ""
+        why = "not in the cache, and the hub cannot be reached" if unreachable else first_line(error)
         raise ModelError(
             f"the weights of {name} are not available",
-            why=why,
-            hint=f"hf download {name}   (on a machine with network), or --model nano",
+            why=f"not in the cache{at}, and offline" if _no_network(offline) else why,
+            hint=_download(name, revision),
             code="weights_missing",
         ) from error
 

@@ -6,10 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-from vidcomp.tokens import Span
 
 __all__ = ["SpanRecord", "StageLedger", "StageRecord", "TokenCounts"]
 
@@ -18,13 +16,17 @@ Unit = Literal["frames", "tokens"]
 
 @dataclass
 class StageRecord:
-    """One stage: how much came in, how much went out, and the seconds in between."""
+    """One stage: how much came in, how much went out, and the seconds in between.
+
+    A ``reused`` stage ran for an earlier question; its seconds are not counted again.
+    """
 
     name: str
     unit: Unit
     into: int = 0
     out: int = 0
     seconds: float = 0.0
+    reused: bool = False
 
     @property
     def removed(self) -> float:
@@ -39,6 +41,7 @@ class StageRecord:
             "in": self.into,
             "out": self.out,
             "unit": self.unit,
+            **({"reused": True} if self.reused else {}),
         }
 
 
@@ -54,14 +57,6 @@ class SpanRecord:
     kept: int
     static: int
 
-    @classmethod
-    def of(cls, span: Span, times: list[float], tokens_per_frame: int, kept_per_frame: list[int]) -> SpanRecord:
-        """Count what survived of a span; ``kept_per_frame`` holds the number of survivors of every frame."""
-        kept = sum(kept_per_frame[span.start : span.end + 1])
-        return cls(
-            span.start, span.end, times[span.start], times[span.end], len(span) * tokens_per_frame, kept, span.static
-        )
-
 
 @dataclass
 class TokenCounts:
@@ -74,7 +69,10 @@ class TokenCounts:
         layer: the layer before which that reduction ran, None without one.
         separators: newline rows and the like, read besides the tokens.
         text: prompt rows.
-        sequence: rows that entered layer 0; the sum of kept, separators and text.
+        markers: rows that mark slices, such as frame numbers and times; 0 in families without them.
+        markers_dropped: marker rows that were not read, because their slice lost all its tokens.
+        sequence: rows that layer 0 held after the prefill; the sum of kept, separators, text and markers.
+        cached: how many of them an earlier question had left in the cache.
     """
 
     uncompressed: int = 0
@@ -83,7 +81,10 @@ class TokenCounts:
     layer: int | None = None
     separators: int = 0
     text: int = 0
+    markers: int = 0
+    markers_dropped: int = 0
     sequence: int = 0
+    cached: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As in the JSON outputs."""
@@ -99,6 +100,7 @@ class StageLedger:
         tokens: visual token counts.
         spans: per-span lines.
         layer_rows: rows that entered each decoder layer in the prefill.
+        layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
         frame_times: [T] seconds, of the sampled frames.
         frames_encoded: how many of them went through the vision tower.
         keep_requested: the share that was asked for.
@@ -110,6 +112,7 @@ class StageLedger:
     tokens: TokenCounts = field(default_factory=TokenCounts)
     spans: list[SpanRecord] = field(default_factory=list)
     layer_rows: list[int] = field(default_factory=list)
+    layer_cached: list[int] = field(default_factory=list)
     frame_times: list[float] = field(default_factory=list)
     frames_encoded: int = 0
     keep_requested: float = 1.0
@@ -126,10 +129,11 @@ class StageLedger:
         record.seconds = time.perf_counter() - start
         self.stages.append(record)
 
-    def copy(self) -> StageLedger:
-        """A ledger that further stages can be added to without touching this one."""
+    def copy(self, *, reused: bool = False) -> StageLedger:
+        """A ledger that further stages can be added to without touching this one; ``reused`` marks its stages."""
         return StageLedger(
-            stages=list(self.stages), tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans),
+            stages=[replace(stage, reused=reused or stage.reused) for stage in self.stages],
+            tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans),
             layer_rows=list(self.layer_rows), frame_times=list(self.frame_times), frames_encoded=self.frames_encoded,
             keep_requested=self.keep_requested,
         )  # fmt: skip
@@ -141,8 +145,8 @@ class StageLedger:
 
     @property
     def seconds(self) -> float:
-        """Sum over the stages."""
-        return sum(stage.seconds for stage in self.stages)
+        """Sum over the stages that ran."""
+        return sum(stage.seconds for stage in self.stages if not stage.reused)
 
     def find(self, name: str) -> StageRecord | None:
         """The record of a stage, None when it did not run."""

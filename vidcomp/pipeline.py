@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from vidcomp.assembly import assembled
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.generation import Generation, Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
-from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
+from vidcomp.inllm import Attachment, Schedule, get_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described
-from vidcomp.models import Family, load_family
+from vidcomp.models import Family, Layout, load_family
+from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
-from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
+from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction, compose, identity
 from vidcomp.video import Frames, Sampling, read_frames
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
@@ -38,13 +39,15 @@ class WatchedVideo:
 
     Attributes:
         frames: the sampled frames and their times.
-        plan: which frames were encoded.
-        view: tokens of the encoded frames, [E, N, D].
+        layout: how they become slices and tokens.
+        plan: which slices were encoded.
+        view: tokens of the encoded slices, [E, N, D].
         config: the settings it was read with.
         ledger: the stages so far.
     """
 
     frames: Frames
+    layout: Layout
     plan: FramePlan
     view: TokenView
     config: RunConfig
@@ -63,6 +66,7 @@ class EncodedVideo:
         schedule: what will be reduced inside the language model, None for nothing.
         config: settings, the keep ratio among them.
         ledger: the stages so far.
+        prefix: what the language model holds of it between questions.
     """
 
     watched: WatchedVideo
@@ -72,6 +76,7 @@ class EncodedVideo:
     schedule: Schedule | None
     config: RunConfig
     ledger: StageLedger
+    prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)
 
 
 class VideoLM:
@@ -104,6 +109,7 @@ class VideoLM:
         *,
         method: str | Method | None = None,
         on_text: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -113,6 +119,7 @@ class VideoLM:
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
+            stop: asked after every token; True ends the answer there.
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
@@ -120,10 +127,13 @@ class VideoLM:
         """
         check_question(question)
         encoded = self._encoded(video, method, settings)
-        ledger = encoded.ledger.copy()
+        ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
-        prefill, waited = self.prepare(encoded, question), time.perf_counter()
-        generation = generate(self.family, prefill, config.generate, on_text)
+        prefill = self.prepare(encoded, question)
+        if encoded is video:  # it may be asked again: what comes before the question is read once
+            prefill = encoded.prefix.continued(self.family, prefill, ledger)
+        waited = time.perf_counter()
+        generation = generate(self.family, prefill, config.generate, on_text, stop)
         _record_generation(ledger, generation, prefill, waited)
         _check_applied(encoded, ledger)
         return Answer(
@@ -135,7 +145,7 @@ class VideoLM:
 
     def stream(self, video: VideoPath | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
-        return stream_text(lambda on_text: self.ask(video, question, on_text=on_text, **settings))
+        return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
     def encode(
         self, video: VideoPath | WatchedVideo, *, method: str | Method | None = None, **settings: Any
@@ -166,17 +176,20 @@ class VideoLM:
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
             record.into, record.out = frames.info.frames_total, len(frames.times)
-        plan = self._plan(frames, config, ledger)
-        tokens_per_frame = self.family.grid[0] * self.family.grid[1]
+        height, width = frames.pixels.shape[1:3]
+        layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
+        plan = self._plan(frames, layout, config, ledger)
         with ledger.stage("encode", "tokens", self._settle) as record:
-            with memory_errors(f"{self.family.device} for {len(plan.encode)} frames"):
-                encoded = self.family.encode(frames.pixels[plan.encode.numpy()], signals)
-            record.into, record.out = len(frames.times) * tokens_per_frame, encoded.features.shape[0] * tokens_per_frame
-        times = torch.from_numpy(frames.times)[plan.encode]
-        view = TokenView(encoded.features, self.family.grid, times, **encoded.signals)
-        ledger.tokens = TokenCounts(uncompressed=len(frames.times) * tokens_per_frame)
-        ledger.frame_times, ledger.frames_encoded = [float(t) for t in frames.times], len(plan.encode)
-        return WatchedVideo(frames, plan, view, config, ledger)
+            chosen_frames = layout.gather(frames.pixels, plan.encode.numpy())
+            with memory_errors(f"{self.family.device} for {len(chosen_frames)} frames"):
+                encoded = self.family.encode(chosen_frames, signals=signals, layout=layout)
+            record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
+        times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
+        view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
+        ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
+        ledger.frame_times = list(layout.frame_times)
+        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+        return WatchedVideo(frames, layout, plan, view, config, ledger)
 
     # -- the stages
 
@@ -198,13 +211,15 @@ class VideoLM:
             return Sampling(frames=None, fps=video.fps, max_frames=video.max_frames)
         return Sampling(frames=video.frames or self.family.default_frames)
 
-    def _plan(self, frames: Frames, config: RunConfig, ledger: StageLedger) -> FramePlan:
+    def _plan(self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger) -> FramePlan:
         encoder = self._frame_encoder(config)
         if encoder is None:
-            return every_frame(len(frames.times))
+            return every_frame(layout.slices)
         with ledger.stage("segment", "frames", self._settle) as record:
-            plan = find_duplicates(encoder(frames.pixels), encoder, config.spans.same_frame)
-            record.into, record.out = len(frames.times), len(plan.encode)
+            regions = layout.by_slice(encoder(frames.pixels))
+            plan = find_duplicates(regions, encoder, config.spans.same_frame)
+            record.into = layout.frames
+            record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
         return plan
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
@@ -248,28 +263,10 @@ class VideoLM:
             raise UsageError(f"--inner {config.outer.inner}", why=str(error), code="bad_option") from error
         return schedule
 
-    @torch.no_grad()
     def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
-        prompt, separators = self.family.prompt(question), self.family.separators()
-        rows = torch.cat(
-            [self.family.embed(prompt.before), encoded.tokens.features, separators, self.family.embed(prompt.after)]
-        )
-        before, visual = len(prompt.before), len(encoded.tokens) + len(separators)
-        flags = torch.zeros(len(rows), dtype=torch.bool)
-        flags[before : before + visual] = True
-        text_config = self.family.model.config.get_text_config()
-        cache = CompressedCache(text_config, flags, encoded.schedule, text_config.num_hidden_layers)
-        positions = _positions(encoded, before, len(separators), len(prompt.after))
-        limit = getattr(text_config, "max_position_embeddings", None)
-        if limit and int(positions[0, -1]) >= limit:
-            raise UsageError(
-                f"{int(positions[0, -1]) + 1} positions, and the model was made for {limit}",
-                why=f"{len(encoded.watched.frames)} frames and the question are too long for it",
-                hint="fewer --frames, a smaller --keep, or --positions compact",
-                code="too_long",
-            )
-        return Prefill(rows, positions.to(rows.device), cache, len(separators), len(prompt))
+        outer, layout = encoded.config.outer, encoded.watched.layout
+        return assembled(self.family, layout, encoded.tokens, question, outer.positions, encoded.schedule)
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
@@ -317,37 +314,41 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
 
 
 def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[Reduction, CompressedTokens]:
-    """Let the method decide about the encoded frames; say it about all frames; gather and merge."""
-    view, frames = watched.view, len(watched.frames.times)
+    """Let the method decide about the encoded slices; say it about all slices; gather and merge."""
+    view, slices = watched.view, watched.layout.slices
     encoded, tokens = view.features.shape[:2]
     device = view.features.device
-    keep = config.outer.keep * frames / encoded  # the budget counts all frames
+    keep = config.outer.keep * slices / encoded  # the budget counts all slices
     if keep >= 1:
-        reduction, features = identity(encoded, tokens, device), view.features.flatten(0, 1)
+        reduction = identity(encoded, tokens, device)
+        merged = CompressedTokens(view.features.flatten(0, 1), reduction.anchors, reduction.members,
+                                  tuple(level.flatten(0, 1) for level in view.deepstack))  # fmt: skip
     else:
         settled = method.at(config.outer.keep) if hasattr(method, "at") else method  # defaults follow the request
         reduction = settled(view, keep)
         if config.outer.positions == "keep":
             reduction = reduction.in_raster_order()
-        features = apply_reduction(view, reduction).features
-    if encoded < frames:
+        merged = apply_reduction(view, reduction)
+    if encoded < slices:
         reduction = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
-    return reduction, CompressedTokens(features, reduction.anchors, reduction.members)
+    return reduction, replace(merged, positions=reduction.anchors, members=reduction.members)
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:
-    tokens, times = watched.view.features.shape[1], [float(t) for t in watched.frames.times]
-    kept = torch.bincount(reduction.anchors // tokens, minlength=len(times)).tolist()
-    return [SpanRecord.of(span, times, tokens, kept) for span in reduction.spans or watched.plan.spans]
+    layout, tokens = watched.layout, watched.layout.tokens
+    kept = torch.bincount(reduction.anchors // tokens, minlength=layout.slices).tolist()
+    ends = [(layout.members(span.start)[0], layout.members(span.end)[1]) for span in _spans(watched, reduction)]
+    return [
+        SpanRecord(
+            first, last, layout.frame_times[first], layout.frame_times[last],
+            len(span) * tokens, sum(kept[span.start : span.end + 1]), span.static,
+        )
+        for span, (first, last) in zip(_spans(watched, reduction), ends, strict=True)
+    ]  # fmt: skip
 
 
-def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) -> Tensor:
-    """Position ids [1, S]: renumbered, or those that the rows had in the uncompressed sequence."""
-    if encoded.config.outer.positions == "compact":
-        return torch.arange(before + len(encoded.tokens) + separators + after)[None]
-    total = encoded.reduction.assign.numel()
-    tail = torch.arange(before + total, before + total + separators + after)
-    return torch.cat([torch.arange(before), before + encoded.tokens.positions.cpu(), tail])[None]
+def _spans(watched: WatchedVideo, reduction: Reduction) -> tuple[Span, ...]:
+    return reduction.spans or watched.plan.spans
 
 
 def _record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
@@ -355,12 +356,13 @@ def _record_generation(ledger: StageLedger, generation: Generation, prefill: Pre
     cache, counts = prefill.cache, ledger.tokens
     if 0 not in cache.prefill_rows:
         raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
-    rows = cache.survivors[0][0]
-    last_token = int(rows[-1]) - prefill.separators
-    visual = {layer: int((rows[0] <= last_token).sum()) for layer, rows in cache.survivors.items()}
+    visual = {layer: int(prefill.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
     counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
-    counts.sequence, counts.after_llm_layer = cache.prefill_rows[0], counts.kept
+    counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
+    counts.cached, counts.after_llm_layer = prefill.cached, counts.kept
+    counts.sequence = prefill.cached + cache.prefill_rows[0]
     ledger.layer_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
+    ledger.layer_cached = [cache.cached_rows[layer] for layer in sorted(cache.cached_rows)]
     ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
     inside = sum(cache.reduce_seconds.values())
     first = generation.first_token_at - waited - inside

@@ -61,6 +61,8 @@ class TokenView:
         frame_features: [T, F], one vector per frame (DINOv2, CLIP, pooling head).
         query: [L, D] question embeddings, only for question-aware methods.
         encoder_features: [T, N, C], before the projector.
+        deepstack: [T, N, D] each, added to the tokens after the first layers of the language model. No signal: it
+            follows the features wherever they go.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -73,6 +75,7 @@ class TokenView:
     frame_features: Tensor | None = None
     query: Tensor | None = None
     encoder_features: Tensor | None = None
+    deepstack: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.features.dim() != 3 or 0 in self.features.shape:
@@ -180,11 +183,13 @@ class CompressedTokens:
         features: [M, D] in the dtype of the view.
         positions: [M] int64, flat index t * N + n at which each survivor stands.
         members: [M] int64, how many original tokens each survivor stands for, itself included.
+        deepstack: [M, D] each, gathered and merged like the features.
     """
 
     features: Tensor
     positions: Tensor
     members: Tensor
+    deepstack: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -209,7 +214,13 @@ def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     merged = merge_rows(flat, reduction.assign, reduction.weights, reduction.kept)
     if not all(math.isfinite(extreme) for extreme in torch.stack(merged.aminmax()).tolist()):
         raise ValueError("merged features are not finite")
-    return CompressedTokens(merged.to(view.features.dtype), reduction.anchors, reduction.members)
+    levels = (
+        merge_rows(level.reshape(view.total, -1), reduction.assign, reduction.weights, reduction.kept)
+        for level in view.deepstack
+    )
+    dtype = view.features.dtype
+    deepstack = tuple(level.to(dtype) for level in levels)
+    return CompressedTokens(merged.to(dtype), reduction.anchors, reduction.members, deepstack)
 
 
 def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ __all__ = ["Outcome", "caption_videos"]
 
 log = logging.getLogger(__name__)
 
-_WHERE_IT_RUNS = ("device", "attn", "offline")  # settings that do not make it other work
+_WHERE_IT_RUNS = ("device", "device_map", "attn", "offline")  # settings that do not make it other work
 
 
 @dataclass(frozen=True)

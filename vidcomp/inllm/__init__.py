@@ -9,8 +9,9 @@ from vidcomp.inllm.base import Schedule
 from vidcomp.inllm.cache import CompressedCache
 from vidcomp.inllm.holitom import HolitomInner
 from vidcomp.inllm.hooks import Attachment
+from vidcomp.inllm.prefix import PrefixCache, QuestionCache
 
-__all__ = ["SCHEDULES", "Attachment", "CompressedCache", "Schedule", "get_schedule"]
+__all__ = ["SCHEDULES", "Attachment", "CompressedCache", "PrefixCache", "QuestionCache", "Schedule", "get_schedule"]
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (HolitomInner,)}
 

@@ -7,6 +7,7 @@ its first keys to columns; every later key is the contiguous run that follows, s
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -35,13 +36,25 @@ class CompressedCache(DynamicCache):
         visual: [S] bool on the CPU, the visual rows of the coming prefill.
         schedule: what to reduce inside the model, None for nothing.
         depth: number of decoder layers.
+        deepstack: [V, D] each: tensor i is added to the visual rows after layer i of the prefill. A row that is gone
+            by then takes its share with it.
 
     All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
     does not.
     """
 
-    def __init__(self, config: Any, visual: Tensor, schedule: Schedule | None = None, depth: int = 0) -> None:
+    def __init__(
+        self,
+        config: Any,
+        visual: Tensor,
+        schedule: Schedule | None = None,
+        depth: int = 0,
+        deepstack: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__(config=config)
+        if deepstack and len(deepstack) >= depth:
+            raise ModelError(f"{len(deepstack)} DeepStack levels", why=f"the decoder has {depth} layers only")
+        self.deepstack = deepstack
         self.schedule = schedule
         self.stages: frozenset[int] = frozenset(schedule.layers(depth) if schedule else ())
         self.planned = visual.numel()
@@ -51,6 +64,7 @@ class CompressedCache(DynamicCache):
         self.tail: dict[int, int] = {}  # layer -> column of the key after those
         self.rows: Tensor | None = None  # [B, S'] rows of this forward that are still present; None = all
         self.prefill_rows: dict[int, int] = {}  # layer -> rows that entered it in the prefill: measured, for the ledger
+        self.cached_rows: dict[int, int] = {}  # layer -> keys it held before them, where a shared prefix is continued
         self.survivors: dict[
             int, Tensor
         ] = {}  # layer -> [B, V] visual rows of the prefill that entered it, where it changes
@@ -79,6 +93,8 @@ class CompressedCache(DynamicCache):
         """Reduce before ``layer`` where the plan says so: [B, S, D] to [B, S', D]."""
         if not self._prefilling:
             return hidden
+        if 0 < layer <= len(self.deepstack):
+            hidden = self._add(self.deepstack[layer - 1], hidden)
         if layer in self.stages:
             start = time.perf_counter()
             hidden = self._reduce(layer, hidden)
@@ -129,6 +145,11 @@ class CompressedCache(DynamicCache):
                 self.columns[layer] = columns[:, : self._held(layer)]
                 self.tail[layer] = min(self.tail[layer], end)
 
+    @property
+    def visual_rows(self) -> Tensor:
+        """[V] int64 on the CPU, where the visual rows stand in the prefill."""
+        return self._visual
+
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""
         return [self._held(layer) for layer in range(len(self.layers))]
@@ -141,6 +162,14 @@ class CompressedCache(DynamicCache):
     def _keys(self, layer: int) -> Tensor:
         keys: Tensor = cast(Any, self.layers[layer]).keys
         return keys
+
+    def _add(self, level: Tensor, hidden: Tensor) -> Tensor:
+        """Add to each visual row of [B, S', D] that is still present what the level [V, D] holds for it."""
+        rows = self._places if self.rows is None else self.rows.gather(1, self._places)
+        number = torch.searchsorted(self._visual.to(rows.device), rows)  # which of the V visual rows each one is
+        places = self._places[..., None].expand(-1, -1, hidden.shape[2])
+        added = hidden.gather(1, places) + level.to(hidden)[number]
+        return hidden.scatter(1, places, added)
 
     def _reduce(self, layer: int, hidden: Tensor) -> Tensor:
         if self.schedule is None or self.last_query is None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
-from vidcomp.hub import checkpoint_folder, read_json
+from vidcomp.hub import checkpoint_config, checkpoint_folder
 from vidcomp.models.architectures import ARCHITECTURES, random_family
-from vidcomp.models.base import Encoded, Family, ModelShape, Prompt
+from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
+from vidcomp.models.internvl import InternVL
+from vidcomp.models.layout import Layout
+from vidcomp.models.llava_next_video import LlavaNextVideo
 from vidcomp.models.llava_onevision import LlavaOnevision
+from vidcomp.models.prompt import Prompt
+from vidcomp.models.qwen2_5_vl import Qwen2VL, Qwen25VL
+from vidcomp.models.qwen3_vl import Qwen3VL, Qwen3VLMoe
+from vidcomp.models.smolvlm import SmolVLM
+from vidcomp.models.video_llama_3 import VideoLlama3
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "Family",
+    "Layout",
     "ModelShape",
     "Prompt",
     "family_class",
@@ -23,17 +32,31 @@ __all__ = [
     "random_family",
 ]
 
-FAMILIES: dict[str, type[Family]] = {kind.model_type: kind for kind in (LlavaOnevision,)}
+FAMILIES: dict[str, type[Family]] = {
+    kind.model_type: kind
+    for kind in (
+        LlavaOnevision,
+        Qwen25VL,
+        Qwen2VL,
+        Qwen3VL,
+        Qwen3VLMoe,
+        InternVL,
+        SmolVLM,
+        LlavaNextVideo,
+        VideoLlama3,
+    )
+}
 
 
 def load_family(config: ModelConfig) -> Family:
-    """Load the checkpoint and wrap it in its family's adapter; the family is checked before any weight is read.
+    """Load the checkpoint and wrap it in its family's adapter; the family is checked before weights are downloaded.
 
     Raises:
         ModelError: the model cannot be loaded, or its family is not supported.
     """
-    folder = checkpoint_folder(config.model, offline=config.offline)
-    kind = family_class(str(read_json(folder / "config.json").get("model_type")), config.model)
+    described = checkpoint_config(config.model, offline=config.offline, revision=config.revision)
+    kind = family_class(str(described.get("model_type")), config.model)
+    folder = checkpoint_folder(config.model, offline=config.offline, revision=config.revision)
     return kind(load_checkpoint(config, folder))
 
 

@@ -1,44 +1,43 @@
-"""What the pipeline asks of a model family: pixels, prompt, features, salience. One adapter per family."""
+"""What the pipeline asks of a model family: layout, pixels, prompt, features, signals, positions. One adapter per
+family."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from vidcomp.errors import ModelError
+from vidcomp.errors import ModelError, UsageError
 from vidcomp.models.checkpoint import Checkpoint
+from vidcomp.models.layout import Layout
+from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
+from vidcomp.models.prompt import Markers, Prompt, tokenized
 
-__all__ = ["DEFAULT_FRAMES", "Encoded", "Family", "ModelShape", "Prompt"]
+__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape"]
 
 DEFAULT_FRAMES = 32  # the customary number in the literature, for checkpoints that do not name one
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Visual tokens of some frames: features [t, N, D], and the signals that were asked for, each [t, N] or [t, N, C].
+    """Visual tokens of some slices.
 
-    A signal has the name of a :class:`~vidcomp.tokens.TokenView` field.
+    Attributes:
+        features: [t, N, D].
+        signals: what was asked for, each [t, N] or [t, N, C], under the name of a
+            :class:`~vidcomp.tokens.TokenView` field.
+        deepstack: [t, N, D] each, what the language model adds to the tokens after its first layers.
     """
 
     features: Tensor
     signals: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids around the visual tokens: before [B0], after [B1], both int64 on the CPU."""
-
-    before: Tensor
-    after: Tensor
-
-    def __len__(self) -> int:
-        return self.before.numel() + self.after.numel()
+    deepstack: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,28 +53,51 @@ class ModelShape:
     bytes_per_value: int
 
 
+@dataclass(frozen=True)
+class About:
+    """A family in words, for docs/models.md.
+
+    Attributes:
+        title: the family's name.
+        checkpoints: hub ids.
+        tokens: how many tokens a frame costs.
+        between: text and rows between and after the frames.
+        limits: what to know before use.
+    """
+
+    title: str
+    checkpoints: tuple[str, ...]
+    tokens: str
+    between: str = "nothing"
+    limits: tuple[str, ...] = ()
+
+
 class Family(ABC):
     """One family of stock video-LLMs. Holds the loaded checkpoint; knows nothing about methods.
 
-    Dimension letters: t frames in a chunk, T frames in all, N tokens per frame, D width of the language model.
+    Dimension letters: F frames, T slices (see :class:`~vidcomp.models.layout.Layout`), t slices in a chunk, N tokens
+    per slice, D width of the language model.
     """
 
     model_type: ClassVar[str]
-    signals: ClassVar[frozenset[str]]  # what the tower can tell besides features
-    chunk: ClassVar[int] = 16  # frames encoded at once; bounds the vision tower's memory
+    about: ClassVar[About]
+    signals: ClassVar[frozenset[str]] = frozenset({"salience"})  # what the tower can tell besides features
+    slot: ClassVar[str] = "<video>"  # what the chat template writes for a video
+    visual: ClassVar[str] = "<video>"  # the token that stands for one visual row in the stock model's ids
+    frames_per_slice: ClassVar[int] = 1
+    default_positions: ClassVar[str] = "compact"
+    leading: ClassVar[int] = 0  # rows of the tower before the patches, such as a class token
+    chunk: ClassVar[int] = 16  # slices encoded at once, and their patches: both bound the vision tower's memory
+    chunk_patches: ClassVar[int] = 16 * 27 * 27
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.settings = checkpoint.video_settings
+        self._probed = attention_of(encoder_layers(self.tower)[self.last_layer])
 
     # -- facts
-
-    @property
-    @abstractmethod
-    def grid(self) -> tuple[int, int]:
-        """(H, W) of the tokens of one frame; N = H * W."""
 
     @property
     def default_frames(self) -> int:
@@ -84,14 +106,39 @@ class Family(ABC):
 
     @property
     def positions(self) -> str:
-        """Position policy of ``--positions auto``: what the checkpoint asks for, else renumbered as in the papers."""
-        return str(self.settings.get("vidcomp_positions", "compact"))
+        """Position policy of ``--positions auto``: what the checkpoint asks for, else the family's."""
+        return str(self.settings.get("vidcomp_positions", self.default_positions))
 
     @property
     def device(self) -> torch.device:
         """Where the language model reads its input."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        tower: nn.Module = self.model.get_encoder(modality="video")
+        return tower
+
+    @property
+    def last_layer(self) -> int:
+        """Index of the last tower layer that is used."""
+        return len(encoder_layers(self.tower)) - 1
+
+    @property
+    def visual_id(self) -> int:
+        """Id of the token that stands for a visual row."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.visual))
+
+    @property
+    def position_limit(self) -> int | None:
+        """How many positions the language model was made for, stretched rotary tables counted; None when unknown."""
+        text = self.model.config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
+        rotary = getattr(text, "rope_parameters", None) or {}
+        stretched = rotary.get("rope_type") in ("linear", "dynamic")
+        return int(limit * rotary.get("factor", 1.0) if stretched else limit) if limit else None
 
     @property
     def shape(self) -> ModelShape:
@@ -108,50 +155,126 @@ class Family(ABC):
             bytes_per_value=self.model.get_input_embeddings().weight.element_size(),
         )
 
-    # -- steps
+    # -- what each family says
 
     @abstractmethod
-    def pixels(self, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-        """Decoded frames uint8 [t, h, w, 3] as the tower's input, float32 [t, 3, H, W]."""
+    def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """For a clip of decoded frames: size of the pictures that the tower reads, token grid, patches per slice."""
 
     @abstractmethod
-    def encode_chunk(self, pixels: Tensor, signals: frozenset[str]) -> Encoded:
-        """Run tower, projector and pooling on a few frames; ``signals`` is a subset of the family's."""
+    def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
+        """Frames of whole slices, uint8 [t * P, h, w, 3], as the tower's input, float32 [t, ...].
+
+        The values are bit-equal to those of the stock video processor. ``layout`` is that of the whole clip, by
+        default of these frames alone.
+        """
 
     @abstractmethod
+    def features(self, pixels: Tensor, layout: Layout) -> Encoded:
+        """Tower, projector and pooling as the stock model runs them, separators left out: [t, N, D]."""
+
+    @abstractmethod
+    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
+        """A value per patch [t, patches], in the order of the tower's rows, brought to the tokens: [t, N]."""
+
+    def markers(self, layout: Layout) -> Markers:
+        """Text around the visual tokens of each slice; none by default."""
+        return Markers(("",) * layout.slices)
+
     def separators(self) -> Tensor:
-        """Rows [S, D] that follow the visual tokens, such as a newline; S may be 0."""
+        """Rows [S, D] that follow the visual tokens, such as a newline; none by default."""
+        none: Tensor = self.model.get_input_embeddings().weight.new_zeros(0, self.shape.width)
+        return none
 
-    @abstractmethod
-    def prompt(self, question: str) -> Prompt:
-        """Token ids before and after the visual block, as the stock processor writes them."""
-
-    def encode(self, frames: np.ndarray[Any, np.dtype[np.uint8]], signals: frozenset[str] = frozenset()) -> Encoded:
-        """Visual tokens of frames uint8 [T, h, w, 3], a chunk at a time: features [T, N, D], signals [T, N, ...]."""
-        chunks = list(self._chunks(frames, signals))
-        features = torch.cat([chunk.features for chunk in chunks])
-        return Encoded(features, {name: torch.cat([chunk.signals[name] for chunk in chunks]) for name in signals})
-
-    @torch.no_grad()
-    def _chunks(self, frames: np.ndarray[Any, np.dtype[np.uint8]], signals: frozenset[str]) -> Iterator[Encoded]:
-        for start in range(0, len(frames), self.chunk):
-            pixels = self.pixels(frames[start : start + self.chunk])
-            yield self.encode_chunk(pixels.to(self.device, self.model.dtype), signals)
+    def position_rows(self, prompt: Prompt, layout: Layout) -> Tensor:
+        """Position ids of the uncompressed sequence, [R, S] with one row per rotary axis, as the stock model counts."""
+        rows = len(prompt) + layout.slices * layout.tokens + len(self.separators())
+        return torch.arange(rows)[None]
 
     def render(self, question: str) -> str:
-        """The chat prompt with one video placeholder.
+        """The chat prompt with one ``slot`` for the video.
 
         Raises:
             ModelError: the checkpoint has no chat template.
         """
+        return self._templated(question, self.checkpoint.chat_template)
+
+    # -- what follows from it
+
+    def layout(
+        self, times: Sequence[float] | NDArray[np.float64], height: int, width: int, duration: float | None = None
+    ) -> Layout:
+        """How a clip of frames h x w at these times becomes tokens; the duration is that of the whole video."""
+        size, grid, patches = self.geometry(len(times), height, width)
+        seconds = duration if duration else float(times[-1])
+        return Layout(tuple(float(t) for t in times), seconds, size, grid, patches, self.frames_per_slice)
+
+    def layout_of(self, frames: NDArray[np.uint8]) -> Layout:
+        """The layout of frames [F, h, w, 3] whose times are not known: one per second."""
+        return self.layout([float(t) for t in range(len(frames))], frames.shape[1], frames.shape[2], len(frames))
+
+    def prompt(self, question: str, layout: Layout) -> Prompt:
+        """The request as text tokens with places for the visual tokens; the ids are those of the stock processor.
+
+        Raises:
+            UsageError: the rendered prompt does not hold exactly one video.
+        """
+        prompt = tokenized(self.tokenizer, self.render(question), self.slot, self.markers(layout), self.visual)
+        if prompt is None:
+            raise UsageError(
+                "the prompt does not hold exactly one video",
+                why=f"the question or the chat template contains {self.slot} or {self.visual} itself",
+                hint="ask without that word",
+                code="bad_prompt",
+            )
+        return prompt
+
+    def encode(
+        self, frames: NDArray[np.uint8], signals: frozenset[str] = frozenset(), layout: Layout | None = None
+    ) -> Encoded:
+        """Visual tokens of whole slices, a chunk at a time.
+
+        Args:
+            frames: uint8 [t * P, h, w, 3], or a clip with an odd last frame.
+            signals: what the tower has to tell besides features.
+            layout: that of the whole clip when these are some of its slices.
+        """
+        layout = layout or self.layout_of(frames)
+        chunks = list(self._chunks(frames, signals, layout))
+        return Encoded(
+            torch.cat([chunk.features for chunk in chunks]),
+            {name: torch.cat([chunk.signals[name] for chunk in chunks]) for name in signals},
+            tuple(torch.cat(level) for level in zip(*(chunk.deepstack for chunk in chunks), strict=True)),
+        )
+
+    def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
+        """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
+        if "salience" not in signals:
+            return self.features(pixels, layout)
+        with probe_attention(self._probed) as sink:
+            encoded = self.features(pixels, layout)
+        received = torch.cat(sink)[:, self.leading :]
+        return replace(encoded, signals={"salience": self.pool(received, layout)})
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [n] as input rows [n, D]."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        return embedded
+
+    @torch.no_grad()
+    def _chunks(self, frames: NDArray[np.uint8], signals: frozenset[str], layout: Layout) -> Iterator[Encoded]:
+        slices = max(1, min(self.chunk, self.chunk_patches // layout.patches))
+        step = slices * self.frames_per_slice
+        for start in range(0, len(frames), step):
+            pixels = self.pixels(frames[start : start + step], layout)
+            yield self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)
+
+    def _templated(self, question: str, template: str | None) -> str:
         message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [message],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    chat_template=self.checkpoint.chat_template,
+                    [message], tokenize=False, add_generation_prompt=True, chat_template=template
                 )
             )
         except (ValueError, TypeError) as error:
@@ -160,8 +283,3 @@ class Family(ABC):
                 why=str(error).splitlines()[0],
                 hint="a hub checkpoint ships chat_template.json or chat_template.jinja; is the folder complete?",
             ) from error
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [n] as input rows [n, D]."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
-        return embedded

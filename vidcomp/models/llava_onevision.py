@@ -1,101 +1,55 @@
 """LLaVA-OneVision: SigLIP tower, projector, 2x2 bilinear pooling, one newline row after the last frame, Qwen2.
 
-Hub checkpoints: llava-hf/llava-onevision-qwen2-{0.5b,7b,72b}-ov-hf. A prompt holds ``T * N + 1`` video placeholders.
+A stock prompt holds ``T * N + 1`` video placeholders, one for the newline.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcomp.errors import UsageError
-from vidcomp.models.base import Encoded, Family, Prompt
-from vidcomp.models.checkpoint import Checkpoint
-from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
-from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
+from vidcomp.models.base import About, Encoded
+from vidcomp.models.layout import Layout
+from vidcomp.models.square import SquareFamily, last_feature_layer
 
 __all__ = ["LlavaOnevision"]
 
 
-class LlavaOnevision(Family):
+class LlavaOnevision(SquareFamily):
     """Adapter for ``llava_onevision`` checkpoints, the embedded model among them."""
 
     model_type = "llava_onevision"
-    signals = frozenset({"salience"})
+    about = About(
+        "LLaVA-OneVision",
+        tuple(f"llava-hf/llava-onevision-qwen2-{size}-ov-hf" for size in ("0.5b", "7b", "72b")),
+        tokens="196 per frame (27 x 27 patches resized to 14 x 14)",
+        between="one learned newline row after the last frame; it is no token and always stays",
+        limits=("frames are squashed to a square",),
+    )
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__(checkpoint)
-        vision = self.model.config.vision_config
-        self.patches_per_side = vision.image_size // vision.patch_size
-        side = math.ceil(self.patches_per_side / 2)
-        self._grid = (side, side)
-        tower = self.model.get_encoder(modality="video")
-        self._probed = attention_of(encoder_layers(tower)[_last_used_layer(self.model.config, tower)])
+    def tokens_per_side(self) -> int:
+        """27 patches become 14 tokens."""
+        return math.ceil(self.patches_per_side / 2)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Tokens per frame after pooling: 27 x 27 patches become 14 x 14."""
-        return self._grid
+    def last_layer(self) -> int:
+        """The layer that ``vision_feature_layer`` names."""
+        return last_feature_layer(self.model.config, self.tower)
 
-    def pixels(self, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-        """Squash to the tower's square and normalise, bit-equal to the stock video processor: [t, 3, S, S]."""
-        rule = self.settings
-        size = (int(rule["size"]["height"]), int(rule["size"]["width"]))
-        squashed = resize(to_channels_first(frames), size, RESAMPLE[int(rule["resample"])])
-        return normalize(squashed, rule["image_mean"], rule["image_std"], rule.get("rescale_factor", 1 / 255))
+    def features(self, pixels: Tensor, layout: Layout) -> Encoded:
+        """[t, N, D], without the newline row."""
+        # Positionally: the argument was renamed between releases. Newline: older releases add it later, in forward.
+        out = self.model.base_model.get_video_features(pixels[None], return_dict=True)
+        tokens: Tensor = out.pooler_output[0, : len(pixels) * layout.tokens]
+        return Encoded(tokens.view(len(pixels), -1, tokens.shape[-1]))
 
-    def encode_chunk(self, pixels: Tensor, signals: frozenset[str]) -> Encoded:
-        """Tower, projector and pooling as the stock model runs them, without the newline row: [t, N, D]."""
-        if "salience" not in signals:
-            return Encoded(self._features(pixels))
-        with probe_attention(self._probed) as sink:
-            features = self._features(pixels)
-        return Encoded(features, {"salience": self._pool(torch.cat(sink))})
+    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
+        """[t, patches] resized like the features: [t, N]."""
+        return F.interpolate(self.as_square(signal), size=layout.grid, mode="bilinear").flatten(1)
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""
         newline: Tensor = self.model.base_model.image_newline.detach()
         return newline[None]
-
-    def prompt(self, question: str) -> Prompt:
-        """Ids before and after the video placeholder.
-
-        Raises:
-            UsageError: the rendered prompt does not hold exactly one placeholder.
-        """
-        ids = self.tokenizer(self.render(question), return_tensors="pt").input_ids[0]
-        at = (ids == self.model.config.video_token_id).nonzero()[:, 0].tolist()
-        if len(at) != 1:
-            raise UsageError(
-                f"the prompt holds {len(at)} video placeholders instead of one",
-                why="the question or the chat template contains the placeholder itself",
-                hint="ask without the word <video>",
-                code="bad_prompt",
-            )
-        return Prompt(ids[: at[0]], ids[at[0] + 1 :])
-
-    def _features(self, pixels: Tensor) -> Tensor:
-        # Positionally: the argument was renamed between releases. Newline: older releases add it later, in forward.
-        out = self.model.base_model.get_video_features(pixels[None], return_dict=True)
-        rows = len(pixels) * self._grid[0] * self._grid[1]
-        tokens: Tensor = out.pooler_output[0, :rows]
-        return tokens.view(len(pixels), -1, tokens.shape[-1])
-
-    def _pool(self, received: Tensor) -> Tensor:
-        """Received attention [t, patches] resized like the features: [t, N]."""
-        side = self.patches_per_side
-        pooled = F.interpolate(received.view(-1, 1, side, side), size=self._grid, mode="bilinear")
-        return pooled.flatten(1)
-
-
-def _last_used_layer(config: Any, tower: torch.nn.Module) -> int:
-    """Index of the last encoder layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
-    count = len(encoder_layers(tower))
-    chosen = config.vision_feature_layer
-    states = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(state if state >= 0 else count + 1 + state for state in states) - 1

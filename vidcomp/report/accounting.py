@@ -23,15 +23,17 @@ class Cost:
     kv_bytes: int
 
 
-def layer_flops(shape: ModelShape, rows: int) -> float:
-    """Multiply-adds of one decoder layer over ``rows`` rows."""
+def layer_flops(shape: ModelShape, rows: int, cached: int = 0) -> float:
+    """Multiply-adds of one decoder layer over ``rows`` rows that also look at ``cached`` earlier ones."""
     query = shape.heads * shape.head_size
     projections = 2 * rows * shape.width * query * (1 + shape.kv_heads / shape.heads)
-    attention = 2 * rows * rows * query
+    attention = 2 * rows * (rows + cached) * query
     return projections + attention + 3 * rows * shape.width * shape.mlp_width
 
 
-def prefill_cost(shape: ModelShape, layer_rows: Sequence[int]) -> Cost:
-    """Cost of a prefill in which ``layer_rows[i]`` rows entered layer i."""
+def prefill_cost(shape: ModelShape, layer_rows: Sequence[int], layer_cached: Sequence[int] = ()) -> Cost:
+    """Cost of a prefill in which ``layer_rows[i]`` rows entered layer i, which held ``layer_cached[i]`` rows before."""
+    before = layer_cached or [0] * len(layer_rows)
     per_key = 2 * shape.kv_heads * shape.head_size * shape.bytes_per_value
-    return Cost(sum(layer_flops(shape, rows) for rows in layer_rows), sum(layer_rows) * per_key)
+    flops = sum(layer_flops(shape, rows, held) for rows, held in zip(layer_rows, before, strict=True))
+    return Cost(flops, (sum(layer_rows) + sum(before)) * per_key)

@@ -49,9 +49,12 @@ class Report:
 
 def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     """Cost out a finished ledger."""
-    around = ledger.tokens.text + ledger.tokens.separators
-    plain = prefill_cost(shape, [ledger.tokens.uncompressed + around] * shape.layers)
-    return Report(tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows))
+    tokens = ledger.tokens
+    around = tokens.text + tokens.separators + tokens.markers
+    plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
+    return Report(
+        tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
+    )
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
@@ -60,5 +63,5 @@ def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[Repo
         if stage.name in ("encode", "compress"):
             cost = prefill_cost(shape, [stage.out + around] * shape.layers)
         elif stage.name.startswith("llm layer"):
-            cost = prefill_cost(shape, ledger.layer_rows)
+            cost = prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
         yield ReportLine(stage, cost)

@@ -56,7 +56,7 @@ def _stage_cells(line: ReportLine) -> tuple[str, ...]:
         f"{stage.into} {stage.unit}" if stage.into else "",
         f"{stage.out} {stage.unit}",
         f"{stage.removed:.1%}" if changes and stage.removed else "",
-        f"{stage.seconds:.3f}",
+        "reused" if stage.reused else f"{stage.seconds:.3f}",
         size(line.cost.kv_bytes) if line.cost else "",
         quantity(line.cost.flops) if line.cost else "",
     )
@@ -82,10 +82,14 @@ def _span_table(spans: list[SpanRecord]) -> Table:
 def _summary(report: Report, ledger: StageLedger) -> Text:
     tokens = ledger.tokens
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
+    markers = f" + {tokens.markers} marker" if tokens.markers else ""
+    cached = f", {tokens.cached} of them read before" if tokens.cached else ""
+    left = f" ({tokens.markers_dropped} marker rows left with their frames)" if tokens.markers_dropped else ""
     return Text(
         f"visual tokens: {tokens.uncompressed} -> {tokens.kept} "
         f"({ledger.keep_actual:.1%}, asked {ledger.keep_requested:.1%}){inside}\n"
-        f"prefill: {tokens.sequence} rows = {tokens.kept} visual + {tokens.separators} separator + {tokens.text} text\n"
+        f"prefill: {tokens.sequence} rows = {tokens.kept} visual + {tokens.separators} separator + {tokens.text} text"
+        f"{markers}{cached}{left}\n"
         f"LLM FLOPs: {quantity(report.plain.flops)} -> {quantity(report.actual.flops)} "
         f"({report.actual.flops / report.plain.flops:.1%}), "
         f"KV cache: {size(report.plain.kv_bytes)} -> {size(report.actual.kv_bytes)}\n"

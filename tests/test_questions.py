@@ -1,0 +1,181 @@
+"""Many questions about one video: what a second question costs, and that its answer is the one it would get alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from clips import make_clip
+from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, sequence, with_answer
+from tiny import tiny_model
+
+import vidcomp
+from vidcomp.errors import NotApplied, UsageError
+from vidcomp.inllm import Attachment, CompressedCache, PrefixCache
+from vidcomp.inllm.holitom import HolitomInner
+from vidcomp.ledger import StageLedger
+
+QUESTIONS = ("what happens at the end?", "first?", "what color is the circle?")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=40)
+
+
+def logits(lm, prefill, steps=6):
+    """[steps, V] of the answer to a prepared request."""
+    embeds = {} if prefill.cached else {"inputs_embeds": prefill.rows[None]}
+    out = lm.family.model.generate(
+        input_ids=prefill.ids[None], position_ids=prefill.positions, past_key_values=prefill.cache,
+        attention_mask=torch.ones(1, len(prefill.rows), dtype=torch.long), max_new_tokens=steps, do_sample=False,
+        output_logits=True, return_dict_in_generate=True, **embeds,
+    )  # fmt: skip
+    return torch.stack(out.logits)[:, 0]
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"keep": 1.0}, {"keep": 0.25, "inner": "none"}, {"keep": 0.1, "method": "uniform", "positions": "keep"}],
+)
+def test_a_question_alone_and_a_later_question_get_the_same_logits(replicas, clip, attn, settings):
+    with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", attn=attn, frames=4) as lm:
+        encoded = lm.encode(clip, **settings)
+        for question in QUESTIONS:
+            alone = logits(lm, lm.prepare(encoded, question))
+            later = logits(lm, encoded.prefix.continued(lm.family, lm.prepare(encoded, question), StageLedger()))
+            assert (alone - later).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("settings", [{"keep": 1.0}, {"keep": 0.25}, {"keep": 0.5, "method": "uniform"}])
+def test_the_second_answer_costs_no_vision_pass_and_no_visual_prefill(nano, clip, settings):
+    encoded = nano.encode(clip, **settings)
+    seen = []
+    layers = nano.family.model.get_decoder().layers
+    handles = [layer.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1])) for layer in layers]
+    handles.append(nano.family.tower.register_forward_hook(lambda *_: seen.append("tower")))
+    try:
+        first = nano.ask(encoded, QUESTIONS[0], max_new_tokens=1).ledger
+        assert max(seen) > len(encoded.tokens)  # the first question reads the video, so the counters count
+        seen.clear()
+        second = nano.ask(encoded, QUESTIONS[1], max_new_tokens=1).ledger
+    finally:
+        for handle in handles:
+            handle.remove()
+    asked = len(nano.family.prompt(QUESTIONS[1], encoded.watched.layout).after)
+    assert seen == [asked] * 4 == second.layer_rows
+    assert second.tokens.cached == encoded.ledger.tokens.kept + second.tokens.sequence - asked - second.tokens.kept
+    assert [stage.name for stage in first.stages if stage.reused] == []
+    assert [stage.name for stage in second.stages if stage.reused] == ["read", "encode", "compress"]
+    assert "prefill video" in [stage.name for stage in first.stages]
+    assert "prefill video" not in [stage.name for stage in second.stages]
+    assert second.seconds < first.seconds
+    assert second.time_to_first_token < first.time_to_first_token
+    assert second.stages[0].to_dict()["reused"] is True
+
+
+def test_answers_do_not_depend_on_what_was_asked_before(nano, clip):
+    one, other = nano.encode(clip, keep=0.25), nano.encode(clip, keep=0.25)
+    forth = {q: nano.ask(one, q).text for q in QUESTIONS}
+    back = {q: nano.ask(other, q).text for q in reversed(QUESTIONS)}
+    assert forth == back == {q: nano.ask(one, q).text for q in QUESTIONS}
+
+
+def test_threads_may_ask_one_video_at_once(nano, clip):
+    encoded = nano.encode(clip, keep=0.25)
+    alone = [nano.ask(encoded, q).text for q in QUESTIONS]
+    fresh = nano.encode(clip, keep=0.25)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda q: nano.ask(fresh, q).text, QUESTIONS)) == alone
+
+
+def test_an_encoded_video_keeps_its_settings(nano, clip):
+    encoded = nano.encode(clip, keep=0.25)
+    with pytest.raises(UsageError, match="keep cannot change after encode"):
+        nano.ask(encoded, QUESTIONS[0], keep=0.5)
+
+
+def test_a_closed_model_does_not_continue_either(clip):
+    lm = vidcomp.load("nano", device="cpu")
+    encoded = lm.encode(clip, keep=0.25)
+    lm.close()
+    with pytest.raises(NotApplied, match="hooks did not run"):
+        lm.ask(encoded, QUESTIONS[0])
+
+
+# -- stages that look at the question, on a fork of the cache
+
+
+def forked(model, rows, flags, schedule):
+    """Read everything before the question, then ask on a fork: its output, the fork, and the shared cache."""
+    text, length = model.config.text_config, BEFORE + VISUAL
+    plan = CompressedCache(text, flags, schedule, text.num_hidden_layers)
+    shared = PrefixCache(text, plan, length)
+    embedding = model.get_input_embeddings()
+    ids = torch.full((1, len(rows)), 7)
+    ids[0, length:] = torch.arange(20, 20 + AFTER)
+    with Attachment(model), torch.no_grad():
+        rows[length:] = embedding(ids[0, length:])
+        model.get_decoder()(inputs_embeds=rows[None, :length], past_key_values=shared, use_cache=True)
+        fork = shared.fork()
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=fork, do_sample=False,
+            position_ids=torch.arange(len(rows))[None], max_new_tokens=STEPS, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    return torch.stack(out.logits)[:, 0], out.sequences[0, len(rows) :], fork, shared
+
+
+@torch.no_grad()
+def late_reference(model, rows, positions, hidden_columns):
+    """Logits [S, V]: from layer k on, question and answer do not see ``hidden_columns[k]``; the video still does."""
+    decoder, length, first = model.get_decoder(), len(rows), BEFORE + VISUAL
+    hidden, rotary = rows[None], decoder.rotary_emb(rows[None], positions)
+    seen = torch.ones(length, length).tril().bool()
+    for index, layer in enumerate(decoder.layers):
+        if index in hidden_columns:
+            seen[first:, hidden_columns[index]] = False
+        mask = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+        out = layer(hidden, attention_mask=mask[None, None], position_embeddings=rotary, position_ids=None,
+                    past_key_values=None, use_cache=False)  # fmt: skip
+        hidden = out[0] if isinstance(out, tuple) else out
+    return model.lm_head(decoder.norm(hidden))[0]
+
+
+def dropped(fork, layer):
+    gone = set(range(BEFORE, BEFORE + VISUAL)) - set(fork.survivors[layer][0].tolist())
+    return torch.tensor(sorted(gone))
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("schedule", [Drop(1), Drop(3), Drop(1, 3, 4), HolitomInner(k=4)])
+def test_stages_on_a_fork_equal_a_reference_that_hides_the_dropped_keys(attn, schedule):
+    model = tiny_model(attn)
+    rows, flags = sequence(model)
+    found, answer, fork, _ = forked(model, rows, flags, schedule)
+    layers = schedule.layers(6)
+    assert [len(dropped(fork, layer)) for layer in layers] == [
+        VISUAL - VISUAL // 2 ** (n + 1) for n in range(len(layers))
+    ]
+    full, places = with_answer(model, rows, torch.arange(len(rows))[None], answer)
+    columns = {layer: dropped(fork, layer) for layer in layers}
+    expected = late_reference(model, full, places, columns)[len(rows) - 1 :]
+    assert (found - expected).abs().max() < 1e-4
+    one_more = {**columns, layers[-1]: torch.cat([columns[layers[-1]], fork.survivors[layers[-1]][0, :1]])}
+    assert (found - late_reference(model, full, places, one_more)[len(rows) - 1 :]).abs().max() > 1e-3
+
+
+def test_a_fork_scores_as_a_joint_prefill_does_and_leaves_the_shared_cache_alone():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    _, _, fork, shared = forked(model, rows, flags, Drop(3))
+    cache = CompressedCache(model.config.text_config, flags, Drop(3), 6)
+    with Attachment(model), torch.no_grad():
+        model.get_decoder()(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+    assert torch.equal(fork.survivors[3], cache.survivors[3])
+    assert shared.lengths() == [BEFORE + VISUAL] * 6
+    answered = AFTER + STEPS - 1
+    assert fork.lengths() == [BEFORE + VISUAL + answered] * 3 + [BEFORE + VISUAL // 2 + answered] * 3
+    assert fork.prefill_rows == dict.fromkeys(range(6), AFTER)

@@ -1,0 +1,76 @@
+"""The compressed sequence: survivors, separators and text in the order in which the language model reads them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import UsageError
+from vidcomp.generation import Prefill
+from vidcomp.inllm import CompressedCache, Schedule
+from vidcomp.models import Family
+from vidcomp.models.layout import Layout
+from vidcomp.models.prompt import Arrangement, Prompt
+from vidcomp.tokens import CompressedTokens
+
+__all__ = ["assembled"]
+
+
+@torch.no_grad()
+def assembled(
+    family: Family,
+    layout: Layout,
+    tokens: CompressedTokens,
+    question: str,
+    positions: str,
+    schedule: Schedule | None = None,
+) -> Prefill:
+    """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
+
+    Args:
+        family: writes the prompt, counts positions.
+        layout: of the whole clip.
+        tokens: survivors, [M, D].
+        question: plain text.
+        positions: ``keep`` or ``compact``.
+        schedule: what is reduced inside the language model.
+
+    Raises:
+        UsageError: the sequence is longer than the model can place.
+    """
+    prompt, separators = family.prompt(question, layout), family.separators()
+    rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
+    joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
+    order = rows.order.to(joined.device)
+    visual = rows.order < len(tokens) + len(separators)
+    text = family.model.config.get_text_config()
+    deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
+    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, deepstack)
+    places = _positions(family, layout, prompt, rows, positions)
+    _check_length(family, int(places.max()) + 1, layout)
+    ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
+    return Prefill(
+        joined[order], ids, places.to(joined.device), cache, rows.order < len(tokens), len(separators),
+        len(rows.text) - rows.markers, rows.markers, rows.dropped,
+    )  # fmt: skip
+
+
+def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, policy: str) -> Tensor:
+    """[1, S], or [R, 1, S] with R rotary axes: renumbered, or those of the uncompressed sequence."""
+    full = family.position_rows(prompt, layout)
+    if policy == "compact":
+        chosen = torch.arange(rows.full.numel()).expand(len(full), -1)
+    else:
+        chosen = full[:, rows.full.to(full.device)]
+    return chosen if len(full) == 1 else chosen[:, None]
+
+
+def _check_length(family: Family, needed: int, layout: Layout) -> None:
+    limit = family.position_limit
+    if limit and needed > limit:
+        raise UsageError(
+            f"{needed} positions, and the model was made for {limit}",
+            why=f"{layout.frames} frames and the question are too long for it",
+            hint="fewer --frames, a smaller --keep, or --positions compact",
+            code="too_long",
+        )

@@ -1,0 +1,53 @@
+"""InternVL3 and InternVL3.5: InternViT tower with a class token, pixel shuffle, a numbered line per frame, Qwen2 or 3.
+
+The stock model takes the frames of a video as images, without times.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vidcomp.models.base import About, Encoded
+from vidcomp.models.layout import Layout
+from vidcomp.models.prompt import Markers
+from vidcomp.models.square import SquareFamily, last_feature_layer
+
+__all__ = ["InternVL"]
+
+
+class InternVL(SquareFamily):
+    """Adapter for ``internvl`` checkpoints in the hub's ``-hf`` format."""
+
+    model_type = "internvl"
+    visual = "<IMG_CONTEXT>"
+    leading = 1
+    about = About(
+        "InternVL3, InternVL3.5",
+        ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
+        tokens="256 per frame (32 x 32 patches, 2 x 2 to one)",
+        between="a line `Frame7: <img>...</img>` per frame; the line leaves with a frame that lost all its tokens, the "
+        "others keep their numbers",
+        limits=("frames are squashed to a square", "only repositories in the `-hf` format; the others run remote code"),
+    )
+
+    def tokens_per_side(self) -> int:
+        """32 patches become 16 tokens."""
+        return int(self.patches_per_side * self.model.config.downsample_ratio)
+
+    @property
+    def last_layer(self) -> int:
+        """The layer that ``vision_feature_layer`` names."""
+        return last_feature_layer(self.model.config, self.tower)
+
+    def features(self, pixels: Tensor, layout: Layout) -> Encoded:
+        """[t, N, D]."""
+        return Encoded(self.model.base_model.get_image_features(pixels, return_dict=True).pooler_output)
+
+    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
+        """[t, patches] averaged over the patches of each token: [t, N]."""
+        return self.average(signal)
+
+    def markers(self, layout: Layout) -> Markers:
+        """Frames are counted from 1."""
+        lines = (f"Frame{number}: <img>" for number in range(1, layout.slices + 1))
+        return Markers(tuple(lines), closing="</img>", joiner="\n")

@@ -1,0 +1,74 @@
+"""Families that bring every frame to one square, so that every frame costs the same number of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidcomp.models.base import Family
+from vidcomp.models.checkpoint import Checkpoint
+from vidcomp.models.layout import Layout
+from vidcomp.models.probe import encoder_layers
+from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
+
+__all__ = ["SquareFamily", "last_feature_layer"]
+
+
+class SquareFamily(Family):
+    """A tower that reads squares of ``vision_config.image_size`` in patches of ``vision_config.patch_size``."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        vision = self.model.config.vision_config
+        self.side = _number(vision.image_size)
+        self.patches_per_side = self.side // _number(vision.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of the tokens of one frame; N = H * W."""
+        side = self.tokens_per_side()
+        return side, side
+
+    def tokens_per_side(self) -> int:
+        """Tokens along one side of a frame, after pooling."""
+        raise NotImplementedError
+
+    def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """The same for every clip."""
+        return (self.side, self.side), self.grid, self.patches_per_side**2
+
+    def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
+        """Brought to the tower's square and normalised: [t, 3, S, S]."""
+        rule = self.settings
+        square = self.squared(to_channels_first(frames), RESAMPLE[int(rule.get("resample", 3))])
+        return normalize(square, rule["image_mean"], rule["image_std"], rule.get("rescale_factor", 1 / 255))
+
+    def squared(self, frames: Tensor, mode: str) -> Tensor:
+        """uint8 [t, 3, h, w] to uint8 [t, 3, S, S]: squashed, whatever the aspect ratio."""
+        size = self.settings["size"]
+        return resize(frames, (int(size["height"]), int(size["width"])), mode)
+
+    def as_square(self, signal: Tensor) -> Tensor:
+        """[t, patches] as [t, 1, side, side]."""
+        return signal.reshape(-1, 1, self.patches_per_side, self.patches_per_side)
+
+    def average(self, signal: Tensor) -> Tensor:
+        """[t, patches] averaged over the block of patches that becomes one token: [t, N]."""
+        block = self.patches_per_side // self.tokens_per_side()
+        return torch.nn.functional.avg_pool2d(self.as_square(signal), block).flatten(1)
+
+
+def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:
+    """Index of the last encoder layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
+    count = len(encoder_layers(tower))
+    chosen = config.vision_feature_layer
+    states = [chosen] if isinstance(chosen, int) else list(chosen)
+    return max(state if state >= 0 else count + 1 + state for state in states) - 1
+
+
+def _number(side: Any) -> int:
+    return int(side if isinstance(side, int) else side[0])

@@ -16,16 +16,18 @@ from vidcomp.config import ModelConfig, RunConfig, parse_spec
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.generation import Generation, Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
-from vidcomp.inllm import Attachment, Schedule, get_schedule
+from vidcomp.inllm import Attachment, Schedule
+from vidcomp.inner import chosen_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described
 from vidcomp.models import Family, Layout, load_family
+from vidcomp.outer import reduced, signals_to_collect
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
-from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction, compose, identity
+from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
@@ -159,19 +161,20 @@ class VideoLM:
         ledger = watched.ledger.copy()
         ledger.keep_requested = config.outer.keep
         with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
-            reduction, tokens = _reduce(watched, chosen, config)
+            reduction, tokens = reduced(watched.view, watched.plan, chosen, config.outer)
             record.into, record.out = watched.view.total, len(tokens)
         ledger.tokens.kept = len(tokens)
         ledger.spans = _span_records(watched, reduction)
         name = config.outer.method if chosen is not method else described(chosen)
-        return EncodedVideo(watched, tokens, reduction, name, self._schedule(chosen, config), config, ledger)
+        schedule = chosen_schedule(chosen, config.outer, self.family)
+        return EncodedVideo(watched, tokens, reduction, name, schedule, config, ledger)
 
     def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:
         """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
-        self._schedule(chosen, config)  # a layer or signal that this model lacks is found before anything is read
-        signals = self._signals(chosen)
+        chosen_schedule(chosen, config.outer, self.family)  # a layer that this model lacks is found before reading
+        signals = signals_to_collect(chosen, self.family)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -238,31 +241,6 @@ class VideoLM:
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
 
-    def _signals(self, method: Method) -> frozenset[str]:
-        """What the tower has to tell for this method."""
-        missing = method.needs - self.family.signals
-        if missing:
-            raise UsageError(
-                f"method {method.name!r} needs {', '.join(sorted(missing))}",
-                why=f"{self.family.model_type} models do not give that here",
-                hint="see: vidcomp methods",
-                code="missing_signal",
-            )
-        return frozenset(method.needs)
-
-    def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
-        name, parameters = parse_spec(config.outer.inner)
-        if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
-            name = (method.inner or "none") if config.outer.keep < 1 else "none"
-        if name == "none":
-            return None
-        schedule = get_schedule(name, **parameters)
-        try:
-            schedule.layers(self.family.shape.layers)
-        except ValueError as error:
-            raise UsageError(f"--inner {config.outer.inner}", why=str(error), code="bad_option") from error
-        return schedule
-
     def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
         outer, layout = encoded.config.outer, encoded.watched.layout
@@ -311,27 +289,6 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
     return named
-
-
-def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[Reduction, CompressedTokens]:
-    """Let the method decide about the encoded slices; say it about all slices; gather and merge."""
-    view, slices = watched.view, watched.layout.slices
-    encoded, tokens = view.features.shape[:2]
-    device = view.features.device
-    keep = config.outer.keep * slices / encoded  # the budget counts all slices
-    if keep >= 1:
-        reduction = identity(encoded, tokens, device)
-        merged = CompressedTokens(view.features.flatten(0, 1), reduction.anchors, reduction.members,
-                                  tuple(level.flatten(0, 1) for level in view.deepstack))  # fmt: skip
-    else:
-        settled = method.at(config.outer.keep) if hasattr(method, "at") else method  # defaults follow the request
-        reduction = settled(view, keep)
-        if config.outer.positions == "keep":
-            reduction = reduction.in_raster_order()
-        merged = apply_reduction(view, reduction)
-    if encoded < slices:
-        reduction = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
-    return reduction, replace(merged, positions=reduction.anchors, members=reduction.members)
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:

@@ -11,7 +11,7 @@ from clips import make_clip
 import vidcomp
 from vidcomp.config import RunConfig
 from vidcomp.errors import InputError, NotApplied, UsageError
-from vidcomp.models.probe import received_attention
+from vidcomp.models.probe import attention_of, received_attention
 from vidcomp.pipeline import _check_applied
 
 QUESTION = "what happens at the end?"
@@ -236,7 +236,8 @@ def test_two_threads_may_encode_at_once(nano, clip):
     with ThreadPoolExecutor(3) as pool:
         views = [watched.view for watched in pool.map(lambda _: nano.watch(clip), range(6))]
     assert all(torch.equal(view.salience, alone.salience) for view in views)
-    assert type(nano.family._probed.config).__name__ != "_ProbedConfig"
+    configs = [type(attention_of(layer).config).__name__ for layer in nano.family._layers]
+    assert "_ProbedConfig" not in configs
 
 
 def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,17 +20,19 @@ from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
 from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
 from vidcomp.methods import Method, get_method
-from vidcomp.methods.base import described
+from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, load_family
+from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
-from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
+from vidcomp.tokens import CompressedTokens, Reduction, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
 
 VideoPath = str | PathLike[str]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class WatchedVideo:
         frames: the sampled frames and their times.
         plan: which frames were encoded.
         view: tokens of the encoded frames, [E, N, D].
+        seen: [E, F], what the segmenter saw of the encoded frames, None when none is named.
         config: the settings it was read with.
         ledger: the stages so far.
     """
@@ -47,6 +51,7 @@ class WatchedVideo:
     frames: Frames
     plan: FramePlan
     view: TokenView
+    seen: Tensor | None
     config: RunConfig
     ledger: StageLedger
 
@@ -61,6 +66,7 @@ class EncodedVideo:
         reduction: the decision, about all T * N tokens.
         method: the method's name, with its parameters as they were given.
         schedule: what will be reduced inside the language model, None for nothing.
+        question: the one that the method chose tokens for, None when it looked at the video alone.
         config: settings, the keep ratio among them.
         ledger: the stages so far.
     """
@@ -70,6 +76,7 @@ class EncodedVideo:
     reduction: Reduction
     method: str
     schedule: Schedule | None
+    question: str | None
     config: RunConfig
     ledger: StageLedger
 
@@ -119,7 +126,7 @@ class VideoLM:
             InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
         """
         check_question(question)
-        encoded = self._encoded(video, method, settings)
+        encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy()
         config = encoded.config.replace(**settings)
         prefill, waited = self.prepare(encoded, question), time.perf_counter()
@@ -138,35 +145,65 @@ class VideoLM:
         return stream_text(lambda on_text: self.ask(video, question, on_text=on_text, **settings))
 
     def encode(
-        self, video: VideoPath | WatchedVideo, *, method: str | Method | None = None, **settings: Any
+        self,
+        video: VideoPath | WatchedVideo,
+        *,
+        question: str | None = None,
+        method: str | Method | None = None,
+        **settings: Any,
     ) -> EncodedVideo:
-        """Read, encode and compress a video once, for many questions."""
+        """Read, encode and compress a video once, for many questions.
+
+        Args:
+            video: a file, or what :meth:`watch` returned.
+            question: what a question-aware method chooses tokens for; other methods do not look at it.
+            method, settings: as in :meth:`ask`.
+
+        Raises:
+            UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
+        """
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         config = watched.config.replace(**_named(method, settings))
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
         ledger.keep_requested = config.outer.keep
         with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
-            reduction, tokens = _reduce(watched, chosen, config)
+            reduction, tokens = reduced(watched.view, watched.plan, chosen, config.outer)
             record.into, record.out = watched.view.total, len(tokens)
         ledger.tokens.kept = len(tokens)
         ledger.spans = _span_records(watched, reduction)
         name = config.outer.method if chosen is not method else described(chosen)
-        return EncodedVideo(watched, tokens, reduction, name, self._schedule(chosen, config), config, ledger)
+        schedule, asked = self._schedule(chosen, config), question if "query" in reads(chosen, ADDED) else None
+        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
-    def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:
-        """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
+    def watch(
+        self,
+        video: VideoPath,
+        *,
+        method: str | Method | None = None,
+        signals: frozenset[str] = frozenset(),
+        **settings: Any,
+    ) -> WatchedVideo:
+        """Read a video and run the vision tower without removing tokens.
+
+        Args:
+            video: a file.
+            method: the view gets the signals that it reads.
+            signals: more signals to collect, for other methods that :meth:`encode` will be called with.
+            settings: as in :meth:`ask`.
+        """
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         self._schedule(chosen, config)  # a layer or signal that this model lacks is found before anything is read
-        signals = self._signals(chosen)
+        signals = signals | signals_to_collect(chosen, self.family)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
             record.into, record.out = frames.info.frames_total, len(frames.times)
-        plan = self._plan(frames, config, ledger)
+        plan, seen = self._plan(frames, config, ledger)
         tokens_per_frame = self.family.grid[0] * self.family.grid[1]
         with ledger.stage("encode", "tokens", self._settle) as record:
             with memory_errors(f"{self.family.device} for {len(plan.encode)} frames"):
@@ -176,20 +213,23 @@ class VideoLM:
         view = TokenView(encoded.features, self.family.grid, times, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=len(frames.times) * tokens_per_frame)
         ledger.frame_times, ledger.frames_encoded = [float(t) for t in frames.times], len(plan.encode)
-        return WatchedVideo(frames, plan, view, config, ledger)
+        view = completed(view, chosen, self.family, seen)
+        return WatchedVideo(frames, plan, view, seen, config, ledger)
 
     # -- the stages
 
     def _encoded(
-        self, video: VideoPath | EncodedVideo, method: str | Method | None, settings: dict[str, Any]
+        self, video: VideoPath | EncodedVideo, question: str, method: str | Method | None, settings: dict[str, Any]
     ) -> EncodedVideo:
         if not isinstance(video, EncodedVideo):
-            return self.encode(video, method=method, **settings)
+            return self.encode(video, question=question, method=method, **settings)
         fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
         if fixed or method is not None:
             raise UsageError(
                 f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
             )
+        if video.question not in (None, question):
+            _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
         return video
 
     def _sampling(self, config: RunConfig) -> Sampling:
@@ -198,14 +238,15 @@ class VideoLM:
             return Sampling(frames=None, fps=video.fps, max_frames=video.max_frames)
         return Sampling(frames=video.frames or self.family.default_frames)
 
-    def _plan(self, frames: Frames, config: RunConfig, ledger: StageLedger) -> FramePlan:
+    def _plan(self, frames: Frames, config: RunConfig, ledger: StageLedger) -> tuple[FramePlan, Tensor | None]:
         encoder = self._frame_encoder(config)
         if encoder is None:
-            return every_frame(len(frames.times))
+            return every_frame(len(frames.times)), None
         with ledger.stage("segment", "frames", self._settle) as record:
-            plan = find_duplicates(encoder(frames.pixels), encoder, config.spans.same_frame)
+            regions = encoder(frames.pixels)
+            plan = find_duplicates(regions, encoder, config.spans.same_frame)
             record.into, record.out = len(frames.times), len(plan.encode)
-        return plan
+        return plan, regions[plan.encode].flatten(1)
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
         key = (config.spans.segmenter, config.spans.segmenter_model)
@@ -222,18 +263,6 @@ class VideoLM:
         drawn = "seed" not in parameters and hasattr(method, "seed")
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
-
-    def _signals(self, method: Method) -> frozenset[str]:
-        """What the tower has to tell for this method."""
-        missing = method.needs - self.family.signals
-        if missing:
-            raise UsageError(
-                f"method {method.name!r} needs {', '.join(sorted(missing))}",
-                why=f"{self.family.model_type} models do not give that here",
-                hint="see: vidcomp methods",
-                code="missing_signal",
-            )
-        return frozenset(method.needs)
 
     def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
         name, parameters = parse_spec(config.outer.inner)
@@ -314,25 +343,6 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
     return named
-
-
-def _reduce(watched: WatchedVideo, method: Method, config: RunConfig) -> tuple[Reduction, CompressedTokens]:
-    """Let the method decide about the encoded frames; say it about all frames; gather and merge."""
-    view, frames = watched.view, len(watched.frames.times)
-    encoded, tokens = view.features.shape[:2]
-    device = view.features.device
-    keep = config.outer.keep * frames / encoded  # the budget counts all frames
-    if keep >= 1:
-        reduction, features = identity(encoded, tokens, device), view.features.flatten(0, 1)
-    else:
-        settled = method.at(config.outer.keep) if hasattr(method, "at") else method  # defaults follow the request
-        reduction = settled(view, keep)
-        if config.outer.positions == "keep":
-            reduction = reduction.in_raster_order()
-        features = apply_reduction(view, reduction).features
-    if encoded < frames:
-        reduction = compose(watched.plan.encode.to(device), watched.plan.source.to(device), reduction, tokens)
-    return reduction, CompressedTokens(features, reduction.anchors, reduction.members)
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -53,14 +53,28 @@ class Span:
 class TokenView:
     """The visual tokens of one video as the language model would see them, and the signals that methods may ask for.
 
+    Everything per token comes from the last used layer of the vision tower, brought to the grid of the features by the
+    same pooling. "Class" is the tower's class token; attention is softmax attention, mean over heads. A signal is added
+    only when a method's source asks for it.
+
     Attributes:
         features: [T, N, D], after projector and pooling, any float dtype.
         grid: (H, W) with H * W == N, row-major.
         times: [T] seconds, presentation time of each frame.
-        salience: [T, N], attention that each token receives in the vision tower.
-        frame_features: [T, F], one vector per frame (DINOv2, CLIP, pooling head).
-        query: [L, D] question embeddings, only for question-aware methods.
-        encoder_features: [T, N, C], before the projector.
+        salience: [T, N], attention that each token receives, mean over all queries.
+        cls_attention: [T, N], attention of the class token on each patch; towers without one (SigLIP) have
+            ``salience`` here, as the published ports of such methods do.
+        cls_by_layer: [T, N, L], ``cls_attention`` of each of the L layers that run, first to last.
+        summary_attention: [T, N], attention of whatever sums a frame up: the class token, else the mean of all queries
+            (softmax of the mean query's products, not the mean of the softmax).
+        keys: [T, N, K], keys, mean over heads.
+        value_norm: [T, N], sum of absolute entries of the values, which are averaged over heads first.
+        value_similarity: [T, N], softmax over the tokens of the class value's products with every value, without a
+            scale, mean over heads; only towers with a class token have it.
+        encoder_features: [T, N, C], the tower's output before the projector.
+        frame_features: [T, F], one vector per frame: what the segmenter saw, region after region, when one is named;
+            else the mean of the frame's features.
+        query: [L, D], input embeddings of the question's own tokens, without the chat template.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -70,25 +84,36 @@ class TokenView:
     grid: tuple[int, int]
     times: Tensor
     salience: Tensor | None = None
+    cls_attention: Tensor | None = None
+    cls_by_layer: Tensor | None = None
+    summary_attention: Tensor | None = None
+    keys: Tensor | None = None
+    value_norm: Tensor | None = None
+    value_similarity: Tensor | None = None
+    encoder_features: Tensor | None = None
     frame_features: Tensor | None = None
     query: Tensor | None = None
-    encoder_features: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.features.dim() != 3 or 0 in self.features.shape:
             raise ValueError(f"features must be [T, N, D] and not empty, got {list(self.features.shape)}")
-        frames, tokens = self.features.shape[:2]
+        frames, tokens, width = self.features.shape
         if self.grid[0] * self.grid[1] != tokens:
             raise ValueError(f"grid {self.grid} does not hold {tokens} tokens")
-        for name, lead in (
-            ("times", (frames,)),
-            ("salience", (frames, tokens)),
-            ("frame_features", (frames,)),
-            ("encoder_features", (frames, tokens)),
-        ):
-            value = getattr(self, name)
-            if value is not None and tuple(value.shape[: len(lead)]) != lead:
+        for name, value in {"times": self.times, **self.signals}.items():
+            if name == "query":
+                if value.dim() != 2 or value.shape[1] != width:
+                    raise ValueError(f"query must be [L, {width}], got {list(value.shape)}")
+                continue
+            lead = (frames,) if name in ("times", "frame_features") else (frames, tokens)
+            if tuple(value.shape[: len(lead)]) != lead:
                 raise ValueError(f"{name} must start with {list(lead)}, got {list(value.shape)}")
+
+    @property
+    def signals(self) -> dict[str, Tensor]:
+        """The signals that this view carries, by name."""
+        named = {item.name: getattr(self, item.name) for item in fields(self)[3:]}
+        return {name: value for name, value in named.items() if value is not None}
 
     @property
     def total(self) -> int:
@@ -96,8 +121,7 @@ class TokenView:
         return self.features.shape[0] * self.features.shape[1]
 
     def __repr__(self) -> str:
-        signals = [name for name in ("salience", "frame_features", "query") if getattr(self, name) is not None]
-        return f"TokenView(features={list(self.features.shape)}, grid={self.grid}, signals={signals})"
+        return f"TokenView(features={list(self.features.shape)}, grid={self.grid}, signals={list(self.signals)})"
 
 
 @dataclass(frozen=True)

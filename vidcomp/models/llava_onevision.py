@@ -16,7 +16,7 @@ from torch import Tensor
 from vidcomp.errors import UsageError
 from vidcomp.models.base import Encoded, Family, Prompt
 from vidcomp.models.checkpoint import Checkpoint
-from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
+from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
 __all__ = ["LlavaOnevision"]
@@ -26,7 +26,7 @@ class LlavaOnevision(Family):
     """Adapter for ``llava_onevision`` checkpoints, the embedded model among them."""
 
     model_type = "llava_onevision"
-    signals = frozenset({"salience"})
+    signals = TOWER_SIGNALS  # SigLIP has no class token
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -35,7 +35,7 @@ class LlavaOnevision(Family):
         side = math.ceil(self.patches_per_side / 2)
         self._grid = (side, side)
         tower = self.model.get_encoder(modality="video")
-        self._probed = attention_of(encoder_layers(tower)[_last_used_layer(self.model.config, tower)])
+        self._layers, self._last = encoder_layers(tower), _last_used_layer(self.model.config, tower)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -51,11 +51,11 @@ class LlavaOnevision(Family):
 
     def encode_chunk(self, pixels: Tensor, signals: frozenset[str]) -> Encoded:
         """Tower, projector and pooling as the stock model runs them, without the newline row: [t, N, D]."""
-        if "salience" not in signals:
+        if not signals:
             return Encoded(self._features(pixels))
-        with probe_attention(self._probed) as sink:
+        with probe_signals(self._layers, self._last, signals) as found:
             features = self._features(pixels)
-        return Encoded(features, {"salience": self._pool(torch.cat(sink))})
+        return Encoded(features, {name: self._pool(value) for name, value in found.items()})
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""
@@ -86,11 +86,12 @@ class LlavaOnevision(Family):
         tokens: Tensor = out.pooler_output[0, :rows]
         return tokens.view(len(pixels), -1, tokens.shape[-1])
 
-    def _pool(self, received: Tensor) -> Tensor:
-        """Received attention [t, patches] resized like the features: [t, N]."""
+    def _pool(self, signal: Tensor) -> Tensor:
+        """A signal [t, patches] or [t, patches, C] resized like the features: [t, N] or [t, N, C]."""
         side = self.patches_per_side
-        pooled = F.interpolate(received.view(-1, 1, side, side), size=self._grid, mode="bilinear")
-        return pooled.flatten(1)
+        planes = signal.reshape(len(signal), side, side, -1).movedim(-1, 1)  # [t, C, side, side]
+        pooled = F.interpolate(planes, size=self._grid, mode="bilinear").flatten(2).transpose(1, 2)
+        return pooled if signal.dim() > 2 else pooled[:, :, 0]
 
 
 def _last_used_layer(config: Any, tower: torch.nn.Module) -> int:

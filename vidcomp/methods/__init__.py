@@ -20,6 +20,13 @@ GROUP = "vidcomp.methods"  # entry points of other packages: name = "module:Clas
 
 _BUILT_IN = {
     "holitom": "vidcomp.methods.holitom:Holitom",
+    "evs": "vidcomp.methods.evs:Evs",
+    "fopru": "vidcomp.methods.fopru:Fopru",
+    "llavolta": "vidcomp.methods.llavolta:Llavolta",
+    "v_cast": "vidcomp.methods.v_cast:VCast",
+    "vscan": "vidcomp.methods.vscan:Vscan",
+    "vtc_cls": "vidcomp.methods.vtc_cls:VtcCls",
+    "flashvid": "vidcomp.methods.flashvid:Flashvid",
     "none": "vidcomp.methods.controls:Keep",
     "frames": "vidcomp.methods.controls:FewerFrames",
     "pool": "vidcomp.methods.controls:Pool",

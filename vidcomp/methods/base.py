@@ -12,12 +12,24 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from vidcomp.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vidcomp.tokens import Reduction, TokenView
 
-__all__ = ["Method", "MethodInfo", "Parity", "check_keep", "described", "parameters_of", "reads", "signal"]
+__all__ = [
+    "Method",
+    "MethodInfo",
+    "Parity",
+    "check_keep",
+    "described",
+    "parameters_of",
+    "reads",
+    "signal",
+    "tower_layer",
+]
 
 Parity = Literal["goldens", "own reading", "control"]
 
@@ -135,3 +147,15 @@ def signal(view: TokenView, name: str, method: str) -> Tensor:
     if value is None:
         raise ValueError(f"method {method!r} needs {name}, which this view does not carry")
     return value.detach()
+
+
+def tower_layer(method: str, option: str, layer: int, depth: int) -> int:
+    """The layer itself.
+
+    Raises:
+        UsageError: a vision tower of ``depth`` layers has no such layer.
+    """
+    if layer >= depth:
+        raise UsageError(f"--method {method}:{option}={layer}", why=f"only {depth} layers of the vision tower run",
+                         code="bad_option")  # fmt: skip
+    return layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["first_equal"]
+__all__ = ["first_equal", "first_of_same"]
 
 _GLANCE = 32  # columns that are enough to tell most tokens apart
 _BLOCK = 1 << 22  # values looked at once
@@ -27,13 +27,13 @@ def first_equal(rows: Tensor) -> Tensor:
     Returns:
         [R] int64, at most the row's own index.
     """
-    first = _first_of_same(_hashed(rows[:, :: max(1, rows.shape[1] // _GLANCE)]))
+    first = first_of_same(_hashed(rows[:, :: max(1, rows.shape[1] // _GLANCE)]))
     wrong = _differs(rows, first)
     if bool(wrong.any()):
         mixed = torch.zeros_like(wrong)
         mixed[first[wrong]] = True
         crowd = mixed[first].nonzero()[:, 0]  # all rows of the groups that hold more than one kind
-        again = _first_of_same(_hashed(rows[crowd]))
+        again = first_of_same(_hashed(rows[crowd]))
         own = torch.arange(crowd.numel(), device=rows.device)
         first[crowd] = crowd[torch.where(_differs(rows[crowd], again), own, again)]
     return first
@@ -48,7 +48,7 @@ def _differs(rows: Tensor, other: Tensor) -> Tensor:
     return found
 
 
-def _first_of_same(values: Tensor) -> Tensor:
+def first_of_same(values: Tensor) -> Tensor:
     """[R] to [R] int64: the first index that holds the same value."""
     index = torch.arange(values.numel(), device=values.device)
     kinds, kind = torch.unique(values, return_inverse=True)

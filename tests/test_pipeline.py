@@ -11,8 +11,8 @@ from clips import make_clip
 import vidcomp
 from vidcomp.config import RunConfig
 from vidcomp.errors import InputError, NotApplied, UsageError
+from vidcomp.measured import check_applied
 from vidcomp.models.probe import attention_of, received_attention
-from vidcomp.pipeline import _check_applied
 
 QUESTION = "what happens at the end?"
 
@@ -203,16 +203,18 @@ def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36
 
 
-def test_asked_for_but_not_applied_is_an_error(nano, clip):
+def test_asked_for_but_not_applied_is_an_error(nano, clip, monkeypatch):
+    prepared = []
+    prepare = nano.prepare
+    monkeypatch.setattr(nano, "prepare", lambda *args: prepared.append(prepare(*args)) or prepared[0])
     encoded = nano.encode(clip, keep=0.25)
     ledger = nano.ask(encoded, QUESTION, max_new_tokens=1).ledger
-    _check_applied(encoded, ledger)
-    ledger.tokens.layer = None
+    check_applied(len(encoded.tokens), ledger, prepared[0])
+    prepared[0].cache.reached.clear()
     with pytest.raises(NotApplied, match="did not run"):
-        _check_applied(encoded, ledger)
-    ledger.tokens.kept += 1
+        check_applied(len(encoded.tokens), ledger, prepared[0])
     with pytest.raises(NotApplied, match="entered the model"):
-        _check_applied(encoded, ledger)
+        check_applied(len(encoded.tokens) + 1, ledger, prepared[0])
 
 
 def test_a_closed_model_says_that_nothing_was_applied(clip):

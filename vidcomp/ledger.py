@@ -99,6 +99,7 @@ class StageLedger:
         tokens: visual token counts.
         spans: per-span lines.
         layer_rows: rows that entered each decoder layer in the prefill.
+        layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         frame_times: [T] seconds, of the sampled frames.
         frames_encoded: how many of them went through the vision tower.
         keep_requested: the share that was asked for.
@@ -110,6 +111,7 @@ class StageLedger:
     tokens: TokenCounts = field(default_factory=TokenCounts)
     spans: list[SpanRecord] = field(default_factory=list)
     layer_rows: list[int] = field(default_factory=list)
+    layer_updated: list[int] = field(default_factory=list)
     frame_times: list[float] = field(default_factory=list)
     frames_encoded: int = 0
     keep_requested: float = 1.0
@@ -130,7 +132,8 @@ class StageLedger:
         """A ledger that further stages can be added to without touching this one."""
         return StageLedger(
             stages=list(self.stages), tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans),
-            layer_rows=list(self.layer_rows), frame_times=list(self.frame_times), frames_encoded=self.frames_encoded,
+            layer_rows=list(self.layer_rows), layer_updated=list(self.layer_updated),
+            frame_times=list(self.frame_times), frames_encoded=self.frames_encoded,
             keep_requested=self.keep_requested,
         )  # fmt: skip
 

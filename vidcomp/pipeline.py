@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
-from vidcomp.errors import NotApplied, UsageError
-from vidcomp.generation import Generation, Prefill, generate, memory_errors, stream_text
+from vidcomp.errors import UsageError
+from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
-from vidcomp.inllm import Attachment, CompressedCache, Schedule, get_schedule
-from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
+from vidcomp.inllm import Attachment, AttentionBalance, CompressedCache, Schedule
+from vidcomp.inner import chosen_schedule, visual_facts
+from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
+from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, load_family
@@ -111,6 +113,7 @@ class VideoLM:
         *,
         method: str | Method | None = None,
         on_text: Callable[[str], None] | None = None,
+        balance: AttentionBalance | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -120,6 +123,7 @@ class VideoLM:
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
+            balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
@@ -129,10 +133,10 @@ class VideoLM:
         encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy()
         config = encoded.config.replace(**settings)
-        prefill, waited = self.prepare(encoded, question), time.perf_counter()
+        prefill, waited = self.prepare(encoded, question, balance), time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text)
-        _record_generation(ledger, generation, prefill, waited)
-        _check_applied(encoded, ledger)
+        record_generation(ledger, generation, prefill, waited)
+        check_applied(len(encoded.tokens), ledger, prefill)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
@@ -176,7 +180,8 @@ class VideoLM:
         ledger.tokens.kept = len(tokens)
         ledger.spans = _span_records(watched, reduction)
         name = config.outer.method if chosen is not method else described(chosen)
-        schedule, asked = self._schedule(chosen, config), question if "query" in reads(chosen, ADDED) else None
+        schedule = chosen_schedule(chosen, config.outer, self.family)
+        asked = question if "query" in reads(chosen, ADDED) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
     def watch(
@@ -197,8 +202,8 @@ class VideoLM:
         """
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
-        self._schedule(chosen, config)  # a layer or signal that this model lacks is found before anything is read
-        signals = signals | signals_to_collect(chosen, self.family)
+        schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
+        signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -264,21 +269,8 @@ class VideoLM:
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
 
-    def _schedule(self, method: Method, config: RunConfig) -> Schedule | None:
-        name, parameters = parse_spec(config.outer.inner)
-        if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
-            name = (method.inner or "none") if config.outer.keep < 1 else "none"
-        if name == "none":
-            return None
-        schedule = get_schedule(name, **parameters)
-        try:
-            schedule.layers(self.family.shape.layers)
-        except ValueError as error:
-            raise UsageError(f"--inner {config.outer.inner}", why=str(error), code="bad_option") from error
-        return schedule
-
     @torch.no_grad()
-    def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
+    def prepare(self, encoded: EncodedVideo, question: str, balance: AttentionBalance | None = None) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
         prompt, separators = self.family.prompt(question), self.family.separators()
         rows = torch.cat(
@@ -288,7 +280,9 @@ class VideoLM:
         flags = torch.zeros(len(rows), dtype=torch.bool)
         flags[before : before + visual] = True
         text_config = self.family.model.config.get_text_config()
-        cache = CompressedCache(text_config, flags, encoded.schedule, text_config.num_hidden_layers)
+        watched, schedule = encoded.watched, encoded.schedule
+        facts = visual_facts(schedule, watched.view, watched.plan, encoded.reduction.anchors, len(separators))
+        cache = CompressedCache(text_config, flags, schedule, text_config.num_hidden_layers, facts, balance)
         positions = _positions(encoded, before, len(separators), len(prompt.after))
         limit = getattr(text_config, "max_position_embeddings", None)
         if limit and int(positions[0, -1]) >= limit:
@@ -358,40 +352,3 @@ def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) 
     total = encoded.reduction.assign.numel()
     tail = torch.arange(before + total, before + total + separators + after)
     return torch.cat([torch.arange(before), before + encoded.tokens.positions.cpu(), tail])[None]
-
-
-def _record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
-    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after each reduction."""
-    cache, counts = prefill.cache, ledger.tokens
-    if 0 not in cache.prefill_rows:
-        raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
-    rows = cache.survivors[0][0]
-    last_token = int(rows[-1]) - prefill.separators
-    visual = {layer: int((rows[0] <= last_token).sum()) for layer, rows in cache.survivors.items()}
-    counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
-    counts.sequence, counts.after_llm_layer = cache.prefill_rows[0], counts.kept
-    ledger.layer_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
-    ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
-    inside = sum(cache.reduce_seconds.values())
-    first = generation.first_token_at - waited - inside
-    ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
-    for layer, left in sorted(visual.items()):
-        seconds = cache.reduce_seconds[layer]
-        ledger.stages.append(StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, seconds))
-        counts.after_llm_layer, counts.layer = left, layer
-    ledger.new_tokens = generation.new_tokens
-    written = generation.done_at - generation.first_token_at
-    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
-
-
-def _check_applied(encoded: EncodedVideo, ledger: StageLedger) -> None:
-    """Asked for but not applied is an error."""
-    if ledger.tokens.kept != len(encoded.tokens):
-        raise NotApplied(
-            f"{len(encoded.tokens)} tokens were prepared, {ledger.tokens.kept} entered the model",
-            why="the prefill did not read the compressed sequence",
-        )
-    if encoded.schedule is not None and ledger.tokens.layer is None:
-        raise NotApplied(
-            "the reduction inside the model did not run", why="its layer was not reached", hint="--inner none"
-        )

@@ -23,15 +23,18 @@ class Cost:
     kv_bytes: int
 
 
-def layer_flops(shape: ModelShape, rows: int) -> float:
-    """Multiply-adds of one decoder layer over ``rows`` rows."""
+def layer_flops(shape: ModelShape, rows: int, updated: int | None = None) -> float:
+    """Multiply-adds of one decoder layer over ``rows`` rows, of which it updates ``updated`` and only reads the
+    others."""
+    updated = rows if updated is None else updated
     query = shape.heads * shape.head_size
-    projections = 2 * rows * shape.width * query * (1 + shape.kv_heads / shape.heads)
-    attention = 2 * rows * rows * query
-    return projections + attention + 3 * rows * shape.width * shape.mlp_width
+    projections = 2 * shape.width * query * (updated + rows * shape.kv_heads / shape.heads)
+    attention = 2 * updated * rows * query
+    return projections + attention + 3 * updated * shape.width * shape.mlp_width
 
 
-def prefill_cost(shape: ModelShape, layer_rows: Sequence[int]) -> Cost:
-    """Cost of a prefill in which ``layer_rows[i]`` rows entered layer i."""
+def prefill_cost(shape: ModelShape, layer_rows: Sequence[int], layer_updated: Sequence[int] | None = None) -> Cost:
+    """Cost of a prefill in which ``layer_rows[i]`` rows entered layer i, which updated ``layer_updated[i]`` of them."""
     per_key = 2 * shape.kv_heads * shape.head_size * shape.bytes_per_value
-    return Cost(sum(layer_flops(shape, rows) for rows in layer_rows), sum(layer_rows) * per_key)
+    layers = zip(layer_rows, layer_updated or layer_rows, strict=True)
+    return Cost(sum(layer_flops(shape, *layer) for layer in layers), sum(layer_rows) * per_key)

@@ -51,7 +51,9 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     """Cost out a finished ledger."""
     around = ledger.tokens.text + ledger.tokens.separators
     plain = prefill_cost(shape, [ledger.tokens.uncompressed + around] * shape.layers)
-    return Report(tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows))
+    return Report(
+        tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows, ledger.layer_updated)
+    )
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
@@ -60,5 +62,5 @@ def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[Repo
         if stage.name in ("encode", "compress"):
             cost = prefill_cost(shape, [stage.out + around] * shape.layers)
         elif stage.name.startswith("llm layer"):
-            cost = prefill_cost(shape, ledger.layer_rows)
+            cost = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated)
         yield ReportLine(stage, cost)

@@ -39,8 +39,9 @@ def sequence(model, seed=0):
     return rows, flags
 
 
-def run(model, rows, flags, schedule=None, positions=None, **settings):
-    cache = CompressedCache(model.config.text_config, flags, schedule, model.config.text_config.num_hidden_layers)
+def run(model, rows, flags, schedule=None, positions=None, facts=None, **settings):
+    text = model.config.text_config
+    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, facts)
     positions = torch.arange(len(rows))[None] if positions is None else positions
     settings = {"max_new_tokens": STEPS, "do_sample": False, **settings}
     with Attachment(model):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn.functional import embedding_bag
 
 __all__ = [
     "CompressedTokens",
+    "Links",
     "Reduction",
     "Span",
     "TokenView",
@@ -125,6 +126,21 @@ class TokenView:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Further contributions to survivors, for rules in which one token feeds several of them.
+
+    Attributes:
+        token: [E] int64, flat index of the giver.
+        survivor: [E] int64, 0..M-1.
+        weight: [E] float32, share of the token in that survivor.
+    """
+
+    token: Tensor
+    survivor: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Reduction:
     """What a method decided. Data about tokens, not their features: everything else follows from it.
 
@@ -134,6 +150,8 @@ class Reduction:
         weights: [T * N] float32, share of each token in its survivor.
         spans: the spans the method worked on, covering all frames, if it uses spans.
         raster: True when anchors must be ascending; a method that reproduces another published order says False.
+        more: contributions beyond ``assign``, None in most methods. A token that only feeds several survivors a little
+            still belongs to one of them in ``assign``, with its weight there.
 
     Raises:
         ValueError: no survivor, repeated or unsorted anchors, an index out of range, a weight that is not finite.
@@ -144,6 +162,7 @@ class Reduction:
     weights: Tensor
     spans: tuple[Span, ...] = ()
     raster: bool = True
+    more: Links | None = None
 
     def __post_init__(self) -> None:
         survivors, total = self.anchors.numel(), self.assign.numel()
@@ -163,6 +182,7 @@ class Reduction:
                 (ordered[1:] > ordered[:-1]).all(),
                 (self.assign >= -1).all() & (self.assign < survivors).all(),
                 torch.isfinite(self.weights).all(),
+                *([] if self.more is None else [_links_fit(self.more, survivors, total)]),
             ]
         ).tolist()
         messages = (
@@ -170,8 +190,9 @@ class Reduction:
             "anchors repeat" + (" or are not ascending" if self.raster else ""),
             "assign outside the survivors",
             "weights that are not finite",
+            "links outside the video or the survivors, or of weights that are not finite",
         )
-        return next((text for good, text in zip(checks, messages, strict=True) if not good), None)
+        return next((text for good, text in zip(checks, messages, strict=False) if not good), None)
 
     @property
     def kept(self) -> int:
@@ -180,7 +201,7 @@ class Reduction:
 
     @property
     def members(self) -> Tensor:
-        """[M] int64, how many tokens each survivor stands for."""
+        """[M] int64, how many tokens each survivor stands for, by ``assign``."""
         owned = self.assign[self.assign >= 0]
         return torch.zeros_like(self.anchors).index_add_(0, owned, torch.ones_like(owned))
 
@@ -190,10 +211,17 @@ class Reduction:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(order.numel(), device=order.device)
         assign = torch.where(self.assign >= 0, rank[self.assign.clamp(min=0)], self.assign)
-        return Reduction(self.anchors[order], assign, self.weights, self.spans)
+        more = self.more and replace(self.more, survivor=rank[self.more.survivor])
+        return Reduction(self.anchors[order], assign, self.weights, self.spans, more=more)
 
     def __repr__(self) -> str:
         return f"Reduction(kept={self.kept}, of={self.assign.numel()}, spans={len(self.spans)})"
+
+
+def _links_fit(links: Links, survivors: int, total: int) -> Tensor:
+    """[] bool: every link leads from a token of the video to a survivor, with a finite weight."""
+    inside = (links.token >= 0) & (links.token < total) & (links.survivor >= 0) & (links.survivor < survivors)
+    return (inside & torch.isfinite(links.weight)).all()
 
 
 @dataclass(frozen=True)
@@ -215,7 +243,8 @@ class CompressedTokens:
 
 
 def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
-    """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned to m, in float32.
+    """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned or linked to m, in
+    float32.
 
     Args:
         view: features [T, N, D].
@@ -230,20 +259,25 @@ def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     flat = view.features.reshape(view.total, -1)  # [T*N, D]
     if reduction.assign.numel() != view.total:
         raise ValueError(f"the reduction is about {reduction.assign.numel()} tokens, the view holds {view.total}")
-    merged = merge_rows(flat, reduction.assign, reduction.weights, reduction.kept)
+    owner, weights, index = reduction.assign, reduction.weights, None
+    if (more := reduction.more) is not None:
+        index = torch.cat([torch.arange(view.total, device=owner.device), more.token])
+        owner, weights = torch.cat([owner, more.survivor]), torch.cat([weights, more.weight])
+    merged = merge_rows(flat, owner, weights, reduction.kept, index)
     if not all(math.isfinite(extreme) for extreme in torch.stack(merged.aminmax()).tolist()):
         raise ValueError("merged features are not finite")
     return CompressedTokens(merged.to(view.features.dtype), reduction.anchors, reduction.members)
 
 
-def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tensor:
+def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int, index: Tensor | None = None) -> Tensor:
     """Weighted sums of rows by owner, in float32, in a fixed order of addition on every device.
 
     Args:
         rows: [R, D] any float dtype.
-        owner: [R] int64, the sum (0..count-1) that each row belongs to, -1 for none.
-        weights: [R] float32.
+        owner: [E] int64, the sum (0..count-1) that each entry belongs to, -1 for none.
+        weights: [E] float32.
         count: number of sums.
+        index: [E] int64, the row of each entry; None when entry i is row i.
 
     Returns:
         [count, D] float32; a sum without rows is zero.
@@ -251,7 +285,7 @@ def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tens
     used = (owner >= 0).nonzero()[:, 0]
     order = used[owner[used].argsort(stable=True)]
     first = torch.searchsorted(owner[order], torch.arange(count, device=owner.device))
-    return sum_bags(rows, order, first, weights[order])
+    return sum_bags(rows, order if index is None else index[order], first, weights[order])
 
 
 def sum_bags(rows: Tensor, order: Tensor, first: Tensor, weights: Tensor) -> Tensor:
@@ -311,4 +345,15 @@ def compose(kept_frames: Tensor, source: Tensor, inner: Reduction, tokens: int) 
     last = [int(frame) for frame in kept_frames[1:].tolist()] + [source.numel()]
     first = kept_frames.tolist()
     spans = tuple(Span(first[s.start] if s.start else 0, last[s.end] - 1, s.static) for s in inner.spans)
-    return Reduction(anchors, inner.assign[flat], weights, spans, raster=inner.raster)
+    more = inner.more and _copied_links(inner.more, source, copies, tokens)
+    return Reduction(anchors, inner.assign[flat], weights, spans, inner.raster, more)
+
+
+def _copied_links(links: Links, source: Tensor, copies: Tensor, tokens: int) -> Links:
+    """Links from encoded tokens as links from all frames: the copies of a frame share its weight."""
+    frame, position = links.token // tokens, links.token % tokens
+    times = copies[frame]
+    place = torch.arange(int(times.sum()), device=frame.device) - (times.cumsum(0) - times).repeat_interleave(times)
+    first = torch.searchsorted(source, frame)  # source does not fall
+    token = (first.repeat_interleave(times) + place) * tokens + position.repeat_interleave(times)
+    return Links(token, links.survivor.repeat_interleave(times), (links.weight / times).repeat_interleave(times))

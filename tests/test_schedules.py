@@ -422,7 +422,7 @@ def test_the_search_finds_the_smallest_harmless_shares():
 def test_published_layers_of_shallow_decoders_do_not_collide():
     for info in schedules():
         for depth in (3, 4, 24, 28, 36, 80):
-            if info.name in {"gsearch", "psigmoid", "framefusion"}:
+            if info.name in {"gsearch", "psigmoid"}:
                 continue
             parameters = {"layer": 1} if info.name == "dycoke" else {}
             schedule = get_schedule(info.name, **parameters)
@@ -464,7 +464,7 @@ def test_wrong_parameters_are_clear_errors(name, parameters, says):
 
 @pytest.mark.parametrize(("name", "parameters", "depth"), [
     ("fastv", {"k": 6}, 6), ("pyramiddrop", {"at": "1/7/9"}, 6), ("psigmoid", {"keep": 0.1}, 6),
-    ("framefusion", {"cost": 0.1}, 6), ("aim", {"end": 9}, 6), ("catp", {"k": 9}, 6),
+    ("aim", {"end": 9}, 6), ("catp", {"k": 9}, 6),
 ])  # fmt: skip
 def test_plans_that_the_decoder_cannot_hold(name, parameters, depth):
     with pytest.raises(ValueError):
@@ -493,6 +493,8 @@ def test_what_a_schedule_may_not_say():
         run(model, rows, flags, Bad())
     with pytest.raises(ModelError, match="needs the place"):
         run(model, rows, flags, get_schedule("framefusion", cost=0.5))
+    with pytest.raises(UsageError, match="cannot be met"):
+        run(model, rows, flags, get_schedule("framefusion", cost=0.1), facts=FACTS)
     assert hooks_on(model) == 0
 
 

@@ -282,7 +282,8 @@ class VideoLM:
         text_config = self.family.model.config.get_text_config()
         watched, schedule = encoded.watched, encoded.schedule
         facts = visual_facts(schedule, watched.view, watched.plan, encoded.reduction.anchors, len(separators))
-        cache = CompressedCache(text_config, flags, schedule, text_config.num_hidden_layers, facts, balance)
+        whole = encoded.reduction.assign.numel() + len(separators)
+        cache = CompressedCache(text_config, flags, schedule, text_config.num_hidden_layers, facts, balance, whole)
         positions = _positions(encoded, before, len(separators), len(prompt.after))
         limit = getattr(text_config, "max_position_embeddings", None)
         if limit and int(positions[0, -1]) >= limit:

@@ -37,6 +37,7 @@ class CompressedCache(DynamicCache):
         depth: number of decoder layers.
         facts: what schedules may want to know about the visual rows, see :class:`~vidcomp.inllm.stage.Stage`.
         balance: notes what the answer's rows look at, None for nothing.
+        uncompressed: number of visual rows without an outer stage, None for as many as there are.
 
     All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
     does not.
@@ -50,6 +51,7 @@ class CompressedCache(DynamicCache):
         depth: int = 0,
         facts: Mapping[str, Tensor] | None = None,
         balance: AttentionBalance | None = None,
+        uncompressed: int | None = None,
     ) -> None:
         super().__init__(config=config)
         self.schedule, self.depth, self.facts, self.balance = schedule, depth, facts or {}, balance
@@ -60,6 +62,7 @@ class CompressedCache(DynamicCache):
         self.planned = visual.numel()
         self._visual = visual.nonzero()[:, 0]  # [V] visual rows of the prefill
         self._after = self.planned - 1 - int(self._visual[-1]) if self._visual.numel() else 0
+        self.uncompressed = uncompressed or self._visual.numel()
         self._origin = self._places = self._visual[None]  # [B, V] which of those are present, and where they stand
         self.columns: dict[int, Tensor] = {}  # layer -> [B, n] columns of its first n keys
         self.tail: dict[int, int] = {}  # layer -> column of the key after those
@@ -264,8 +267,8 @@ class CompressedCache(DynamicCache):
 
         assert self.schedule is not None
         stage = Stage(
-            layer, self.depth, hidden, self._places, self._origin, self._visual.numel(), self._after,
-            self.facts, self.memory, self._attention_of, coming,
+            layer, self.depth, hidden, self._places, self._origin, self._visual.numel(),
+            self.uncompressed, self._after, self.facts, self.memory, self._attention_of, coming,
         )  # fmt: skip
         return self.schedule.reduce(stage)
 

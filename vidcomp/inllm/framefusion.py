@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.errors import UsageError
 from vidcomp.inllm.base import Cut, Schedule, best_rows, check_share
 from vidcomp.inllm.stage import Stage
 from vidcomp.methods.base import Parity
@@ -35,7 +36,7 @@ class FrameFusionInner(Schedule):
     """Parameters as published.
 
     Attributes:
-        cost: mean number of visual rows over all layers, as a share of those that enter layer 0.
+        cost: mean number of visual rows over all layers, as a share of those of the uncompressed video.
         threshold: cosine from which a row repeats the one before (0.6 LLaVA-Video, 0.5 Qwen2-VL and InternVL2.5).
         least: share of merged rows below which merging ends.
     """
@@ -57,15 +58,23 @@ class FrameFusionInner(Schedule):
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """All but the first; stages after the end of merging and pruning do nothing."""
-        if self.cost * depth <= 1:
-            raise ValueError(f"cost={self.cost} cannot be met: layer 0 of {depth} alone costs {1 / depth:.3f}")
         return tuple(range(1, depth))
 
     def reduce(self, stage: Stage) -> Cut | None:
-        """Merge, prune, or nothing; decided on the first sequence of the batch."""
-        removed, phase = stage.memory.setdefault("removed", [0.0]), stage.memory.get("phase", "merge")
+        """Merge, prune, or nothing; decided on the first sequence of the batch.
+
+        Raises:
+            UsageError: the rows that entered layer 0 cost more than all layers may.
+        """
+        phase = stage.memory.get("phase", "merge")
         if phase == "done":
             return None
+        entered = stage.total / stage.uncompressed
+        if self.cost * stage.depth <= entered:
+            raise UsageError(f"framefusion:cost={self.cost} cannot be met",
+                             why=f"layer 0 of {stage.depth} alone costs {entered / stage.depth:.3f}",
+                             hint="a larger cost, or a smaller --keep", code="bad_option")  # fmt: skip
+        removed = stage.memory.setdefault("removed", [1 - entered])
         wanted = required_removal(removed, stage.depth, self.cost)
         if phase == "prune":
             stage.memory["phase"] = "done"

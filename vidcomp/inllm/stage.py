@@ -31,6 +31,7 @@ class Stage:
         visual: [B, V] int64, where the visual rows stand among the S, ascending.
         origin: [B, V] int64, which of the visual rows of layer 0 each one is.
         total: number of visual rows at layer 0.
+        uncompressed: how many there would be without an outer stage.
         after: A.
         facts: what is known about the visual rows of layer 0, each [total]; ``frame`` and ``place`` (index within the
             frame) are -1 for separators, signals of the tower have their :class:`~vidcomp.tokens.TokenView` names.
@@ -45,6 +46,7 @@ class Stage:
     visual: Tensor
     origin: Tensor
     total: int
+    uncompressed: int
     after: int
     facts: Mapping[str, Tensor]
     memory: dict[str, Any]

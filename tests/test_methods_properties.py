@@ -78,9 +78,11 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("mmtok", {"window": 1, "alpha": 0.0}),
     ("cluster", {}),
     ("cluster", {"window": 3, "rounds": 1}),
+    ("recoverable", {}),
+    ("recoverable", {"adaptive": True}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
-EXACT = {"random", "uniform", "llavolta", "fopru", "vtc_cls", "vscan"}  # exactly the ceiling of keep * T * N
+EXACT = {"random", "uniform", "aim", "divprune", "fastervlm", "flowcut", "framefusion", "vispruner", "visionzip", "llavolta", "fopru", "vtc_cls", "vscan"}  # exactly the ceiling of keep * T * N
 IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
 every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
 
@@ -120,7 +122,7 @@ def same(one: Reduction, other: Reduction) -> bool:
 
 
 @every_setting
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(kind=kinds, shape=shapes, dtype=dtypes, keep=keeps, seed=st.integers(0, 99))
 def test_every_method(
     name: str,
@@ -164,6 +166,9 @@ def check_weights(reduction: Reduction) -> None:
     """Shares of each survivor sum to one, its anchor is a member of it, and dropped tokens weigh nothing."""
     used = reduction.assign >= 0
     sums = torch.zeros(reduction.kept).index_add_(0, reduction.assign[used], reduction.weights[used])
+    if reduction.more is not None:
+        sums.index_add_(0, reduction.more.survivor, reduction.more.weight)
+        assert bool((reduction.more.weight > 0).all())
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
     assert torch.equal(reduction.assign[reduction.anchors], torch.arange(reduction.kept))
     assert bool((reduction.weights[~used] == 0).all()) and bool((reduction.weights >= 0).all())

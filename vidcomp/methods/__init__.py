@@ -50,6 +50,7 @@ _BUILT_IN = {
     "kffocus": "vidcomp.methods.kffocus:Kffocus",
     "mmtok": "vidcomp.methods.mmtok:Mmtok",
     "cluster": "vidcomp.methods.cluster:Cluster",
+    "recoverable": "vidcomp.methods.recoverable:Recoverable",
     "none": "vidcomp.methods.controls:Keep",
     "frames": "vidcomp.methods.controls:FewerFrames",
     "pool": "vidcomp.methods.controls:Pool",

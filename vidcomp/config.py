@@ -169,13 +169,15 @@ class OuterConfig(_Checked):
         high=1,
     )
     inner: str = option(
-        "auto", "--inner", "reduction inside the language model: auto (the method's own), none, holitom:k=18,r=0.5"
+        "auto", "--inner", "reduction inside the language model: auto (the method's own), none, fastv:k=2,keep=0.5"
     )
+    encoder: str = option("none", "--encoder", "merging inside the vision tower: none, tome:r=16, earlytom:tau=0.6")
     positions: str = option(
         "auto",
         "--positions",
-        "position ids of survivors: renumbered, those of the full video, or as the model prefers",
-        choices=("auto", "compact", "keep"),
+        "position ids of survivors: renumbered, those of the full video, those of several members (ppe), or as the "
+        "model prefers",
+        choices=("auto", "compact", "keep", "ppe"),
     )
 
 

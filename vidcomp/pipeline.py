@@ -18,13 +18,14 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, CompressedCache, Schedule
-from vidcomp.inner import chosen_schedule, visual_facts
+from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
 from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, load_family
 from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
+from vidcomp.positions import member_positions, row_positions
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
@@ -204,20 +205,23 @@ class VideoLM:
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
         signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
+        merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
             record.into, record.out = frames.info.frames_total, len(frames.times)
         plan, seen = self._plan(frames, config, ledger)
+        ledger.frames_encoded, ledger.frame_times = len(plan.encode), [float(t) for t in frames.times]
+        apart = plan.encode
         tokens_per_frame = self.family.grid[0] * self.family.grid[1]
         with ledger.stage("encode", "tokens", self._settle) as record:
             with memory_errors(f"{self.family.device} for {len(plan.encode)} frames"):
-                encoded = self.family.encode(frames.pixels[plan.encode.numpy()], signals)
+                encoded, plan, ledger.tower_rows = encoded_with(merger, self.family, frames.pixels, plan, signals)
             record.into, record.out = len(frames.times) * tokens_per_frame, encoded.features.shape[0] * tokens_per_frame
         times = torch.from_numpy(frames.times)[plan.encode]
         view = TokenView(encoded.features, self.family.grid, times, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=len(frames.times) * tokens_per_frame)
-        ledger.frame_times, ledger.frames_encoded = [float(t) for t in frames.times], len(plan.encode)
+        seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
         view = completed(view, chosen, self.family, seen)
         return WatchedVideo(frames, plan, view, seen, config, ledger)
 
@@ -283,8 +287,11 @@ class VideoLM:
         watched, schedule = encoded.watched, encoded.schedule
         facts = visual_facts(schedule, watched.view, watched.plan, encoded.reduction.anchors, len(separators))
         whole = encoded.reduction.assign.numel() + len(separators)
-        cache = CompressedCache(text_config, flags, schedule, text_config.num_hidden_layers, facts, balance, whole)
-        positions = _positions(encoded, before, len(separators), len(prompt.after))
+        policy, parts = encoded.config.outer.positions, (before, len(separators), len(prompt.after))
+        places = member_positions(encoded.reduction, *parts) if policy == "ppe" else None
+        depth = text_config.num_hidden_layers
+        cache = CompressedCache(text_config, flags, schedule, depth, facts, balance, whole, places)
+        positions = row_positions(policy, encoded.reduction, *parts)
         limit = getattr(text_config, "max_position_embeddings", None)
         if limit and int(positions[0, -1]) >= limit:
             raise UsageError(
@@ -346,10 +353,3 @@ def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecor
     return [SpanRecord.of(span, times, tokens, kept) for span in reduction.spans or watched.plan.spans]
 
 
-def _positions(encoded: EncodedVideo, before: int, separators: int, after: int) -> Tensor:
-    """Position ids [1, S]: renumbered, or those that the rows had in the uncompressed sequence."""
-    if encoded.config.outer.positions == "compact":
-        return torch.arange(before + len(encoded.tokens) + separators + after)[None]
-    total = encoded.reduction.assign.numel()
-    tail = torch.arange(before + total, before + total + separators + after)
-    return torch.cat([torch.arange(before), before + encoded.tokens.positions.cpu(), tail])[None]

@@ -24,15 +24,12 @@ class Registry(Generic[T]):
     Args:
         noun: what one of them is called in messages.
         group: entry-point group of other packages, ``name = "module:Class"``; built-in names cannot be replaced.
-        option: the command-line option that takes such a name.
         built_in: name to ``module:Class``.
-        also: further words that the option takes.
+        also: further words that may stand in place of a name.
     """
 
-    def __init__(
-        self, noun: str, *, group: str, option: str, built_in: Mapping[str, str], also: tuple[str, ...] = ()
-    ) -> None:
-        self.noun, self.group, self.option, self.also = noun, group, option, also
+    def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str], also: tuple[str, ...] = ()) -> None:
+        self.noun, self.group, self.also = noun, group, also
         self._built_in = dict(built_in)
 
     def names(self) -> tuple[str, ...]:

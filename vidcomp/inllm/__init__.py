@@ -28,7 +28,6 @@ __all__ = [
 _SCHEDULES: Registry[Schedule] = Registry(
     "inner schedule",
     group="vidcomp.schedules",
-    option="--inner",
     also=("auto", "none"),
     built_in={
         "holitom": "vidcomp.inllm.holitom:HolitomInner",

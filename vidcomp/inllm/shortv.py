@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import Schedule, listed
+from vidcomp.inllm.base import Schedule
 from vidcomp.inllm.presets import read_preset
+from vidcomp.parameters import listed
 
 __all__ = ["PUBLISHED_ORDERS", "ShortV"]
 

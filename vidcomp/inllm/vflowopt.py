@@ -16,8 +16,9 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.inllm.base import Cut, Schedule, best_rows, listed, placed, stage_shares
+from vidcomp.inllm.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import listed
 
 __all__ = ["VFlowOptInner"]
 

@@ -21,10 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.inllm.base import Cut, Schedule, best_rows, check_choice, check_share, listed, placed, stage_shares
+from vidcomp.inllm.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.inllm.merge import dropped_rows, mean_merge
 from vidcomp.inllm.rows import take_rows
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import check_choice, check_share, listed
 
 __all__ = ["VisionDropInner"]
 

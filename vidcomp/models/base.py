@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidcomp.errors import ModelError
 from vidcomp.models.checkpoint import Checkpoint
@@ -76,6 +76,12 @@ class Family(ABC):
     @abstractmethod
     def grid(self) -> tuple[int, int]:
         """(H, W) of the tokens of one frame; N = H * W."""
+
+    @property
+    def merging_layers(self) -> tuple[nn.Module, ...]:
+        """Layers of the tower up to the first one whose output is used, where rows may be merged between them; none
+        when this family's tower cannot host that."""
+        return ()
 
     @property
     def default_frames(self) -> int:

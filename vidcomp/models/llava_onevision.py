@@ -35,12 +35,18 @@ class LlavaOnevision(Family):
         side = math.ceil(self.patches_per_side / 2)
         self._grid = (side, side)
         tower = self.model.get_encoder(modality="video")
-        self._layers, self._last = encoder_layers(tower), _last_used_layer(self.model.config, tower)
+        self._layers = encoder_layers(tower)
+        self._last = max(_used_layers(self.model.config, len(self._layers)))
 
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens per frame after pooling: 27 x 27 patches become 14 x 14."""
         return self._grid
+
+    @property
+    def merging_layers(self) -> tuple[torch.nn.Module, ...]:
+        """All layers up to the first one whose output the projector reads."""
+        return tuple(self._layers[: min(_used_layers(self.model.config, len(self._layers))) + 1])
 
     def pixels(self, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
         """Squash to the tower's square and normalise, bit-equal to the stock video processor: [t, 3, S, S]."""
@@ -94,9 +100,8 @@ class LlavaOnevision(Family):
         return pooled if signal.dim() > 2 else pooled[:, :, 0]
 
 
-def _last_used_layer(config: Any, tower: torch.nn.Module) -> int:
-    """Index of the last encoder layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
-    count = len(encoder_layers(tower))
+def _used_layers(config: Any, count: int) -> list[int]:
+    """Encoder layers whose output feeds the projector, of ``count``; hidden state k is the output of layer k - 1."""
     chosen = config.vision_feature_layer
     states = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(state if state >= 0 else count + 1 + state for state in states) - 1
+    return [(state if state >= 0 else count + 1 + state) - 1 for state in states]

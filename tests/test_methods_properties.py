@@ -82,7 +82,11 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("recoverable", {"adaptive": True}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
-EXACT = {"random", "uniform", "aim", "divprune", "fastervlm", "flowcut", "framefusion", "vispruner", "visionzip", "llavolta", "fopru", "vtc_cls", "vscan"}  # exactly the ceiling of keep * T * N
+EXACT = {  # exactly the ceiling of keep * T * N, but for settings that reproduce published counts
+    "aim", "divprune", "fastervlm", "fastvid", "flowcut", "fopru", "framefusion", "llavolta", "random", "uniform",
+    "vidcom2", "visionzip", "vispruner", "vscan", "vtc_cls",
+}  # fmt: skip
+PUBLISHED = {"fastvid", "vidcom2"}
 IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
 every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
 
@@ -139,7 +143,7 @@ def test_every_method(
     frames, tokens = shape[:2]
 
     assert 1 <= reduction.kept <= view.total
-    if name in EXACT and parameters.get("mode") != "rows":
+    if name in EXACT and parameters.get("mode") != "rows" and not (name in PUBLISHED and "official" in parameters):
         assert reduction.kept == token_budget(view.total, keep)
     if reduction.raster:
         assert bool((reduction.anchors.diff() > 0).all())

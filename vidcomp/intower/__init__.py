@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidcomp.methods.base import MethodInfo
 from vidcomp.models.tower import TowerMerger
-from vidcomp.registry import Registry
+from vidcomp.registry import MethodInfo, Registry
 
 __all__ = ["get_merger", "mergers"]
 
@@ -31,6 +30,6 @@ def get_merger(name: str, **parameters: Any) -> TowerMerger:
     return _MERGERS.get(name, **parameters)
 
 
-def mergers() -> tuple[MethodInfo, ...]:
+def mergers(built_in: bool = False) -> tuple[MethodInfo, ...]:
     """Every merger that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
-    return _MERGERS.rows()
+    return _MERGERS.rows(built_in)

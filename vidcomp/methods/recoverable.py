@@ -119,7 +119,7 @@ def question_similarity(features: Tensor, query: Tensor) -> Tensor:
 
 
 def _counts(attention: Tensor, question: Tensor, budgets: Tensor | None) -> NDArray[np.int64]:
-    """Salient, recovered, centres, and whether there is a last token: [T, 4]; budgets [T], None to let outliers decide."""
+    """Salient, recovered, centres, and whether there is a last token: [T, 4]; budgets [T], None for adaptive."""
     tokens = attention.shape[1]
     first = outlier_share(attention, _NEIGHBOURS)
     kept = top_mask(attention, (first * tokens + 1e-4).long())

@@ -45,6 +45,7 @@ class VCast(Method):
     name: ClassVar[str] = "v_cast"
     summary: ClassVar[str] = "gives frames where the video turns more tokens, keeps those unlike their frame"
     source: ClassVar[str] = "V-CAST, arXiv 2603.27650, https://github.com/xinyouu/V-CAST"
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -70,6 +70,7 @@ class Schedule:
         parity: ``goldens`` when outputs of the published code are reproduced in the tests, else ``own reading``.
         needs: signals of the vision tower that it reads, by their :class:`~vidcomp.tokens.TokenView` names.
         exact: whether the number of rows follows from shapes alone.
+        attends: whether it decides by what text rows look at, so that the question matters.
 
     Dimension letters: B sequences, S rows at the layer, V visual rows among them, W visual rows left, D width.
     """
@@ -80,7 +81,7 @@ class Schedule:
     parity: ClassVar[Parity] = "own reading"
     needs: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = True
-    inner: ClassVar[str | None] = None
+    attends: ClassVar[bool] = True
     stage: ClassVar[str] = "inner"
 
     @property

@@ -35,6 +35,7 @@ class VFlowOptInner(Schedule):
     name: ClassVar[str] = "vflowopt"
     summary: ClassVar[str] = "drops at two depths by the importance that the vision tower gave"
     source: ClassVar[str] = "VFlowOpt, ICCV 2025, arXiv 2508.05211, https://github.com/sihany077/VFlowOpt"
+    attends: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class VisionDropInner(Schedule):
     name: ClassVar[str] = "visiondrop"
     summary: ClassVar[str] = "drops at several depths, ranked by the attention among visual rows; the rest is merged"
     source: ClassVar[str] = "VisionDrop, AAAI 2026, arXiv 2506.22283, https://github.com/Ruixxxx/VisionDrop"
+    attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         stage_shares(self.at, self.keep, len(_LAYERS))

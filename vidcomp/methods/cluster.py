@@ -30,6 +30,8 @@ from vidcomp.tokens import Reduction, Span, TokenView, merge_rows
 
 __all__ = ["Cluster", "spherical_means"]
 
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Cluster(Method):
@@ -96,9 +98,12 @@ def _assigned(unit: Tensor, centres: Tensor) -> Tensor:
 
 
 def _nearest_member(cosine: Tensor, owner: Tensor, count: int) -> Tensor:
-    """For each group the first row with the largest cosine: [count]; no meaning for an empty group."""
+    """For each group the first row with the largest cosine: [count]; no meaning for an empty group.
+
+    Two members are equally near to their mean, whatever rounding makes of it.
+    """
     best = cosine.new_full((count,), -torch.inf).scatter_reduce(0, owner, cosine, "amax")
-    place = torch.arange(len(owner), device=owner.device).masked_fill(cosine < best[owner], len(owner))
+    place = torch.arange(len(owner), device=owner.device).masked_fill(cosine < best[owner] - _ROUNDING, len(owner))
     found = torch.full((count,), len(owner), device=owner.device).scatter_reduce(0, owner, place, "amin")
     return found.clamp(max=len(owner) - 1)
 

@@ -62,11 +62,14 @@ def key_times(intra: Sequence[float], duration: float, limit: int | None = None,
 
 
 def _thinned(keys: list[float], duration: float, most: int) -> list[float]:
-    """At most ``most`` times: the one goes whose absence leaves the shortest gap, the earlier of equals, and so on."""
+    """At most ``most`` times: the one goes whose absence leaves the shortest gap, and so on; the first one stays.
+
+    Equal gaps: the earlier one goes.
+    """
     left = list(keys)
     while len(left) > most:
-        edges = np.array([0.0, *left, duration])
-        left.pop(int((edges[2:] - edges[:-2]).argmin()))
+        edges = np.array([*left, duration])
+        left.pop(1 + int((edges[2:] - edges[:-2]).argmin()))
     return left
 
 

@@ -21,7 +21,7 @@ StageRows = dict[str, Sequence[MethodInfo]]
 
 _PROOF = {
     "goldens": "equal to outputs of the published code",
-    "own reading": "our reading of the source, tested against loops written from it",
+    "own reading": "own reading of the source; no outputs of published code to compare with",
     "control": "a yardstick of this project",
 }
 _INTRODUCTION = """\

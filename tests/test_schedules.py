@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from tiny import masked_reference, tiny_model
 from torch.nn.functional import cosine_similarity, normalize
 
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Cut, Schedule, get_schedule, schedule_names, schedules
+from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule, schedule_names, schedules
 from vidcomp.inllm.base import best_rows
+from vidcomp.inllm.freeze import park
 from vidcomp.inllm.gsearch import search_shares
 from vidcomp.inllm.psigmoid import sigmoid_shares
 from vidcomp.inllm.scoring import page_rank
@@ -200,8 +203,6 @@ def test_a_choice_of_keys_moves_with_its_beam():
 
 def teacher_forced(model, rows, flags, schedule, tokens):
     """Logits of the answer's rows when a fixed answer is fed token by token."""
-    from vidcomp.inllm import Attachment, CompressedCache
-
     cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
     logits = []
     with Attachment(model), torch.no_grad():
@@ -215,6 +216,59 @@ def teacher_forced(model, rows, flags, schedule, tokens):
             logits.append(model.lm_head(hidden[0, -1]))
             fed = model.get_input_embeddings()(tokens[step])[None, None]
     return torch.stack(logits), cache
+
+
+def test_threads_with_their_own_schedules_do_not_disturb_each_other():
+    model = tiny_model()
+    settings = [("shortv", {"order": "0/2/5"}), ("dycoke", {"layer": 1, "gate": 1.1}), ("catp", {"k": 3}), TABLE[3]]
+    jobs = [(*sequence(model, seed), get_schedule(name, **given)) for seed, (name, given) in enumerate(settings)]
+
+    def answer(rows, flags, schedule):
+        cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
+        return model.generate(
+            inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache,
+            attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=STEPS, do_sample=False,
+        ).tolist()  # fmt: skip
+
+    with Attachment(model):
+        alone = [answer(*job) for job in jobs]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda job: answer(*job), jobs * 3))
+    assert together == alone * 3
+
+
+def test_frozen_layers_need_a_kernel_with_masks():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    model.config.text_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ModelError, match="cannot skip rows"):
+        park(model.get_decoder().layers[0], rows[None], flags.nonzero()[:, 0][None], None)
+
+
+def test_a_schedule_of_another_package_is_found(monkeypatch):
+    @dataclass(frozen=True)
+    class Last(Schedule):
+        keep: int = 4
+        name = "last"
+        summary = "keeps the last rows"
+        source = "a test"
+
+        def layers(self, depth):
+            return (2,)
+
+        def reduce(self, stage):
+            return Cut(torch.arange(stage.count - self.keep, stage.count).expand(len(stage.rows), -1))
+
+    point = SimpleNamespace(name="last", load=lambda: Last)
+    broken = SimpleNamespace(name="broken", load=lambda: 1 / 0)
+    points = {"vidcomp.schedules": [point, broken]}
+    monkeypatch.setattr("vidcomp.registry.entry_points", lambda group: points.get(group, []))
+    assert "last" in {info.name for info in schedules()} and "broken" not in {info.name for info in schedules()}
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        get_schedule("broken")
+    model = tiny_model()
+    _, cache = run(model, *sequence(model), get_schedule("last", keep=3))
+    assert cache.survivors[2][0].tolist() == [BEFORE + VISUAL - 3 + i for i in range(3)]
 
 
 def test_every_schedule_leaves_no_trace():

@@ -25,7 +25,7 @@ DEPTH, LENGTH, FRAMES = 6, BEFORE + VISUAL + AFTER, 5
 FACTS = {
     "frame": torch.tensor([*(torch.arange(VISUAL - 1) // 8).tolist(), -1]),
     "place": torch.tensor([*(torch.arange(VISUAL - 1) % 8).tolist(), -1]),
-    "salience": torch.rand(VISUAL, generator=torch.Generator().manual_seed(5)),
+    "trusted_attention": torch.rand(VISUAL, generator=torch.Generator().manual_seed(5)),
 }
 
 TABLE = [
@@ -418,10 +418,10 @@ def test_catp_ranks_growth_of_attention_and_likeness_to_the_question():
     assert (final >= FRAMES - 2).sum() == round(int((left >= FRAMES - 2).sum()) / 2)
 
 
-def test_separators_outlive_every_drop_by_salience():
+def test_separators_outlive_every_drop_by_importance():
     _, _, _, schedule, _, cache = noted("vflowopt", {"keep": (0.2, 0.2)})
     assert all(BEFORE + VISUAL - 1 in survivors[0].tolist() for survivors in cache.survivors.values())
-    order = FACTS["salience"][:-1].argsort(descending=True)[:7]
+    order = FACTS["trusted_attention"][:-1].argsort(descending=True)[:7]
     assert (cache.survivors[2][0, :-1] - BEFORE).tolist() == order.sort().values.tolist()
     assert schedule.cuts[2].kept.shape[1] == 8
 
@@ -490,7 +490,7 @@ def test_the_list_names_every_schedule():
     listed = {info.name: info for info in schedules()}
     assert set(listed) == set(schedule_names()) >= {name for name, _ in TABLE}
     assert all(info.summary and info.source and info.stage == "inner" for info in listed.values())
-    assert listed["vflowopt"].needs == {"salience"}
+    assert listed["vflowopt"].needs == {"trusted_attention"}
     assert listed["pyramiddrop"].parity == "goldens"
 
 

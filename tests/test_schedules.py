@@ -271,6 +271,32 @@ def test_a_schedule_of_another_package_is_found(monkeypatch):
     assert cache.survivors[2][0].tolist() == [BEFORE + VISUAL - 3 + i for i in range(3)]
 
 
+@pytest.mark.parametrize("visual", [0, 1, 2])
+def test_hardly_any_visual_rows(visual):
+    model = tiny_model()
+    rows, flags = sequence(model)
+    rows, flags = rows[: BEFORE + visual + AFTER], flags & (torch.arange(LENGTH) < BEFORE + visual)
+    facts = {name: fact[:visual] for name, fact in FACTS.items()}
+    for name, parameters in TABLE:
+        out, cache = run(model, rows, flags[: len(rows)], get_schedule(name, **parameters), facts=facts)
+        assert torch.stack(out.logits).isfinite().all()
+        assert cache.applied
+        least = 0 if name in ("aim", "todre") else min(1, visual)
+        assert all(least <= kept.shape[1] <= visual for kept in cache.survivors.values())
+
+
+@pytest.mark.parametrize(("name", "parameters"), TABLE)
+def test_bfloat16_is_finite_and_keeps_the_same_number(name, parameters):
+    model = tiny_model(dtype=torch.bfloat16)
+    rows, flags = sequence(model)
+    out, cache = run(model, rows.bfloat16(), flags, get_schedule(name, **parameters), facts=FACTS)
+    assert torch.stack(out.logits).isfinite().all()
+    if get_schedule(name, **parameters).exact:
+        exact = noted(name, parameters)[-1]
+        assert cache.prefill_rows == exact.prefill_rows
+    assert all(layer.keys.dtype == torch.bfloat16 for layer in cache.layers)
+
+
 def test_every_schedule_leaves_no_trace():
     model = tiny_model()
     rows, flags = sequence(model)

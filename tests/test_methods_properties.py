@@ -179,8 +179,10 @@ def check_weights(reduction: Reduction) -> None:
 
 
 @every_setting
-@pytest.mark.parametrize("kind", ["scenes", "one value", "repeated tokens", "zeros"])
-@pytest.mark.parametrize("shape", [(8, 36, 32), (6, 196, 64)])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("one value", (8, 36, 32)), ("zeros", (8, 36, 32)), ("scenes", (6, 196, 64)), ("repeated tokens", (6, 196, 64))],
+)
 def test_same_on_any_number_of_threads(
     name: str, parameters: dict[str, Any], kind: str, shape: tuple[int, int, int]
 ) -> None:
@@ -188,7 +190,7 @@ def test_same_on_any_number_of_threads(
     before = torch.get_num_threads()
     found = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 3):
             torch.set_num_threads(threads)
             reduction = method(view, 0.15)
             found.append((reduction, apply_reduction(view, reduction).features))

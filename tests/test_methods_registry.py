@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from vidcomp import methods as registry
+from vidcomp import registry
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method, method_names, methods
 from vidcomp.methods.holitom import Holitom
@@ -36,9 +36,9 @@ class Plugin:
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
-        EntryPoint("plug-in", f"{__name__}:Plugin", registry.GROUP),
-        EntryPoint("broken", "no_such_package:Method", registry.GROUP),
-        EntryPoint("holitom", f"{__name__}:Plugin", registry.GROUP),
+        EntryPoint("plug-in", f"{__name__}:Plugin", "vidcomp.methods"),
+        EntryPoint("broken", "no_such_package:Method", "vidcomp.methods"),
+        EntryPoint("holitom", f"{__name__}:Plugin", "vidcomp.methods"),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from tiny import masked_reference, tiny_model
 from torch.nn.functional import cosine_similarity, normalize
 
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Cut, Schedule, get_schedule, schedule_names, schedules
+from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule, schedule_names, schedules
 from vidcomp.inllm.base import best_rows
+from vidcomp.inllm.freeze import park
 from vidcomp.inllm.gsearch import search_shares
 from vidcomp.inllm.psigmoid import sigmoid_shares
 from vidcomp.inllm.scoring import page_rank
@@ -22,7 +25,7 @@ DEPTH, LENGTH, FRAMES = 6, BEFORE + VISUAL + AFTER, 5
 FACTS = {
     "frame": torch.tensor([*(torch.arange(VISUAL - 1) // 8).tolist(), -1]),
     "place": torch.tensor([*(torch.arange(VISUAL - 1) % 8).tolist(), -1]),
-    "salience": torch.rand(VISUAL, generator=torch.Generator().manual_seed(5)),
+    "trusted_attention": torch.rand(VISUAL, generator=torch.Generator().manual_seed(5)),
 }
 
 TABLE = [
@@ -200,8 +203,6 @@ def test_a_choice_of_keys_moves_with_its_beam():
 
 def teacher_forced(model, rows, flags, schedule, tokens):
     """Logits of the answer's rows when a fixed answer is fed token by token."""
-    from vidcomp.inllm import Attachment, CompressedCache
-
     cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
     logits = []
     with Attachment(model), torch.no_grad():
@@ -215,6 +216,85 @@ def teacher_forced(model, rows, flags, schedule, tokens):
             logits.append(model.lm_head(hidden[0, -1]))
             fed = model.get_input_embeddings()(tokens[step])[None, None]
     return torch.stack(logits), cache
+
+
+def test_threads_with_their_own_schedules_do_not_disturb_each_other():
+    model = tiny_model()
+    settings = [("shortv", {"order": "0/2/5"}), ("dycoke", {"layer": 1, "gate": 1.1}), ("catp", {"k": 3}), TABLE[3]]
+    jobs = [(*sequence(model, seed), get_schedule(name, **given)) for seed, (name, given) in enumerate(settings)]
+
+    def answer(rows, flags, schedule):
+        cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
+        return model.generate(
+            inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache,
+            attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=STEPS, do_sample=False,
+        ).tolist()  # fmt: skip
+
+    with Attachment(model):
+        alone = [answer(*job) for job in jobs]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda job: answer(*job), jobs * 3))
+    assert together == alone * 3
+
+
+def test_frozen_layers_need_a_kernel_with_masks():
+    model = tiny_model()
+    rows, flags = sequence(model)
+    model.config.text_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ModelError, match="cannot skip rows"):
+        park(model.get_decoder().layers[0], rows[None], flags.nonzero()[:, 0][None], None)
+
+
+def test_a_schedule_of_another_package_is_found(monkeypatch):
+    @dataclass(frozen=True)
+    class Last(Schedule):
+        keep: int = 4
+        name = "last"
+        summary = "keeps the last rows"
+        source = "a test"
+
+        def layers(self, depth):
+            return (2,)
+
+        def reduce(self, stage):
+            return Cut(torch.arange(stage.count - self.keep, stage.count).expand(len(stage.rows), -1))
+
+    point = SimpleNamespace(name="last", load=lambda: Last)
+    broken = SimpleNamespace(name="broken", load=lambda: 1 / 0)
+    points = {"vidcomp.schedules": [point, broken]}
+    monkeypatch.setattr("vidcomp.registry.entry_points", lambda group: points.get(group, []))
+    assert "last" in {info.name for info in schedules()} and "broken" not in {info.name for info in schedules()}
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        get_schedule("broken")
+    model = tiny_model()
+    _, cache = run(model, *sequence(model), get_schedule("last", keep=3))
+    assert cache.survivors[2][0].tolist() == [BEFORE + VISUAL - 3 + i for i in range(3)]
+
+
+@pytest.mark.parametrize("visual", [0, 1, 2])
+def test_hardly_any_visual_rows(visual):
+    model = tiny_model()
+    rows, flags = sequence(model)
+    rows, flags = rows[: BEFORE + visual + AFTER], flags & (torch.arange(LENGTH) < BEFORE + visual)
+    facts = {name: fact[:visual] for name, fact in FACTS.items()}
+    for name, parameters in TABLE:
+        out, cache = run(model, rows, flags[: len(rows)], get_schedule(name, **parameters), facts=facts)
+        assert torch.stack(out.logits).isfinite().all()
+        assert cache.applied
+        least = 0 if name in ("aim", "todre") else min(1, visual)
+        assert all(least <= kept.shape[1] <= visual for kept in cache.survivors.values())
+
+
+@pytest.mark.parametrize(("name", "parameters"), TABLE)
+def test_bfloat16_is_finite_and_keeps_the_same_number(name, parameters):
+    model = tiny_model(dtype=torch.bfloat16)
+    rows, flags = sequence(model)
+    out, cache = run(model, rows.bfloat16(), flags, get_schedule(name, **parameters), facts=FACTS)
+    assert torch.stack(out.logits).isfinite().all()
+    if get_schedule(name, **parameters).exact:
+        exact = noted(name, parameters)[-1]
+        assert cache.prefill_rows == exact.prefill_rows
+    assert all(layer.keys.dtype == torch.bfloat16 for layer in cache.layers)
 
 
 def test_every_schedule_leaves_no_trace():
@@ -364,10 +444,10 @@ def test_catp_ranks_growth_of_attention_and_likeness_to_the_question():
     assert (final >= FRAMES - 2).sum() == round(int((left >= FRAMES - 2).sum()) / 2)
 
 
-def test_separators_outlive_every_drop_by_salience():
+def test_separators_outlive_every_drop_by_importance():
     _, _, _, schedule, _, cache = noted("vflowopt", {"keep": (0.2, 0.2)})
     assert all(BEFORE + VISUAL - 1 in survivors[0].tolist() for survivors in cache.survivors.values())
-    order = FACTS["salience"][:-1].argsort(descending=True)[:7]
+    order = FACTS["trusted_attention"][:-1].argsort(descending=True)[:7]
     assert (cache.survivors[2][0, :-1] - BEFORE).tolist() == order.sort().values.tolist()
     assert schedule.cuts[2].kept.shape[1] == 8
 
@@ -436,7 +516,7 @@ def test_the_list_names_every_schedule():
     listed = {info.name: info for info in schedules()}
     assert set(listed) == set(schedule_names()) >= {name for name, _ in TABLE}
     assert all(info.summary and info.source and info.stage == "inner" for info in listed.values())
-    assert listed["vflowopt"].needs == {"salience"}
+    assert listed["vflowopt"].needs == {"trusted_attention"}
     assert listed["pyramiddrop"].parity == "goldens"
 
 

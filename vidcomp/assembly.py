@@ -28,6 +28,7 @@ def assembled(
     schedule: Schedule | None = None,
     facts: Mapping[str, Tensor] | None = None,
     balance: AttentionBalance | None = None,
+    spread: Tensor | None = None,
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -36,13 +37,14 @@ def assembled(
         layout: of the whole clip.
         tokens: survivors, [M, D].
         question: plain text.
-        positions: ``keep`` or ``compact``.
+        positions: ``keep``, ``compact`` or ``ppe``.
         schedule: what is reduced inside the language model.
         facts: what it may know about survivors and separators, in that order, each [M + S].
         balance: notes what the answer looks at.
+        spread: [M, K] int64, for ``ppe``: tokens whose positions each survivor carries, flat index t * N + n.
 
     Raises:
-        UsageError: the sequence is longer than the model can place.
+        UsageError: the sequence is longer than the model can place, or rows of this family have several positions.
     """
     prompt, separators = family.prompt(question, layout), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
@@ -53,7 +55,10 @@ def assembled(
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
     whole = layout.slices * layout.tokens + len(separators)
-    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack)
+    several = None if spread is None else _several(family, layout, prompt, rows, spread.cpu())
+    cache = CompressedCache(
+        text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
+    )
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
@@ -71,6 +76,20 @@ def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement
     else:
         chosen = full[:, rows.full.to(full.device)]
     return chosen if len(full) == 1 else chosen[:, None]
+
+
+def _several(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, spread: Tensor) -> Tensor:
+    """Positions [K, S] of each row: those of K members for a survivor, K times its own for any other row."""
+    full = family.position_rows(prompt, layout)
+    if len(full) > 1:
+        why = f"a row of {family.model_type} models has {len(full)} positions already"
+        raise UsageError("--positions ppe", why=why, hint="--positions keep", code="bad_option")
+    _, starts = prompt.places(layout.tokens)
+    survivors = rows.order < len(spread)
+    places = rows.full.repeat(spread.shape[1], 1)
+    members = spread[rows.order[survivors]]
+    places[:, survivors] = (starts[members // layout.tokens] + members % layout.tokens).T
+    return full[0, places]
 
 
 def _check_length(family: Family, needed: int, layout: Layout) -> None:

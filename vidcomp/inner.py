@@ -1,19 +1,26 @@
-"""The inner stage: which schedule runs in the language model, and what it may know about the visual rows."""
+"""The stages inside the networks: which merger runs in the vision tower, which schedule in the language model, and what
+the schedule may know about the visual rows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.config import OuterConfig, parse_spec
 from vidcomp.errors import UsageError
 from vidcomp.inllm import Schedule, get_schedule
+from vidcomp.intower import get_merger
 from vidcomp.methods import Method
-from vidcomp.models import Family
+from vidcomp.models import Encoded, Family, Layout
+from vidcomp.models.tower import TowerMerger, merging_tower, whole_clip
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import TokenView
 
-__all__ = ["chosen_schedule", "visual_facts"]
+__all__ = ["chosen_merger", "chosen_schedule", "encoded_with", "visual_facts"]
 
 
 def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Schedule | None:
@@ -42,6 +49,67 @@ def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Sche
             code="missing_signal",
         )
     return schedule
+
+
+def chosen_merger(config: OuterConfig, family: Family, signals: frozenset[str]) -> TowerMerger | None:
+    """The merger that the configuration names for the vision tower.
+
+    Raises:
+        UsageError: unknown name or parameter, a tower that cannot host it, or a signal that merging would spoil.
+    """
+    name, parameters = parse_spec(config.encoder)
+    if name == "none":
+        return None
+    merger, what = get_merger(name, **parameters), f"--encoder {config.encoder}"
+    layers = family.merging_layers
+    if len(layers) < 2:
+        raise UsageError(what, why=f"nothing can be merged in the tower of {family.model_type} models here",
+                         hint="--encoder none", code="bad_option")  # fmt: skip
+    try:
+        merger.layers(len(layers) - 1)
+    except ValueError as error:
+        raise UsageError(what, why=str(error), code="bad_option") from error
+    if "cls_by_layer" in signals:
+        raise UsageError(what, why="the method looks at every layer of the tower, which must have all its rows then",
+                         hint="--encoder none, or another method", code="missing_signal")  # fmt: skip
+    return merger
+
+
+def encoded_with(
+    merger: TowerMerger | None,
+    family: Family,
+    frames: NDArray[np.uint8],
+    layout: Layout,
+    plan: FramePlan,
+    signals: frozenset[str],
+) -> tuple[Encoded, FramePlan, list[int]]:
+    """Encode the planned slices, with merging inside the tower if there is any.
+
+    Args:
+        merger: None for the plain tower.
+        family: the model.
+        frames: [F, h, w, 3], all frames.
+        layout: of the whole clip.
+        plan: which slices are encoded.
+        signals: what the tower has to tell.
+
+    Returns:
+        The slices that are left with their signals, the plan that says so of all slices, and how many rows each layer
+        of the tower read (nothing for the plain tower).
+    """
+    wanted = layout.gather(frames, plan.encode.numpy())
+    if merger is None:
+        return family.encode(wanted, signals, layout), plan, []
+    with whole_clip(family, len(wanted) if merger.over_frames else None):
+        with merging_tower(family.merging_layers, merger) as run:
+            encoded = family.encode(wanted, signals, layout)
+    first = run.firsts
+    if len(first) == len(wanted):
+        return encoded, plan, run.rows
+    left = {name: value[first.to(value.device)] for name, value in encoded.signals.items()}
+    features = encoded.features[first.to(encoded.features.device)]
+    plan = FramePlan(plan.encode[first], run.frames[plan.source])
+    return replace(encoded, features=features, signals=left), plan, run.rows
 
 
 def visual_facts(

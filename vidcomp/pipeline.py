@@ -19,13 +19,14 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, Schedule
-from vidcomp.inner import chosen_schedule, visual_facts
+from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
 from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
 from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
+from vidcomp.positions import GROUPS, spread_members
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -215,6 +216,7 @@ class VideoLM:
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
         signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
+        merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -222,16 +224,18 @@ class VideoLM:
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
         plan, seen = self._plan(frames, layout, config, ledger)
+        ledger.frame_times, apart = list(layout.frame_times), plan.encode
+        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, apart.tolist()))
         with ledger.stage("encode", "tokens", self._settle) as record:
-            chosen_frames = layout.gather(frames.pixels, plan.encode.numpy())
-            with memory_errors(f"{self.family.device} for {len(chosen_frames)} frames"):
-                encoded = self.family.encode(chosen_frames, signals=signals, layout=layout)
+            with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
+                encoded, plan, ledger.tower_rows = encoded_with(
+                    merger, self.family, frames.pixels, layout, plan, signals
+                )
             record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
         times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
         view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
-        ledger.frame_times = list(layout.frame_times)
-        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+        seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
         view = completed(view, chosen, self.family, seen)
         return WatchedVideo(frames, layout, plan, view, seen, config, ledger)
 
@@ -291,8 +295,11 @@ class VideoLM:
         watched, schedule = encoded.watched, encoded.schedule
         separators = len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, encoded.tokens.positions, separators)
-        positions = encoded.config.outer.positions
-        return assembled(self.family, watched.layout, encoded.tokens, question, positions, schedule, facts, balance)
+        policy = encoded.config.outer.positions
+        spread = spread_members(encoded.reduction, GROUPS) if policy == "ppe" else None
+        return assembled(
+            self.family, watched.layout, encoded.tokens, question, policy, schedule, facts, balance, spread
+        )
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":

@@ -18,6 +18,7 @@ from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.balance import AttentionBalance
 from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.freeze import Parked, mask_for, park
+from vidcomp.inllm.ppe import grouped_tables
 from vidcomp.inllm.rows import ranks_of, take_rows
 from vidcomp.inllm.scoring import Attention, AttentionInput
 from vidcomp.inllm.stage import Stage
@@ -40,6 +41,7 @@ class CompressedCache(DynamicCache):
         uncompressed: number of visual rows without an outer stage, None for as many as there are.
         deepstack: [V, D] each: tensor i is added to the visual rows after layer i of the prefill. A row that is gone
             by then takes its share with it.
+        places: [K, S], several positions for each row of the prefill (``--positions ppe``), None for one.
 
     All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
     does not.
@@ -55,6 +57,7 @@ class CompressedCache(DynamicCache):
         balance: AttentionBalance | None = None,
         uncompressed: int | None = None,
         deepstack: Sequence[Tensor] = (),
+        places: Tensor | None = None,
     ) -> None:
         super().__init__(config=config)
         if deepstack and len(deepstack) >= depth:
@@ -64,6 +67,9 @@ class CompressedCache(DynamicCache):
         plan = schedule or Schedule()
         self.stages: frozenset[int] = frozenset(plan.layers(depth))
         self._watched, self.frozen, self._renumbers = plan.watched(depth), plan.frozen(depth), plan.renumbers
+        if places is not None and plan.renumbers:
+            raise UsageError("--positions ppe with an inner stage that renumbers rows",
+                             why="renumbered rows have one position each", code="bad_option")  # fmt: skip
         self.read_layer = plan.read_from(depth)
         self.planned = visual.numel()
         self._visual = visual.nonzero()[:, 0]  # [V] visual rows of the prefill
@@ -91,6 +97,7 @@ class CompressedCache(DynamicCache):
         self._parked: dict[int, Parked] = {}
         self._positions: Tensor | None = None
         self._rotary: Callable[[Tensor, Tensor], Tables] | None = None
+        self._several, self._spread = places, cast("Tables | None", None)  # tables of several positions per row
 
     # -- one forward pass, in the order in which the hooks call
 
@@ -110,6 +117,14 @@ class CompressedCache(DynamicCache):
             self._places = self._visual.to(hidden.device).expand(hidden.shape[0], -1)
             self._origin = torch.arange(self._places.shape[1], device=hidden.device).expand_as(self._places)
             self.survivors[0] = self._places
+
+    def turned(self, rotary: Tables) -> Tables:
+        """The rotary tables of this forward, those of several positions per row where the plan asks for them."""
+        if self._several is None or not self._prefilling or self._rotary is None:
+            return rotary
+        if self._spread is None:
+            self._spread = grouped_tables(self._rotary, rotary[0], self._several)
+        return self._spread
 
     def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Reduce before ``layer`` where the plan says so: [B, S, D] to [B, S', D]."""
@@ -231,7 +246,7 @@ class CompressedCache(DynamicCache):
     @property
     def forks(self) -> bool:
         """Whether a question can go on from a shared prefix, whose keys keep the positions that they have."""
-        return not self._renumbers
+        return not self._renumbers and self._several is None
 
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import layer_within, listed, stage_shares
+from vidcomp.inllm.base import layer_within, stage_shares
 from vidcomp.inllm.presets import read_preset
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import listed
 
 __all__ = ["GSearch", "search_shares"]
 

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from vidcomp.inllm.base import check_share
 from vidcomp.inllm.presets import read_preset
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import check_share
 
 __all__ = ["PSigmoid", "sigmoid_shares"]
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import check_choice, listed, placed, stage_shares
+from vidcomp.inllm.base import placed, stage_shares
 from vidcomp.inllm.ranked import Ranked
 from vidcomp.methods.base import Parity
+from vidcomp.parameters import check_choice, listed
 
 __all__ = ["PyramidDrop"]
 

@@ -21,10 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.inllm.base import Cut, Schedule, best_rows, check_choice, check_share, listed, placed, stage_shares
+from vidcomp.inllm.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.inllm.merge import dropped_rows, mean_merge
 from vidcomp.inllm.rows import take_rows
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import check_choice, check_share, listed
 
 __all__ = ["VisionDropInner"]
 
@@ -44,6 +45,7 @@ class VisionDropInner(Schedule):
     name: ClassVar[str] = "visiondrop"
     summary: ClassVar[str] = "drops at several depths, ranked by the attention among visual rows; the rest is merged"
     source: ClassVar[str] = "VisionDrop, AAAI 2026, arXiv 2506.22283, https://github.com/Ruixxxx/VisionDrop"
+    attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         stage_shares(self.at, self.keep, len(_LAYERS))

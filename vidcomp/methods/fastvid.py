@@ -39,7 +39,7 @@ from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.dpc_knn import ranked_groups
 from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import products, widest_float
+from vidcomp.methods.similarity import cosines, widest_float
 from vidcomp.tokens import Links, Reduction, Span, TokenView, identity
 
 __all__ = ["Fastvid", "Quota", "cut_spans"]
@@ -159,8 +159,8 @@ class Fastvid(Method):
         targets = peak.nonzero()[:, 0]
         if not len(targets):
             return None
-        unit = unit_rows(features[part].flatten(0, 1))
-        cosine = products(unit[free], unit[targets])  # [m, A]
+        rows = features[part].flatten(0, 1)
+        cosine = cosines(rows[free], rows[targets])  # [m, A]
         links = []
         for frame in sorted(set((targets // tokens).tolist())):
             own = (targets // tokens == frame).nonzero()[:, 0]

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from vidcomp.budget import guarded_floor
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.methods.similarity import products
+from vidcomp.methods.similarity import cosines
 from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["Fastervlm", "Vispruner", "without_duplicates"]
@@ -106,8 +105,7 @@ def without_duplicates(rows: Tensor, line: Tensor, count: int) -> Tensor:
     """
     if count == 0 or line.shape[1] == count:
         return line[:, :count]
-    unit = unit_rows(rows)
-    similar = products(unit, unit)  # [F, N, N]
+    similar = torch.stack([cosines(frame, frame) for frame in rows])  # [F, N, N]
     while (size := line.shape[1]) > count:
         even, odd = line[:, ::2], line[:, 1::2]
         leave = min(_ROUND, size - count, even.shape[1])

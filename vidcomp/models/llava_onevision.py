@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.probe import encoder_layers
+from vidcomp.models.square import SquareFamily, last_feature_layer, used_layers
 
 __all__ = ["LlavaOnevision"]
 
@@ -37,6 +38,11 @@ class LlavaOnevision(SquareFamily):
     def last_layer(self) -> int:
         """The layer that ``vision_feature_layer`` names."""
         return last_feature_layer(self.model.config, self.tower)
+
+    @property
+    def merging_layers(self) -> tuple[nn.Module, ...]:
+        """All layers up to the first one whose output the projector reads."""
+        return tuple(encoder_layers(self.tower)[: min(used_layers(self.model.config, self.tower)) + 1])
 
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D], without the newline row."""

@@ -16,7 +16,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import encoder_layers
 from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
-__all__ = ["SquareFamily", "last_feature_layer"]
+__all__ = ["SquareFamily", "last_feature_layer", "used_layers"]
 
 
 class SquareFamily(Family):
@@ -65,12 +65,17 @@ class SquareFamily(Family):
         return functional.avg_pool2d(planes, self.patches_per_side // grid[0])
 
 
-def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:
-    """Index of the last encoder layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
+def used_layers(config: Any, tower: torch.nn.Module) -> list[int]:
+    """Indices of the encoder layers whose output feeds the projector; hidden state k is the output of layer k - 1."""
     count = len(encoder_layers(tower))
     chosen = config.vision_feature_layer
     states = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(state if state >= 0 else count + 1 + state for state in states) - 1
+    return [(state if state >= 0 else count + 1 + state) - 1 for state in states]
+
+
+def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:
+    """The last of :func:`used_layers`."""
+    return max(used_layers(config, tower))
 
 
 def _number(side: Any) -> int:

@@ -29,11 +29,20 @@ class ReportLine:
 
 @dataclass(frozen=True)
 class Report:
-    """All lines, and the two ends: the plain model's prefill and the one that ran."""
+    """All lines, and the two ends: the plain model's prefill and the one that ran.
+
+    Attributes:
+        lines: one per stage.
+        plain, actual: cost of the two prefills.
+        tower_rows: rows that each layer of the vision tower read, empty when nothing was merged there.
+        layer_rows: rows that each layer of the language model read or, of an earlier question, held.
+    """
 
     lines: tuple[ReportLine, ...]
     plain: Cost
     actual: Cost
+    tower_rows: tuple[int, ...] = ()
+    layer_rows: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report --json``."""
@@ -44,6 +53,8 @@ class Report:
                 "plain": {"flops": self.plain.flops, "kv_bytes": self.plain.kv_bytes},
                 "actual": {"flops": self.actual.flops, "kv_bytes": self.actual.kv_bytes},
             },
+            "tower_rows": list(self.tower_rows),
+            "layer_rows": list(self.layer_rows),
         }
 
 
@@ -53,7 +64,9 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
     actual = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
-    return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual)
+    held = ledger.layer_cached or [0] * len(ledger.layer_rows)
+    rows = tuple(a + b for a, b in zip(ledger.layer_rows, held, strict=True))
+    return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual, tuple(ledger.tower_rows), rows)
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int, actual: Cost) -> Iterator[ReportLine]:

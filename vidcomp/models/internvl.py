@@ -11,6 +11,7 @@ from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.video.sampling import StockRule
 
 __all__ = ["InternVL"]
 
@@ -19,6 +20,7 @@ class InternVL(SquareFamily):
     """Adapter for ``internvl`` checkpoints in the hub's ``-hf`` format."""
 
     model_type = "internvl"
+    stock = StockRule(shift=-1)
     visual = "<IMG_CONTEXT>"
     leading = 1
     about = About(

@@ -191,7 +191,8 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
     """Choose frames, decode them, and write them into the memory file, one at a time."""
     chosen = _choose(request, source, timeline)
     if not len(chosen):
-        raise ReaderError(f"no frame lies between {request.sampling.start:g} s and the end of the range", "empty_range")
+        why = f"nothing is shown from {request.sampling.start:g} s on: it lasts {timeline.seconds:.1f} s"
+        raise ReaderError(why, "empty_range")
     images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
     shape: tuple[int, ...] | None = None
     ready = 0

@@ -18,6 +18,7 @@ from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
 from vidcomp.models.prompt import Markers, Prompt, tokenized
+from vidcomp.sizes import ModelShape
 from vidcomp.video.sampling import StockRule
 
 __all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape"]
@@ -39,19 +40,6 @@ class Encoded:
     features: Tensor
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     deepstack: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes that decide FLOPs and cache bytes of a language model."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    mlp_width: int
-    bytes_per_value: int
 
 
 @dataclass(frozen=True)

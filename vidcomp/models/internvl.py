@@ -11,7 +11,7 @@ from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily, last_feature_layer
-from vidcomp.video.sampling import StockRule
+from vidcomp.sizes import INTERNVL_RULE
 
 __all__ = ["InternVL"]
 
@@ -20,7 +20,7 @@ class InternVL(SquareFamily):
     """Adapter for ``internvl`` checkpoints in the hub's ``-hf`` format."""
 
     model_type = "internvl"
-    stock = StockRule(shift=-1)
+    stock = INTERNVL_RULE
     visual = "<IMG_CONTEXT>"
     leading = 1
     about = About(

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vidcomp.models.base import About
 from vidcomp.models.layout import Layout
-from vidcomp.models.packed import PackedFamily, fitted
+from vidcomp.models.packed import PackedFamily
 from vidcomp.models.probe import encoder_layers
 from vidcomp.models.prompt import Prompt
-from vidcomp.video.sampling import StockRule
+from vidcomp.sizes import QWEN2_RULE, fitted
 
 __all__ = ["Qwen25VL", "Qwen2VL"]
 
@@ -28,7 +28,7 @@ class Qwen2VL(PackedFamily):
     """Adapter for ``qwen2_vl`` checkpoints."""
 
     model_type = "qwen2_vl"
-    stock = StockRule(fps=2.0, min_frames=4, max_frames=768, multiple=2)
+    stock = QWEN2_RULE
     frames_per_slice = 2
     default_positions = "keep"
     about = About(

@@ -16,7 +16,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily
 from vidcomp.pixels import resize
-from vidcomp.video.sampling import StockRule
+from vidcomp.sizes import SMOLVLM_RULE
 
 __all__ = ["SmolVLM", "in_words"]
 
@@ -32,7 +32,7 @@ class SmolVLM(SquareFamily):
     """Adapter for ``smolvlm`` checkpoints."""
 
     model_type = "smolvlm"
-    stock = StockRule("floor", frames=64, fps=1.0, skip_seconds=1.0, cap_by_rate=True)
+    stock = SMOLVLM_RULE
     visual = "<image>"
     about = About(
         "SmolVLM2",

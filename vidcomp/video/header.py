@@ -50,6 +50,7 @@ class Header:
         width: claimed by the codec's description; 0 when not known.
         height: likewise.
         codec: four-character code of the video track, such as ``avc1``; empty when not known.
+        rotation: clockwise degrees by which players turn the stored picture: 0, 90, 180 or 270.
     """
 
     kind: str = "unknown"
@@ -62,6 +63,7 @@ class Header:
     width: int = 0
     height: int = 0
     codec: str = ""
+    rotation: int = 0
 
 
 def read_header(fd: int) -> Header:
@@ -175,7 +177,18 @@ def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
     sizes = _body(fd, _inside(fd, table, b"stsz"))
     samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
     codec = entry[4:8].decode("ascii", "replace").strip()
-    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec)
+    rotation = _rotation(_body(fd, _inside(fd, track, b"tkhd")))
+    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec, rotation)
+
+
+def _rotation(body: bytes) -> int:
+    """Clockwise quarter turns, in degrees, from the matrix of a track header; other transformations count as none."""
+    start = 52 if body[:1] == b"\x01" else 40
+    if len(body) < start + 36:
+        return 0
+    a, b, _, c, d = struct.unpack(">5i", body[start : start + 20])
+    sign = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
+    return {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}.get(sign, 0)
 
 
 def _duration(body: bytes) -> tuple[int, int]:

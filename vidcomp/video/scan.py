@@ -46,6 +46,11 @@ class Timeline:
         return seconds
 
     @property
+    def start(self) -> Fraction:
+        """Seconds of the first frame in the file's own clock."""
+        return int(self.ticks[0]) * self.base
+
+    @property
     def seconds(self) -> float:
         """From the start of the first frame to the end of the last, which lasts as long as the median frame if
         nothing tells."""

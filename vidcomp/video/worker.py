@@ -18,6 +18,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -147,23 +148,23 @@ def _look(request: Request) -> Source:
 
 def _look_only(source: Source) -> dict[str, Any]:
     scan = source.scan
-    facts: dict[str, Any] = {**asdict(source.facts), "scanned": scan is not None}
-    if scan is not None:
-        facts |= _timeline_facts(scan.timeline)
-        facts |= {
-            "key_frames": int(scan.keys.sum()),
-            "key_seconds": (scan.timeline.times[scan.keys]).tolist(),
-            "hidden": scan.hidden,
-            "exact": scan.exact,
-            "variable_rate": scan.variable_rate,
-            "complaint": scan.complaint,
-        }
-    return facts
+    if scan is None:
+        return {**asdict(source.facts), "exact": False}
+    return {
+        **asdict(source.facts),
+        "times": scan.timeline.times.tolist(),
+        "keys": np.flatnonzero(scan.keys).tolist(),
+        "length": scan.timeline.seconds,
+        "start": _fraction(scan.timeline.start),
+        "hidden": scan.hidden,
+        "exact": scan.exact,
+        "variable_rate": scan.variable_rate,
+        "complaint": scan.complaint,
+    }
 
 
-def _timeline_facts(timeline: Timeline) -> dict[str, Any]:
-    start = timeline.ticks[0] * timeline.base
-    return {"frames_total": len(timeline), "seconds": timeline.seconds, "start": [start.numerator, start.denominator]}
+def _fraction(value: Fraction) -> list[int]:
+    return [value.numerator, value.denominator]
 
 
 def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
@@ -178,7 +179,9 @@ def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
             _fill(request, source, reader, timeline, answer)
         scan = source.scan
         return {
-            **_timeline_facts(timeline),
+            "frames_total": len(timeline),
+            "seconds": timeline.seconds,
+            "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
             "damage": _damage(reader.name) or (scan.complaint if scan else ""),
@@ -200,13 +203,12 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         if shape is None:
             shape = image.shape
             _reserve(answer.arena, len(chosen), shape)
-            base = timeline.base
             answer.send(
                 "planned",
                 shape=[len(chosen), *shape],
                 indices=chosen.tolist(),
                 ticks=(timeline.ticks[chosen] - timeline.ticks[0]).tolist(),
-                base=[base.numerator, base.denominator],
+                base=_fraction(timeline.base),
                 seconds=timeline.seconds,
             )
         if image.shape != shape:

@@ -127,15 +127,18 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     import av
 
     rows: list[tuple[int, int, int, bool, bool, int]] = []
-    complaint = ""
+    complaint, empty = "", 0
     try:
         for packet in container.demux(stream):
             if not packet.size or len(rows) >= LONGEST:
-                continue  # the end mark, or a packet that repeats the picture before it
+                empty += packet.dts is not None  # repeats the picture before it; else the end mark
+                continue
             pts, dts = (_NONE if value is None else value for value in (packet.pts, packet.dts))
             rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, len(rows)))
             if packet.is_corrupt:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
         complaint = f"packets end with an error ({error.args[-1] if error.args else error})"
+    if not complaint and len(rows) + empty < stream.frames:
+        complaint = f"{stream.frames - len(rows) - empty} of {stream.frames} pictures are missing"
     return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint

@@ -38,7 +38,8 @@ MAX_OUTPUT_BYTES = 8 << 30
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
-    rb"|ended prematurely|Read error|damaged at|Error at MB|Invalid data found|non-existing|truncat",
+    rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
+    rb"|invalid as first byte|exceeds (containing|max)|does not match",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.

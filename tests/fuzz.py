@@ -1,10 +1,10 @@
 """Damaged videos through the real command line: ``python -m tests.fuzz --n 1000``.
 
-A seeded corpus is made anew at every run: five codec and container pairs, each damaged in five ways at random places and
-degrees. ``vidcomp caption FOLDER --json`` reads all of them in one process. Beside it every file is given to PyAV, OpenCV
-and decord, each in a process of its own, to learn which files hold a picture that anybody can decode. What must hold:
-one record per file, a documented exit status, no traceback, no signal, no file above its deadline, and an answer for at
-least 95 % of the files from which any reader gets a frame.
+A seeded corpus is made anew at every run: five codec and container pairs, each damaged in five ways at random places
+and degrees. ``vidcomp caption FOLDER --json`` reads all of them in one process. Beside it every file is given to PyAV,
+OpenCV and decord, each in a process of its own, to learn which files hold a picture that anybody can decode. What must
+hold: one record per file, a documented exit status, no traceback, no signal, no file above its deadline, and an answer
+for at least 95 % of the files from which any reader gets a frame.
 """
 
 from __future__ import annotations

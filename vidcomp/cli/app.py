@@ -87,6 +87,9 @@ def run(args: Sequence[str]) -> int:
         if hasattr(error, "format_message"):
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
+    finally:
+        if isolation := sys.modules.get("vidcomp.video.isolation"):
+            isolation.stop_nursery()
 
 
 def _raise_terminated(*_: Any) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.index import index_table
+
 __all__ = ["Scan", "Timeline", "scan_video"]
 
 Ticks = NDArray[np.int64]
@@ -91,12 +93,13 @@ class Scan:
         return bool(len(steps) and steps.max() - steps.min() > max(2, 0.02 * float(np.median(steps))))
 
 
-def scan_video(container: Any, stream: Any) -> Scan | None:
+def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | None:
     """Scan one picture track of an open PyAV container; None when its packets tell no times at all.
 
-    The container is read to its end. Packets are never decoded and their bytes are not kept.
+    The container is read to its end, or, where ``path`` is given and is a long MP4, its index only. Packets are never
+    decoded and their bytes are not kept.
     """
-    rows, complaint = _packets(container, stream)
+    rows, complaint = (_indexed(path, container, stream) if path else None) or _packets(container, stream)
     if not len(rows):
         return None
     shown = rows[rows[:, _HIDDEN] == 0]
@@ -120,6 +123,15 @@ def scan_video(container: Any, stream: Any) -> Scan | None:
 
 _NONE = np.iinfo(np.int64).min
 _PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
+
+
+def _indexed(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
+    if (found := index_table(path, container, stream)) is None:
+        return None
+    table, complaint = found
+    rows = np.zeros((len(table), 6), dtype=np.int64)
+    rows[:, [_PTS, _DTS, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
+    return rows, complaint
 
 
 def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:

@@ -142,7 +142,7 @@ def _look(request: Request) -> Source:
         sound=bool(container.streams.audio),
         seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
     )
-    scan = scan_video(container, stream)
+    scan = scan_video(container, stream, request.path)
     container.close()
     return Source(request.path, request.header, scan, facts, request.alone)
 

@@ -28,7 +28,7 @@ Ticks = NDArray[np.int64]
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     """Rows of presentation time, decoding time and key flag ``[N, 3]`` in decoding order, and what is wrong with them.
 
-    None when the index does not tell enough. The container is left somewhere behind its first packets.
+    None when the index does not tell enough; the container stands at its start then, and behind some packets else.
     """
     if "mov" not in container.format.name or stream.frames < LEAST_PACKETS:
         return None
@@ -43,6 +43,7 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
         return None
     rows[:, 0] += offsets
     if not _begins_like(container, stream, rows):
+        container.seek(0, stream=stream, backward=True)
         return None
     missing = int((rows[:, 4] > os.stat(path).st_size).sum())
     return rows[:, :3], f"{missing} of {len(rows)} pictures are missing" if missing else ""

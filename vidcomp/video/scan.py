@@ -151,6 +151,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
         complaint = f"packets end with an error ({error.args[-1] if error.args else error})"
-    if not complaint and len(rows) + empty < stream.frames:
+    # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
+    if not complaint and container.format.name == "avi" and len(rows) + empty < stream.frames:
         complaint = f"{stream.frames - len(rows) - empty} of {stream.frames} pictures are missing"
     return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint

@@ -16,7 +16,7 @@ from vidcomp.cli.options import with_ui
 __all__ = ["doctor"]
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "typer", "rich")
-_READERS = (("decord", "decord"), ("opencv", "cv2"))
+_READERS = (("decord", "decord"), ("pyav", "av"), ("opencv", "cv2"))
 
 
 @with_ui

@@ -56,11 +56,12 @@ def tiny_model(attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.flo
 
 
 @torch.no_grad()
-def masked_reference(model, rows, positions, kept, replaced=None):
+def masked_reference(model, rows, positions, kept, replaced=None, added=()):
     """Logits [S, V] by an explicit loop over the decoder layers: nothing is cut, dropped rows are only hidden.
 
     kept: layer -> row indices visible from that layer on.
     replaced: layer -> (row indices, their new values) written before it.
+    added: (row indices, their values) per layer, added after it, from layer 0 on.
     """
     decoder = model.get_decoder()
     length = rows.shape[0]
@@ -87,4 +88,8 @@ def masked_reference(model, rows, positions, kept, replaced=None):
             use_cache=False,
         )
         hidden = out[0] if isinstance(out, tuple) else out
+        if index < len(added):
+            where, values = added[index]
+            hidden = hidden.clone()
+            hidden[0, where] += values
     return model.lm_head(decoder.norm(hidden))[0]

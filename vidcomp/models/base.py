@@ -4,9 +4,10 @@ family."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -84,6 +85,7 @@ class Family(ABC):
     signals: ClassVar[frozenset[str]] = frozenset({"salience"})  # what the tower can tell besides features
     slot: ClassVar[str] = "<video>"  # what the chat template writes for a video
     visual: ClassVar[str] = "<video>"  # the token that stands for one visual row in the stock model's ids
+    visual_key: ClassVar[str] = "video_token_id"  # where the model's config has its id
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
     leading: ClassVar[int] = 0  # rows of the tower before the patches, such as a class token
@@ -96,6 +98,14 @@ class Family(ABC):
         self.tokenizer = checkpoint.tokenizer
         self.settings = checkpoint.video_settings
         self._probed = attention_of(encoder_layers(self.tower)[self.last_layer])
+
+    @classmethod
+    def of_model(cls, model: Any) -> Family:
+        """The adapter of a model that someone else loaded. Without a tokenizer it writes no prompts, without the
+        processor's settings it makes no pixels; everything after them works."""
+        vision = model.config.vision_config
+        settings = {"patch_size": vision.patch_size, "merge_size": getattr(vision, "spatial_merge_size", 2)}
+        return cls(Checkpoint(model.name_or_path or cls.model_type, model, None, settings, None))
 
     # -- facts
 
@@ -129,7 +139,7 @@ class Family(ABC):
     @property
     def visual_id(self) -> int:
         """Id of the token that stands for a visual row."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.visual))
+        return int(getattr(self.model.config, self.visual_key))
 
     @property
     def position_limit(self) -> int | None:
@@ -176,6 +186,18 @@ class Family(ABC):
     @abstractmethod
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
         """A value per patch [t, patches], in the order of the tower's rows, brought to the tokens: [t, N]."""
+
+    @abstractmethod
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """The layout of the one video that the stock model has just read; its times are not known: one frame a second.
+
+        Args:
+            call: arguments by name of the tower's last call.
+            rows: how many visual tokens the request holds, separators left out.
+
+        Returns:
+            None when they are not the tokens of one whole video.
+        """
 
     def markers(self, layout: Layout) -> Markers:
         """Text around the visual tokens of each slice; none by default."""
@@ -249,12 +271,18 @@ class Family(ABC):
 
     def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
         """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
-        if "salience" not in signals:
-            return self.features(pixels, layout)
-        with probe_attention(self._probed) as sink:
+        with self.watching(signals) as told:
             encoded = self.features(pixels, layout)
-        received = torch.cat(sink)[:, self.leading :]
-        return replace(encoded, signals={"salience": self.pool(received, layout)})
+        return replace(encoded, signals=told(layout))
+
+    @contextmanager
+    def watching(self, signals: frozenset[str]) -> Iterator[Callable[[Layout], dict[str, Tensor]]]:
+        """Collect what the tower tells while the block runs it; yields a function that gives it, each [t, N, ...]."""
+        if "salience" not in signals:
+            yield lambda layout: {}
+            return
+        with probe_attention(self._probed) as sink:
+            yield lambda layout: {"salience": self.pool(torch.cat(sink)[:, self.leading :], layout)}
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [n] as input rows [n, D]."""

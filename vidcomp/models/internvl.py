@@ -20,6 +20,7 @@ class InternVL(SquareFamily):
 
     model_type = "internvl"
     visual = "<IMG_CONTEXT>"
+    visual_key = "image_token_id"
     leading = 1
     about = About(
         "InternVL3, InternVL3.5",

@@ -32,6 +32,7 @@ class SmolVLM(SquareFamily):
 
     model_type = "smolvlm"
     visual = "<image>"
+    visual_key = "image_token_id"
     about = About(
         "SmolVLM2",
         tuple(f"HuggingFaceTB/SmolVLM2-{size}-Instruct" for size in ("256M-Video", "500M-Video", "2.2B")),

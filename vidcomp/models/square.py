@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ class SquareFamily(Family):
     def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
         """The same for every clip."""
         return (self.side, self.side), self.grid, self.patches_per_side**2
+
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """Every frame has the same number of tokens."""
+        frames, left = divmod(rows, self.grid[0] * self.grid[1])
+        if left or not frames:
+            return None
+        times = tuple(float(second) for second in range(frames))
+        return Layout(times, float(frames), (self.side, self.side), self.grid, self.patches_per_side**2)
 
     def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
         """Brought to the tower's square and normalised: [t, 3, S, S]."""

@@ -130,3 +130,26 @@ def test_full_size_architectures_have_their_true_shapes():
         model = _random_model(name, ids, torch.device("meta"), torch.bfloat16, "sdpa", 0)
         assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.001)
         assert name in ARCHITECTURES
+
+
+def test_the_page_about_models_is_what_the_adapters_say(cli_page):
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    assert page == cli_page, "run: vidcomp models --markdown > docs/models.md"
+    assert all(f"`{name}`" in page for name in FAMILIES)
+
+
+@pytest.fixture
+def cli_page(capsys):
+    from vidcomp.cli import app
+
+    assert app.run(["models", "--markdown"]) == 0
+    return capsys.readouterr().out
+
+
+def test_families_as_json(capsys):
+    import json
+
+    from vidcomp.cli import app
+
+    assert app.run(["models", "--json"]) == 0
+    assert [info["model_type"] for info in json.loads(capsys.readouterr().out)] == list(FAMILIES)

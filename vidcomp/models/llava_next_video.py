@@ -22,7 +22,10 @@ class LlavaNextVideo(SquareFamily):
         "LLaVA-NeXT-Video",
         ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava-hf/LLaVA-NeXT-Video-34B-hf"),
         tokens="144 per frame (24 x 24 patches, 2 x 2 to one)",
-        limits=("a centre crop throws the sides of wide frames away, 44 % of a 16:9 picture",),
+        limits=(
+            "the language model was made for 4096 positions, stretched 2.5 times",
+            "a centre crop throws the sides of wide frames away, 44 % of a 16:9 picture",
+        ),
     )
 
     def tokens_per_side(self) -> int:

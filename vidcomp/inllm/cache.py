@@ -166,7 +166,7 @@ class CompressedCache(DynamicCache):
     def _add(self, level: Tensor, hidden: Tensor) -> Tensor:
         """Add to each visual row of [B, S', D] that is still present what the level [V, D] holds for it."""
         rows = self._places if self.rows is None else self.rows.gather(1, self._places)
-        number = torch.searchsorted(self._visual.to(rows.device), rows)  # which of the V visual rows each one is
+        number = torch.searchsorted(self._visual.to(rows.device), rows.contiguous())  # among the V
         places = self._places[..., None].expand(-1, -1, hidden.shape[2])
         added = hidden.gather(1, places) + level.to(hidden)[number]
         return hidden.scatter(1, places, added)

@@ -6,6 +6,7 @@ of cutting them, and knows nothing of prompts, arrangement, caches or hooks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, cached_property
 
 import pytest
@@ -51,12 +52,12 @@ class Case:
     def prefill(self, kept, positions="keep", schedule=None):
         return assembled(self.family, self.layout, self.dropped_to(kept), QUESTION, positions, schedule)
 
-    def answer(self, prefill, steps):
+    def answer(self, prefill, steps, **more):
         rows = prefill.rows
         with Attachment(self.model):
             return self.model.generate(
                 inputs_embeds=rows[None], position_ids=prefill.positions, past_key_values=prefill.cache,
-                attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=steps, **PLAIN,
+                attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=steps, **PLAIN, **more,
             )  # fmt: skip
 
     @cached_property
@@ -178,3 +179,37 @@ def test_slices_that_lost_everything_take_their_markers_along(cases, name):
     answer = case.answer(prefill, 3)
     expected = case.reference(answer, prefill, kept, "keep")
     assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-4
+
+
+def test_beams_carry_deepstack_and_rotary_axes(cases):
+    case = cases("qwen3_vl")
+    prefill, wide = case.prefill(torch.arange(case.view.total)), {"num_beams": 3, "output_scores": True}
+    stock = case.model.generate(**case.inputs, max_new_tokens=5, **PLAIN, **wide)
+    ours = case.answer(prefill, 5, **wide)
+    assert torch.equal(stock.sequences[:, -5:], ours.sequences)
+    assert torch.equal(stock.sequences_scores, ours.sequences_scores)
+
+
+def test_deepstack_levels_are_merged_like_the_features_and_each_has_its_layer(cases):
+    case = cases("qwen3_vl")
+    total, tokens = case.view.total, case.layout.tokens
+    assign = torch.arange(total) % tokens  # every slice merged into the first
+    weights = torch.rand(total, generator=torch.Generator().manual_seed(1))
+    merged = apply_reduction(case.view, Reduction(torch.arange(tokens), assign, weights))
+    for level, out in zip(
+        (case.view.features, *case.view.deepstack), (merged.features, *merged.deepstack), strict=True
+    ):
+        by_hand = (level * weights.view(case.layout.slices, tokens, 1)).sum(0)
+        torch.testing.assert_close(out, by_hand, rtol=0, atol=1e-5)
+    kept = random_tokens(case, 0.4)
+    in_order = case.dropped_to(kept)
+    reversed_ = replace(in_order, deepstack=in_order.deepstack[::-1])
+    one, other = (
+        torch.stack(case.answer(assembled(case.family, case.layout, some, QUESTION, "keep", Drop(1)), 3).logits)
+        for some in (in_order, reversed_)
+    )
+    assert one.sub(other).abs().max() > 1e-2
+
+
+def test_an_experts_width_is_what_a_token_visits(cases):
+    assert cases("qwen3_vl_moe").family.shape.mlp_width == 2 * 48

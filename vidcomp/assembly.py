@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill
 from vidcomp.inllm import CompressedCache, Schedule
 from vidcomp.models import Family
+from vidcomp.models.base import Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Arrangement, Prompt
 from vidcomp.tokens import CompressedTokens
@@ -24,6 +27,7 @@ def assembled(
     question: str,
     positions: str,
     schedule: Schedule | None = None,
+    history: Sequence[Turn] = (),
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -34,11 +38,12 @@ def assembled(
         question: plain text.
         positions: ``keep`` or ``compact``.
         schedule: what is reduced inside the language model.
+        history: turns before the question.
 
     Raises:
         UsageError: the sequence is longer than the model can place.
     """
-    prompt, separators = family.prompt(question, layout), family.separators()
+    prompt, separators = family.prompt(question, layout, history), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
     joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
     order = rows.order.to(joined.device)

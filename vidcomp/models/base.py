@@ -20,7 +20,10 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
 from vidcomp.models.prompt import Markers, Prompt, tokenized
 
-__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape"]
+__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape", "Turn"]
+
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 DEFAULT_FRAMES = 32  # the customary number in the literature, for checkpoints that do not name one
 
@@ -213,13 +216,13 @@ class Family(ABC):
         rows = len(prompt) + layout.slices * layout.tokens + len(self.separators())
         return torch.arange(rows)[None]
 
-    def render(self, question: str) -> str:
-        """The chat prompt with one ``slot`` for the video.
+    def render(self, question: str, history: Sequence[Turn] = ()) -> str:
+        """The chat prompt with one ``slot`` for the video, in front of the first question of a conversation.
 
         Raises:
             ModelError: the checkpoint has no chat template.
         """
-        return self._templated(question, self.checkpoint.chat_template)
+        return self._templated(question, history, self.checkpoint.chat_template)
 
     # -- what follows from it
 
@@ -235,13 +238,15 @@ class Family(ABC):
         """The layout of frames [F, h, w, 3] whose times are not known: one per second."""
         return self.layout([float(t) for t in range(len(frames))], frames.shape[1], frames.shape[2], len(frames))
 
-    def prompt(self, question: str, layout: Layout) -> Prompt:
+    def prompt(self, question: str, layout: Layout, history: Sequence[Turn] = ()) -> Prompt:
         """The request as text tokens with places for the visual tokens; the ids are those of the stock processor.
+
+        ``history`` holds the turns before this question.
 
         Raises:
             UsageError: the rendered prompt does not hold exactly one video.
         """
-        prompt = tokenized(self.tokenizer, self.render(question), self.slot, self.markers(layout), self.visual)
+        prompt = tokenized(self.tokenizer, self.render(question, history), self.slot, self.markers(layout), self.visual)
         if prompt is None:
             raise UsageError(
                 "the prompt does not hold exactly one video",
@@ -297,12 +302,17 @@ class Family(ABC):
             pixels = self.pixels(frames[start : start + step], layout)
             yield self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)
 
-    def _templated(self, question: str, template: str | None) -> str:
-        message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
+    def _templated(self, question: str, history: Sequence[Turn], template: str | None) -> str:
+        said = [text for turn in history for text in turn] + [question]
+        messages: list[dict[str, Any]] = [
+            {"role": ("user", "assistant")[index % 2], "content": [{"type": "text", "text": text}]}
+            for index, text in enumerate(said)
+        ]
+        messages[0]["content"].insert(0, {"type": "video"})
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [message], tokenize=False, add_generation_prompt=True, chat_template=template
+                    messages, tokenize=False, add_generation_prompt=True, chat_template=template
                 )
             )
         except (ValueError, TypeError) as error:

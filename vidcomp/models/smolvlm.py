@@ -6,12 +6,13 @@ enlarged first and squashed to the tower's square afterwards, as the stock proce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 from torch import Tensor
 
-from vidcomp.models.base import About, Encoded
+from vidcomp.models.base import About, Encoded, Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily
@@ -80,9 +81,11 @@ class SmolVLM(SquareFamily):
             outro="\n\n",
         )  # fmt: skip
 
-    def render(self, question: str) -> str:
+    def render(self, question: str, history: Sequence[Turn] = ()) -> str:
         """The library's own form for videos."""
-        return f"<|im_start|>User: {self.slot}{question}<end_of_utterance>\nAssistant:"
+        end = "<end_of_utterance>\n"
+        before = "".join(f"{asked}{end}Assistant: {answered}{end}User: " for asked, answered in history)
+        return f"<|im_start|>User: {self.slot}{before}{question}{end}Assistant:"
 
 
 def in_words(number: int) -> str:

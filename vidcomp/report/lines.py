@@ -52,9 +52,13 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     tokens = ledger.tokens
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
-    return Report(
-        tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
-    )
+    return Report(tuple(_lines(ledger, shape, around)), plain, _actual(ledger, shape))
+
+
+def _actual(ledger: StageLedger, shape: ModelShape) -> Cost:
+    """What this answer computed, and the keys that were there when it was written."""
+    question = prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
+    return Cost(question.flops + prefill_cost(shape, ledger.video_rows).flops, question.kv_bytes)
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
@@ -63,5 +67,5 @@ def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[Repo
         if stage.name in ("encode", "compress"):
             cost = prefill_cost(shape, [stage.out + around] * shape.layers)
         elif stage.name.startswith("llm layer"):
-            cost = prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
+            cost = _actual(ledger, shape)
         yield ReportLine(stage, cost)

@@ -7,7 +7,7 @@ from typing import Any
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_config, checkpoint_folder
-from vidcomp.models.architectures import ARCHITECTURES, random_family
+from vidcomp.models.architectures import ARCHITECTURES, find_architecture, random_checkpoint
 from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
 from vidcomp.models.internvl import InternVL
@@ -71,6 +71,16 @@ def adapter_of(model: Any) -> Family:
     """
     kind = str(getattr(getattr(model, "config", None), "model_type", None))
     return family_class(kind, getattr(model, "name_or_path", "") or type(model).__name__).of_model(model)
+
+
+def random_family(name: str, config: ModelConfig, seed: int = 0) -> Family:
+    """A full-size architecture with random weights, for timing; arguments as :func:`random_checkpoint`.
+
+    Raises:
+        UsageError: unknown name. OutOfMemory: it does not fit.
+    """
+    kind = family_class(find_architecture(name).model_type, name)
+    return kind(random_checkpoint(name, kind, config, seed))
 
 
 def family_class(model_type: str, name: str) -> type[Family]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.square import SquareFamily
 
 __all__ = ["InternVL"]
 
@@ -35,18 +35,9 @@ class InternVL(SquareFamily):
         """32 patches become 16 tokens."""
         return int(self.patches_per_side * self.model.config.downsample_ratio)
 
-    @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names."""
-        return last_feature_layer(self.model.config, self.tower)
-
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]."""
         return Encoded(self.model.base_model.get_image_features(pixels, return_dict=True).pooler_output)
-
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)
 
     def markers(self, layout: Layout) -> Markers:
         """Frames are counted from 1."""

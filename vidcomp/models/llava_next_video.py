@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.square import SquareFamily, frame_rows
 from vidcomp.pixels import resize
 
 __all__ = ["LlavaNextVideo"]
@@ -32,11 +31,6 @@ class LlavaNextVideo(SquareFamily):
         """24 patches become 12 tokens."""
         return self.patches_per_side // int(self.model.config.spatial_pool_stride)
 
-    @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names, the last but one."""
-        return last_feature_layer(self.model.config, self.tower)
-
     def squared(self, frames: Tensor, mode: str) -> Tensor:
         """Shorter side to ``size.shortest_edge``, then a centre crop."""
         height, width = frames.shape[-2:]
@@ -51,9 +45,4 @@ class LlavaNextVideo(SquareFamily):
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]; a tensor in newer releases, one tensor per video in older ones."""
         out = self.model.base_model.get_video_features(pixels[None], return_dict=True).pooler_output
-        rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
-        return Encoded(rows.reshape(len(pixels), layout.tokens, -1))
-
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)
+        return Encoded(frame_rows(out, layout))

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-import torch
 from torch import Tensor
 
 from vidcomp.models.base import About, Encoded, Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
-from vidcomp.models.square import SquareFamily
+from vidcomp.models.square import SquareFamily, frame_rows
 from vidcomp.pixels import resize
 
 __all__ = ["SmolVLM", "in_words"]
@@ -63,12 +62,7 @@ class SmolVLM(SquareFamily):
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]; a list with one tensor per video in newer releases, a tensor in older ones."""
         out = self.model.base_model.get_image_features(pixels[None], return_dict=True).pooler_output
-        rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
-        return Encoded(rows.view(len(pixels), layout.tokens, -1))
-
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)
+        return Encoded(frame_rows(out, layout))
 
     def markers(self, layout: Layout) -> Markers:
         """Minutes and seconds of every frame, cut to whole seconds."""

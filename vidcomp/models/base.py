@@ -188,7 +188,8 @@ class Family(ABC):
 
     @abstractmethod
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """A value per patch [t, patches], in the order of the tower's rows, brought to the tokens: [t, N]."""
+        """A signal per patch, in the order of the tower's rows, brought to the tokens: [t, patches] to [t, N], and
+        [t, patches, C] to [t, N, C]."""
 
     @abstractmethod
     def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:

@@ -40,9 +40,9 @@ class LlavaOnevision(SquareFamily):
         tokens: Tensor = out.pooler_output[0, : len(pixels) * layout.tokens]
         return Encoded(tokens.view(len(pixels), -1, tokens.shape[-1]))
 
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] resized like the features: [t, N]."""
-        return F.interpolate(self.as_square(signal), size=layout.grid, mode="bilinear").flatten(1)
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] resized like the features: [t, C, H, W]."""
+        return F.interpolate(planes, size=layout.grid, mode="bilinear")
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""

@@ -71,14 +71,16 @@ class SquareFamily(Family):
         size = self.settings["size"]
         return resize(frames, (int(size["height"]), int(size["width"])), mode)
 
-    def as_square(self, signal: Tensor) -> Tensor:
-        """[t, patches] as [t, 1, side, side]."""
-        return signal.reshape(-1, 1, self.patches_per_side, self.patches_per_side)
-
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the block of patches that becomes one token: [t, N]."""
-        block = self.patches_per_side // layout.grid[0]
-        return avg_pool2d(self.as_square(signal), block).flatten(1)
+        """A signal per patch resized with the pooling of the features: [t, N] or [t, N, C]."""
+        side = self.patches_per_side
+        planes = signal.reshape(len(signal), side, side, -1).movedim(-1, 1)  # [t, C, side, side]
+        pooled = self.pooled(planes, layout).flatten(2).transpose(1, 2)
+        return pooled if signal.dim() > 2 else pooled[:, :, 0]
+
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] averaged over the block of patches that becomes one token: [t, C, H, W]."""
+        return avg_pool2d(planes, self.patches_per_side // layout.grid[0])
 
 
 def frame_rows(output: Any, layout: Layout) -> Tensor:

@@ -6,6 +6,9 @@
     out = lm.ask("movie.mp4", "what happens at the end?", keep=0.1, method="holitom")
     print(out.text, out.ledger.tokens)
 
+    with vidcomp.compress(model, keep=0.1):                      # a stock model that you loaded yourself
+        model.generate(**inputs)
+
 Names are imported on first use, so that ``import vidcomp`` stays cheap.
 """
 
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vidcomp._version import __version__
 
 if TYPE_CHECKING:
+    from vidcomp.dropin import compress
     from vidcomp.errors import VidcompError
     from vidcomp.ledger import StageLedger
     from vidcomp.methods import get_method, methods
@@ -36,12 +40,14 @@ __all__ = [
     "VideoLM",
     "__version__",
     "apply_reduction",
+    "compress",
     "get_method",
     "load",
     "methods",
 ]
 
 _HOME = {
+    "compress": "dropin",
     "VidcompError": "errors",
     "StageLedger": "ledger",
     "get_method": "methods",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill
 from vidcomp.inllm import AttentionBalance, CompressedCache, Schedule
 from vidcomp.models import Family
+from vidcomp.models.base import Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Arrangement, Prompt
 from vidcomp.tokens import CompressedTokens
@@ -29,6 +30,7 @@ def assembled(
     facts: Mapping[str, Tensor] | None = None,
     balance: AttentionBalance | None = None,
     spread: Tensor | None = None,
+    history: Sequence[Turn] = (),
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -42,11 +44,12 @@ def assembled(
         facts: what it may know about survivors and separators, in that order, each [M + S].
         balance: notes what the answer looks at.
         spread: [M, K] int64, for ``ppe``: tokens whose positions each survivor carries, flat index t * N + n.
+        history: turns before the question.
 
     Raises:
         UsageError: the sequence is longer than the model can place, or rows of this family have several positions.
     """
-    prompt, separators = family.prompt(question, layout), family.separators()
+    prompt, separators = family.prompt(question, layout, history), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
     joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
     order = rows.order.to(joined.device)

@@ -67,6 +67,7 @@ class SharedPrefix:
                 past_key_values=cache,
                 use_cache=True,
             )
+        ledger.video_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
         tokens = int(prefill.is_token.sum())
         ledger.stages.append(StageRecord("prefill video", "tokens", tokens, tokens, time.perf_counter() - start))
         return cache

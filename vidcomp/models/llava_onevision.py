@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import encoder_layers
-from vidcomp.models.square import SquareFamily, last_feature_layer, used_layers
+from vidcomp.models.square import SquareFamily
 
 __all__ = ["LlavaOnevision"]
 
@@ -35,14 +35,9 @@ class LlavaOnevision(SquareFamily):
         return math.ceil(self.patches_per_side / 2)
 
     @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names."""
-        return last_feature_layer(self.model.config, self.tower)
-
-    @property
     def merging_layers(self) -> tuple[nn.Module, ...]:
         """All layers up to the first one whose output the projector reads."""
-        return tuple(encoder_layers(self.tower)[: min(used_layers(self.model.config, self.tower)) + 1])
+        return tuple(encoder_layers(self.tower)[: min(self.used_layers) + 1])
 
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D], without the newline row."""
@@ -51,9 +46,9 @@ class LlavaOnevision(SquareFamily):
         tokens: Tensor = out.pooler_output[0, : len(pixels) * layout.tokens]
         return Encoded(tokens.view(len(pixels), -1, tokens.shape[-1]))
 
-    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Resized like the features."""
-        return F.interpolate(planes, size=grid, mode="bilinear")
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] resized like the features: [t, C, H, W]."""
+        return F.interpolate(planes, size=layout.grid, mode="bilinear")
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import avg_pool2d
 
 from vidcomp.models.base import Family
 from vidcomp.models.checkpoint import Checkpoint
@@ -16,7 +18,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import encoder_layers
 from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
-__all__ = ["SquareFamily", "last_feature_layer", "used_layers"]
+__all__ = ["SquareFamily", "frame_rows"]
 
 
 class SquareFamily(Family):
@@ -34,13 +36,34 @@ class SquareFamily(Family):
         side = self.tokens_per_side()
         return side, side
 
+    @abstractmethod
     def tokens_per_side(self) -> int:
         """Tokens along one side of a frame, after pooling."""
-        raise NotImplementedError
+
+    @property
+    def used_layers(self) -> list[int]:
+        """The layers whose output feeds the projector; hidden state k is the output of layer k - 1."""
+        count = len(encoder_layers(self.tower))
+        chosen = getattr(self.model.config, "vision_feature_layer", -1)
+        states = [chosen] if isinstance(chosen, int) else list(chosen)
+        return [(state if state >= 0 else count + 1 + state) - 1 for state in states]
+
+    @property
+    def last_layer(self) -> int:
+        """The last of :attr:`used_layers`."""
+        return max(self.used_layers)
 
     def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
         """The same for every clip."""
         return (self.side, self.side), self.grid, self.patches_per_side**2
+
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """Every frame has the same number of tokens."""
+        frames, left = divmod(rows, self.grid[0] * self.grid[1])
+        if left or not frames:
+            return None
+        times = tuple(float(second) for second in range(frames))
+        return Layout(times, float(frames), (self.side, self.side), self.grid, self.patches_per_side**2)
 
     def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
         """Brought to the tower's square and normalised: [t, 3, S, S]."""
@@ -54,28 +77,21 @@ class SquareFamily(Family):
         return resize(frames, (int(size["height"]), int(size["width"])), mode)
 
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] or [t, patches, C] to [t, N] or [t, N, C]."""
+        """A signal per patch resized with the pooling of the features: [t, N] or [t, N, C]."""
         side = self.patches_per_side
         planes = signal.reshape(len(signal), side, side, -1).movedim(-1, 1)  # [t, C, side, side]
-        pooled = self.pool_planes(planes, layout.grid).flatten(2).transpose(1, 2)
+        pooled = self.pooled(planes, layout).flatten(2).transpose(1, 2)
         return pooled if signal.dim() > 2 else pooled[:, :, 0]
 
-    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[t, C, side, side] to [t, C, H, W]: the mean over the block of patches that becomes one token."""
-        return functional.avg_pool2d(planes, self.patches_per_side // grid[0])
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] averaged over the block of patches that becomes one token: [t, C, H, W]."""
+        return avg_pool2d(planes, self.patches_per_side // layout.grid[0])
 
 
-def used_layers(config: Any, tower: torch.nn.Module) -> list[int]:
-    """Indices of the encoder layers whose output feeds the projector; hidden state k is the output of layer k - 1."""
-    count = len(encoder_layers(tower))
-    chosen = config.vision_feature_layer
-    states = [chosen] if isinstance(chosen, int) else list(chosen)
-    return [(state if state >= 0 else count + 1 + state) - 1 for state in states]
-
-
-def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:
-    """The last of :func:`used_layers`."""
-    return max(used_layers(config, tower))
+def frame_rows(output: Any, layout: Layout) -> Tensor:
+    """Features of the stock model as [t, N, D]: a tensor in some releases and families, one per video in others."""
+    rows = torch.cat(list(output)) if isinstance(output, (list, tuple)) else output
+    return rows.reshape(-1, layout.tokens, rows.shape[-1])
 
 
 def _number(side: Any) -> int:

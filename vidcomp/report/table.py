@@ -84,7 +84,7 @@ def _summary(report: Report, ledger: StageLedger) -> Text:
     tower = f"vision tower, rows per layer: {' '.join(map(str, report.tower_rows))}\n" if report.tower_rows else ""
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
     markers = f" + {tokens.markers} marker" if tokens.markers else ""
-    cached = f", {tokens.cached} of them read before" if tokens.cached else ""
+    cached = f", {tokens.cached} of them read before" if ledger.continues else ""
     left = f" ({tokens.markers_dropped} marker rows left with their frames)" if tokens.markers_dropped else ""
     return Text(
         f"{tower}visual tokens: {tokens.uncompressed} -> {tokens.kept} "

@@ -20,17 +20,23 @@ from vidcomp.inllm.gsearch import search_shares
 from vidcomp.inllm.psigmoid import sigmoid_shares
 from vidcomp.inllm.scoring import page_rank
 from vidcomp.inllm.visiondrop import contextual_merge
+from vidcomp.inner import visual_facts
+from vidcomp.spans import FramePlan
+from vidcomp.tokens import Reduction, Span, TokenView
 
 DEPTH, LENGTH, FRAMES = 6, BEFORE + VISUAL + AFTER, 5
 FACTS = {
     "frame": torch.tensor([*(torch.arange(VISUAL - 1) // 8).tolist(), -1]),
     "place": torch.tensor([*(torch.arange(VISUAL - 1) % 8).tolist(), -1]),
+    "span": torch.tensor([*(torch.arange(VISUAL - 1) // 24).tolist(), 1]),
+    "still": torch.tensor([*(torch.arange(VISUAL - 1) % 3 == 0).long().tolist(), 0]),
     "trusted_attention": torch.rand(VISUAL, generator=torch.Generator().manual_seed(5)),
 }
 
 TABLE = [
     ("fastv", {"k": 1, "keep": 0.25}),
     ("fastv", {"k": 3}),
+    ("prunevid", {}),
     ("pyramiddrop", {}),
     ("pyramiddrop", {"at": (1, 4), "keep": (0.5, 0.05), "positions": "compact"}),
     ("visiondrop", {}),
@@ -179,7 +185,7 @@ def test_samples_of_one_prompt_follow_the_reference_too(name, parameters):
         assert torch.stack(out.logits)[:, one].sub(expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("name", "parameters"), [TABLE[3], TABLE[4], ("shortv", {})])
+@pytest.mark.parametrize(("name", "parameters"), [TABLE[4], TABLE[5], ("shortv", {})])
 def test_the_score_of_a_beam_is_the_references_log_probability(name, parameters):
     model, rows, flags, schedule, out, cache = noted(name, parameters, num_beams=3, output_scores=True)
     best = out.sequences[0]
@@ -220,7 +226,7 @@ def teacher_forced(model, rows, flags, schedule, tokens):
 
 def test_threads_with_their_own_schedules_do_not_disturb_each_other():
     model = tiny_model()
-    settings = [("shortv", {"order": "0/2/5"}), ("dycoke", {"layer": 1, "gate": 1.1}), ("catp", {"k": 3}), TABLE[3]]
+    settings = [("shortv", {"order": "0/2/5"}), ("dycoke", {"layer": 1, "gate": 1.1}), ("catp", {"k": 3}), TABLE[4]]
     jobs = [(*sequence(model, seed), get_schedule(name, **given)) for seed, (name, given) in enumerate(settings)]
 
     def answer(rows, flags, schedule):
@@ -442,6 +448,52 @@ def test_catp_ranks_growth_of_attention_and_likeness_to_the_question():
     final = left[schedule.cuts[4].kept[0]]
     assert (final < FRAMES - 2).sum() == (left < FRAMES - 2).sum()  # the context is left alone
     assert (final >= FRAMES - 2).sum() == round(int((left >= FRAMES - 2).sum()) / 2)
+
+
+def test_every_scene_and_frame_keeps_its_share_by_unrotated_attention():
+    _, _, _, schedule, _, _ = noted("prunevid", {"k": 2, "alpha": 0.5})
+    model = tiny_model()
+    rows, flags = sequence(model)
+    inputs = []
+    attention = model.get_decoder().layers[1].self_attn
+    handle = attention.register_forward_pre_hook(
+        lambda _, args, kw: inputs.append(kw["hidden_states"][0]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model.get_decoder()(inputs_embeds=rows[None])
+        handle.remove()
+        query = attention.q_proj(inputs[0][-AFTER:]).view(AFTER, 4, -1)
+        key = attention.k_proj(inputs[0]).view(LENGTH, 2, -1).repeat_interleave(2, 1)
+        weights = (torch.einsum("qhd,khd->hqk", query, key) * query.shape[-1] ** -0.5).softmax(-1)
+    scores = weights.amax((0, 1))[flags]
+    groups = {}
+    for row in range(VISUAL - 1):
+        still = bool(FACTS["still"][row])
+        groups.setdefault(("span", row // 24) if still else ("frame", row // 8), []).append(row)
+    expected = [VISUAL - 1]
+    for members in groups.values():
+        expected += sorted(members, key=lambda row: -float(scores[row]))[: len(members) // 2]
+    assert schedule.cuts[2].kept[0].tolist() == sorted(expected)
+
+
+def test_what_is_known_about_the_rows_of_a_reduction():
+    attention = torch.arange(9.0).view(3, 3)  # of three encoded frames: frame 2 shows frame 1 again
+    view = TokenView(torch.zeros(3, 3, 2), (1, 3), torch.arange(3.0), trusted_attention=attention)
+    plan = FramePlan(torch.tensor([0, 1, 3]), torch.tensor([0, 1, 1, 2]))
+    assign = torch.tensor([0, -1, 1, 2, -1, 1, 2, -1, -1, 3, -1, 3])
+    anchors = torch.tensor([0, 2, 3, 9])
+    reduction = Reduction(anchors, assign, (assign >= 0).float(), (Span(0, 0), Span(1, 3)))
+    facts = visual_facts(get_schedule("vflowopt"), view, plan, anchors, 2, reduction)
+    assert {name: fact.tolist() for name, fact in facts.items()} == {
+        "frame": [0, 0, 1, 3, -1, -1],
+        "place": [0, 2, 0, 0, -1, -1],
+        "span": [0, 0, 1, 1, 0, 0],
+        "still": [0, 1, 1, 0, 0, 0],
+        "trusted_attention": [0, 2, 3, 6, 0, 0],
+    }
+    assert visual_facts(None, view, plan, anchors, 2) == {}
+    with pytest.raises(UsageError, match="encoded without it"):
+        visual_facts(get_schedule("vflowopt"), replace(view, trusted_attention=None), plan, anchors, 2)
 
 
 def test_separators_outlive_every_drop_by_importance():

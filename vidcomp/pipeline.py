@@ -285,7 +285,8 @@ class VideoLM:
         flags[before : before + visual] = True
         text_config = self.family.model.config.get_text_config()
         watched, schedule = encoded.watched, encoded.schedule
-        facts = visual_facts(schedule, watched.view, watched.plan, encoded.reduction.anchors, len(separators))
+        reduction = encoded.reduction
+        facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, len(separators), reduction)
         whole = encoded.reduction.assign.numel() + len(separators)
         policy, parts = encoded.config.outer.positions, (before, len(separators), len(prompt.after))
         places = member_positions(encoded.reduction, *parts) if policy == "ppe" else None
@@ -351,5 +352,3 @@ def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecor
     tokens, times = watched.view.features.shape[1], [float(t) for t in watched.frames.times]
     kept = torch.bincount(reduction.anchors // tokens, minlength=len(times)).tolist()
     return [SpanRecord.of(span, times, tokens, kept) for span in reduction.spans or watched.plan.spans]
-
-

@@ -98,10 +98,11 @@ def noted(name, parameters, attn="sdpa", **settings):
     return model, rows, flags, schedule, out, cache
 
 
-def reference(model, rows, flags, schedule, tokens, cache, sequence_of_batch=0):
+def reference(model, rows, flags, schedule, tokens, cache, sequence_of_batch=0, positions=None):
     """Logits of the answer's rows, with the schedule's decisions carried out by hiding and overwriting."""
     one = sequence_of_batch
-    full, places = with_answer(model, rows, torch.arange(len(rows))[None], tokens)
+    positions = torch.arange(len(rows))[None] if positions is None else positions
+    full, places = with_answer(model, rows, positions, tokens)
     kept, replaced, renumbered = {}, {}, {}
     for layer, cut in schedule.cuts.items():
         if cut is None:
@@ -192,6 +193,15 @@ def test_the_score_of_a_beam_is_the_references_log_probability(name, parameters)
     logits = reference(model, rows, flags, schedule, best, cache)
     expected = logits.log_softmax(-1).gather(1, best[:, None]).mean()
     torch.testing.assert_close(out.sequences_scores[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("renumbered", ["keep", "compact"])
+def test_positions_with_gaps_may_be_renumbered_inside(renumbered):
+    gaps = torch.arange(LENGTH)[None] + torch.arange(LENGTH).clamp(max=20) * 2
+    parameters = {"at": (1, 4), "keep": (0.5, 0.2), "positions": renumbered}
+    model, rows, flags, schedule, out, cache = noted("pyramiddrop", parameters, positions=gaps)
+    expected = reference(model, rows, flags, schedule, out.sequences[0], cache, positions=gaps)
+    assert torch.stack(out.logits)[:, 0].sub(expected).abs().max() < 1e-4
 
 
 def test_a_choice_of_keys_moves_with_its_beam():

@@ -129,7 +129,7 @@ class Fastvid(Method):
 
     def _spread(self, length: int, budget: int, tokens: int) -> tuple[NDArray[np.int64], ...]:
         """Counts of one segment with an exact sum."""
-        context = guarded_floor(budget * self.context)
+        context = int(budget * self.context) if self.official else guarded_floor(budget * self.context)
         peaks, salient = _anchor_frames(length, self.stride), _front(budget - context, length)
         anchors = np.zeros(length, dtype=np.int64)
         anchors[peaks] = np.minimum(_front(context, len(peaks))[::-1], tokens - salient[peaks])

@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import guarded_floor
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.select import even_budgets, keep_marked, top_mask
 from vidcomp.methods.similarity import cosines
@@ -65,7 +64,7 @@ class Vispruner(Method):
         line = attention.float().argsort(dim=1, descending=True, stable=True)
         for count in set(counts.tolist()):  # two numbers that differ by one
             some = (counts == count).nonzero()[:, 0]
-            best = guarded_floor(count * self.important)
+            best = int(count * self.important)
             varied = without_duplicates(rows[some], line[some, best:], count - best)
             kept[some[:, None], torch.cat([line[some, :best], varied], dim=1)] = True
         return keep_marked(kept)

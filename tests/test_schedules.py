@@ -12,6 +12,7 @@ from test_inllm import AFTER, BEFORE, STEPS, VISUAL, hooks_on, run, sequence, vi
 from tiny import masked_reference, tiny_model
 from torch.nn.functional import cosine_similarity, normalize
 
+from vidcomp.config import parse_spec
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule, schedule_names, schedules
 from vidcomp.inllm.base import best_rows
@@ -21,6 +22,7 @@ from vidcomp.inllm.psigmoid import sigmoid_shares
 from vidcomp.inllm.scoring import page_rank
 from vidcomp.inllm.visiondrop import contextual_merge
 from vidcomp.inner import visual_facts
+from vidcomp.methods.base import described
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import Reduction, Span, TokenView
 
@@ -572,6 +574,18 @@ def test_published_layers_of_shallow_decoders_do_not_collide():
             assert list(layers) == sorted(set(layers))
             assert all(1 <= layer < depth for layer in layers)
             assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.watched(depth))
+
+
+def test_records_name_what_ran_as_it_would_be_typed(nano, samples):
+    typed = "gsearch:at=1/3,keep=0.5/0.25"
+    answer = nano.ask(samples / "blue_cross_moves_right.mp4", "what happens?", keep=0.25, method="uniform", inner=typed,
+                      encoder="tome:r=4", max_new_tokens=1)  # fmt: skip
+    assert (answer.inner, answer.encoder) == (typed, "tome:r=4")
+    assert answer.to_dict()["inner"] == typed
+    for name, parameters in TABLE:
+        schedule = get_schedule(name, **parameters)
+        again, written = parse_spec(described(schedule))
+        assert get_schedule(again, **written) == schedule
 
 
 def test_the_list_names_every_schedule():

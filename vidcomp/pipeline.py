@@ -142,7 +142,8 @@ class VideoLM:
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
             method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
-            seed=config.generate.seed,
+            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
+            encoder=encoded.config.outer.encoder,
         )  # fmt: skip
 
     def stream(self, video: VideoPath | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:

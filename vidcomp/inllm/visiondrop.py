@@ -48,7 +48,9 @@ class VisionDropInner(Schedule):
     attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        stage_shares(self.at, self.keep, len(_LAYERS))
+        shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
         check_share("contextual", self.contextual)
         check_choice("positions", self.positions, ("keep", "compact"))
 

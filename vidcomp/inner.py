@@ -3,6 +3,7 @@ the schedule may know about the visual rows."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -94,7 +95,7 @@ def encoded_with(
     wanted = frames[plan.encode.numpy()]
     if merger is None:
         return family.encode(wanted, signals), plan, []
-    with whole_clip(family, len(wanted) if merger.over_frames else None):
+    with whole_clip(family) if merger.over_frames else nullcontext():
         with merging_tower(family.merging_layers, merger) as run:
             encoded = family.encode(wanted, signals)
     first = run.firsts

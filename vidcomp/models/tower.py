@@ -8,6 +8,7 @@ apart, so that the language model gets them once.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,16 +140,16 @@ def merging_tower(layers: Sequence[nn.Module], merger: TowerMerger) -> Iterator[
 
 
 @contextmanager
-def whole_clip(family: Any, frames: int | None) -> Iterator[None]:
-    """Let so many frames pass a family's tower at once while the block runs; None leaves its chunks alone."""
-    if frames is None:
-        yield
-        return
-    family.chunk = frames  # on the object, over the class's own number
+def whole_clip(family: Any) -> Iterator[None]:
+    """Let all frames pass a family's tower at once while the block runs, instead of in chunks."""
+    limits = [name for name in ("chunk", "chunk_patches") if hasattr(family, name)]
+    for name in limits:
+        setattr(family, name, sys.maxsize)  # on the object, over the class's own number
     try:
         yield
     finally:
-        del family.chunk
+        for name in limits:
+            delattr(family, name)
 
 
 def _projections(layer: nn.Module) -> dict[str, nn.Module]:

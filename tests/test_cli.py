@@ -103,7 +103,9 @@ def test_methods_and_doctor(cli):
     assert "decord" in cli("doctor")[1]
 
 
-@pytest.mark.parametrize(("option", "name"), [("--method", "gleanvid"), ("--inner", "fastv"), ("--encoder", "earlytom")])
+@pytest.mark.parametrize(
+    ("option", "name"), [("--method", "gleanvid"), ("--inner", "fastv"), ("--encoder", "earlytom")]
+)
 def test_help_in_place_of_a_name_lists_the_names(cli, option, name):
     status, out, _ = cli("ask", option, "help")
     assert status == 0 and name in out

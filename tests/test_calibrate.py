@@ -15,6 +15,7 @@ from vidcomp.cli.app import run
 from vidcomp.errors import UsageError
 from vidcomp.inllm import CompressedCache, get_schedule
 from vidcomp.inllm.presets import write_preset
+from vidcomp.methods.base import described
 
 QUESTION = "what happens?"
 
@@ -105,6 +106,7 @@ def test_presets_of_other_schedules_are_refused(tmp_path):
     file = tmp_path / "preset.json"
     write_preset(file, "gsearch", keep={"1": 0.5, "3": 0.2})
     assert get_schedule("gsearch", file=str(file)).plan(6) == {1: 0.5, 3: 0.2}
+    assert described(get_schedule("gsearch", file=str(file))) == "gsearch:at=1/3,keep=0.5/0.2"
     with pytest.raises(UsageError, match="no preset of shortv"):
         get_schedule("shortv", file=str(file))
     file.write_text("{")

@@ -93,7 +93,7 @@ def test_methods_and_doctor(cli):
     assert status == 0 and "2505.21334" in out and "tau=null" not in out and "contextual=0.0" in out
     listed = json.loads(cli("methods", "--json")[1])
     assert {"holitom", "none", "random", "uniform"} <= {info["name"] for info in listed}
-    aware = {info["name"] for info in listed if info["question_aware"]}
+    aware = {info["name"] for info in listed if info["question_aware"] and info["stage"] == "outer"}
     assert {"mmtok", "longvu"} <= aware and "holitom" not in aware
     status, _, err = cli("methods", "holitm")
     assert status == 2 and "did you mean 'holitom'?" in err

@@ -344,8 +344,9 @@ def test_divprune(case: Case) -> None:
         assert picks.tolist() == [0]
         return
     check(case, "selected_in_order", picks)
-    kept = get_method("divprune")(view_of(flat[None]), count / len(flat))
+    kept = get_method("divprune", official=True)(view_of(flat[None]), ratio)
     assert kept.anchors.tolist() == sorted(picks.tolist())
+    assert get_method("divprune")(view_of(flat[None]), ratio).kept == token_budget(len(flat), ratio)
 
 
 # -- VisPruner, and FasterVLM as its attention alone

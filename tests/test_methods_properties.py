@@ -201,6 +201,16 @@ def test_same_on_any_number_of_threads(
 
 
 @every_setting
+@pytest.mark.parametrize("keep", [0.07, 0.3, 0.77])
+def test_exact_means_that_the_count_follows_from_the_shape(name: str, parameters: dict[str, Any], keep: float) -> None:
+    method = get_method(name, **parameters)
+    if not method.exact or "adaptive" in parameters:  # recoverable: lets outliers decide, on request
+        pytest.skip("the count depends on the video")
+    videos = [make_view(kind, (5, 16, 16), torch.float32, 1) for kind in ("scenes", "noise", "still", "one value")]
+    assert len({method(view, keep).kept for view in videos}) == 1
+
+
+@every_setting
 def test_methods_leave_the_input_alone(name: str, parameters: dict[str, Any]) -> None:
     view = make_view("scenes", (7, 16, 24), torch.float32, 1)
     copy = replace(view, features=view.features.clone())

@@ -50,6 +50,9 @@ def test_every_method_describes_itself() -> None:
     assert holitom.needs == {"salience"} and holitom.inner == "holitom" and "2505.21334" in holitom.source
     assert holitom.parameters == {"tau": None, "beta": 0.6, "k": 7, "contextual": 0.0, "max_span": 1024}
     assert all(row.summary and "\n" not in row.summary and row.source for row in rows.values())
+    read = [row for row in rows.values() if row.parity == "own reading"]
+    assert len(read) > 10 and all("our reading" in row.text.lower() for row in read)
+    assert rows["evs"].code and rows["todre"].code is None and rows["mmtok"].question_aware
 
 
 def test_parameters_reach_the_method() -> None:

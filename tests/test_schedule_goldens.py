@@ -14,6 +14,7 @@ from vidcomp.inllm import get_schedule
 from vidcomp.inllm.aim import shares_after
 from vidcomp.inllm.base import best_rows
 from vidcomp.inllm.framefusion import merge_repeats, required_removal
+from vidcomp.inllm.prunevid import best_of_groups
 from vidcomp.inllm.scoring import Attention, AttentionInput, page_rank
 
 __all__ = ["apply_rotary_pos_emb"]  # looked up in the module of the attention class
@@ -148,3 +149,16 @@ def test_aim_prune_mask(case: dict[str, Any]) -> None:
     check(case, "keep_mask", mask)
     plan = get_schedule("aim").plan(28)
     assert plan.get(params["layer_idx"] + 1, 1.0) == shares[params["layer_idx"]]
+
+
+@of("prunevid", "llm_select")
+def test_prunevid_select(case: dict[str, Any]) -> None:
+    params = case["params"]
+    scores, group = tensor(case["inputs"]["attn"]).amax((0, 1)), []
+    for static, dynamic, frames in zip(
+        *(params[f"{name}_sizes"] for name in ("static", "dynamic", "window")), strict=True
+    ):
+        number = max(group, default=-1) + 1
+        group += [number] * static + [number + 1 + i * frames // dynamic for i in range(dynamic)]
+    selected = best_of_groups(scores, torch.tensor(group), params["alpha"]).nonzero()[:, 0]
+    check(case, "selected_sorted", selected)

@@ -195,14 +195,14 @@ class Compression:
         with ledger.stage("compress", "tokens") as record:
             view = self._view(rows[where[:total]], [level[:total] for level in levels], layout)
             plan = every_frame(layout.slices)
-            tokens = reduced(view, plan, self.method, self.config)[1]
+            reduction, tokens = reduced(view, plan, self.method, self.config)
             record.into, record.out = total, len(tokens)
         ledger.tokens = TokenCounts(uncompressed=total, separators=separators)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, separators)
         joined = torch.cat([tokens.features.to(rows), rows[where[total:]], rows[~visual.to(rows.device)]])
         cut = order.order.to(rows.device)
         text, stays = self.family.model.config.get_text_config(), order.order < len(tokens) + separators
-        facts = visual_facts(self.schedule, view, plan, tokens.positions, separators)
+        facts = visual_facts(self.schedule, view, plan, reduction.anchors, separators, reduction)
         cache = _ReducedCache(
             text, stays, self.schedule, text.num_hidden_layers,
             {name: values[cut[stays.to(cut.device)]] for name, values in facts.items()}, None, total + separators,

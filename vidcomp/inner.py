@@ -3,6 +3,7 @@ the schedule may know about the visual rows."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from vidcomp.methods import Method
 from vidcomp.models import Encoded, Family, Layout
 from vidcomp.models.tower import TowerMerger, merging_tower, whole_clip
 from vidcomp.spans import FramePlan
-from vidcomp.tokens import TokenView
+from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["chosen_merger", "chosen_schedule", "encoded_with", "visual_facts"]
 
@@ -100,7 +101,7 @@ def encoded_with(
     wanted = layout.gather(frames, plan.encode.numpy())
     if merger is None:
         return family.encode(wanted, signals, layout), plan, []
-    with whole_clip(family, len(wanted) if merger.over_frames else None):
+    with whole_clip(family) if merger.over_frames else nullcontext():
         with merging_tower(family.merging_layers, merger) as run:
             encoded = family.encode(wanted, signals, layout)
     first = run.firsts
@@ -113,7 +114,12 @@ def encoded_with(
 
 
 def visual_facts(
-    schedule: Schedule | None, view: TokenView, plan: FramePlan, anchors: Tensor, separators: int
+    schedule: Schedule | None,
+    view: TokenView,
+    plan: FramePlan,
+    anchors: Tensor,
+    separators: int,
+    reduction: Reduction | None = None,
 ) -> dict[str, Tensor]:
     """What a schedule may know about the visual rows that enter the language model.
 
@@ -123,9 +129,11 @@ def visual_facts(
         plan: which encoded slice each slice shows.
         anchors: [M], flat index t * N + n of each survivor, in the order of the rows.
         separators: how many separator rows follow them.
+        reduction: the decision that they come from, which tells spans and what the survivors stand for.
 
     Returns:
-        Each [M + separators]: ``frame`` and ``place`` of each row, -1 for separators; the signals, 0 for separators.
+        Each [M + separators]: ``frame`` and ``place`` of each row, -1 for separators; the signals, 0 for separators;
+        with a reduction ``span`` and ``still`` as well.
 
     Raises:
         UsageError: the view lacks a signal.
@@ -135,6 +143,10 @@ def visual_facts(
     tokens = view.features.shape[1]
     frame, place = anchors // tokens, anchors % tokens
     facts = {"frame": _followed(frame, -1, separators), "place": _followed(place, -1, separators)}
+    if reduction is not None:
+        starts = torch.tensor([span.start for span in reduction.spans[1:]], dtype=torch.int64, device=frame.device)
+        facts["span"] = _followed(torch.searchsorted(starts, frame, right=True), 0, separators)
+        facts["still"] = _followed(_frames_of(reduction, tokens).gt(1).long(), 0, separators)
     for name in schedule.needs:
         signal: Tensor | None = getattr(view, name)
         if signal is None:
@@ -143,6 +155,15 @@ def visual_facts(
         shown = plan.source.to(anchors.device)[frame]
         facts[name] = _followed(signal.to(anchors.device)[shown, place].float(), 0, separators)
     return facts
+
+
+def _frames_of(reduction: Reduction, tokens: int) -> Tensor:
+    """How many frames each survivor stands for: [M]."""
+    member = (reduction.assign >= 0).nonzero()[:, 0]
+    frames = reduction.assign.numel() // tokens
+    pairs = torch.zeros(reduction.kept, frames, dtype=torch.bool, device=member.device)
+    pairs[reduction.assign[member], member // tokens] = True
+    return pairs.sum(1)
 
 
 def _followed(values: Tensor, filler: int, count: int) -> Tensor:

@@ -157,7 +157,8 @@ class VideoLM:
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
             method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
-            seed=config.generate.seed,
+            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
+            encoder=encoded.config.outer.encoder,
         )  # fmt: skip
 
     def stream(self, video: VideoPath | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
@@ -307,10 +308,10 @@ class VideoLM:
     ) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
         watched, schedule = encoded.watched, encoded.schedule
-        separators = len(self.family.separators())
-        facts = visual_facts(schedule, watched.view, watched.plan, encoded.tokens.positions, separators)
+        reduction, separators = encoded.reduction, len(self.family.separators())
+        facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
         policy = encoded.config.outer.positions
-        spread = spread_members(encoded.reduction, GROUPS) if policy == "ppe" else None
+        spread = spread_members(reduction, GROUPS) if policy == "ppe" else None
         return assembled(
             self.family, watched.layout, encoded.tokens, question, policy, schedule, facts, balance, spread, history
         )

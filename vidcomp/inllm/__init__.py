@@ -34,6 +34,7 @@ _SCHEDULES: Registry[Schedule] = Registry(
     built_in={
         "holitom": "vidcomp.inllm.holitom:HolitomInner",
         "fastv": "vidcomp.inllm.fastv:FastV",
+        "prunevid": "vidcomp.inllm.prunevid:PruneVidInner",
         "pyramiddrop": "vidcomp.inllm.pyramiddrop:PyramidDrop",
         "visiondrop": "vidcomp.inllm.visiondrop:VisionDropInner",
         "vscan": "vidcomp.inllm.vscan:VScanInner",

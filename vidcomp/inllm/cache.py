@@ -97,6 +97,7 @@ class CompressedCache(DynamicCache):
         self._parked: dict[int, Parked] = {}
         self._positions: Tensor | None = None
         self._rotary: Callable[[Tensor, Tensor], Tables] | None = None
+        self._turned: dict[int, tuple[Tables, int]] = {}  # of this forward: renumbered tables and their lag
         self._several, self._spread = places, cast("Tables | None", None)  # tables of several positions per row
 
     # -- one forward pass, in the order in which the hooks call
@@ -105,6 +106,7 @@ class CompressedCache(DynamicCache):
         """Called before layer 0 with [B, S, D], the position ids of its rows and the decoder's rotary embedding."""
         (self._batch, self._length), self._past = hidden.shape[:2], self.get_seq_length(0)
         self.rows = self._reading = None
+        self._turned = {}
         self._positions, self._rotary = positions, rotary
         self.inputs.clear()
         self._prefilling = self._past == 0
@@ -122,6 +124,9 @@ class CompressedCache(DynamicCache):
         """The rotary tables of this forward, those of several positions per row where the plan asks for them."""
         if self._several is None or not self._prefilling or self._rotary is None:
             return rotary
+        if self._positions is None or self._positions.dim() != 2:
+            raise UsageError("--positions ppe with this model", why="its positions are not one number per row",
+                             hint="--positions keep", code="bad_option")  # fmt: skip
         if self._spread is None:
             self._spread = grouped_tables(self._rotary, rotary[0], self._several)
         return self._spread
@@ -346,11 +351,19 @@ class CompressedCache(DynamicCache):
                 hint="positions=keep",
                 code="bad_option",
             )
-        places = self._positions - self.shift.get(layer, 0)
-        if self.rows is not None:
-            places = self._positions[:, :1] + torch.arange(self.rows.shape[1], device=self.rows.device)
-            self.shift[layer] = int(self._positions[0, -1] - places[0, -1])
-        return self._rotary(rotary[0], places)
+        key = self._length - self.shift[layer] if self.rows is None else self.rows.shape[1]
+        if key not in self._turned:  # once for all layers behind a stage
+            self._turned[key] = self._without_gaps(layer, rotary[0], self._positions)
+        tables, self.shift[layer] = self._turned[key]
+        return tables
+
+    def _without_gaps(self, layer: int, like: Tensor, positions: Tensor) -> tuple[Tables, int]:
+        """Tables of renumbered rows, and how far the last of them lags behind its own position."""
+        assert self._rotary is not None
+        if self.rows is None:
+            return self._rotary(like, positions - self.shift[layer]), self.shift[layer]
+        places = positions[:, :1] + torch.arange(self.rows.shape[1], device=positions.device)
+        return self._rotary(like, places), int(positions[0, -1] - places[0, -1])
 
     def _new_columns(self, like: Tensor) -> Tensor:
         if self.rows is not None:

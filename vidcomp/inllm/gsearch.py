@@ -46,6 +46,7 @@ class GSearch(Ranked):
             raise ValueError(f"keep cannot grow with depth, got {shares}")
         object.__setattr__(self, "at", listed("at", at, int))
         object.__setattr__(self, "keep", shares)
+        object.__setattr__(self, "file", None)  # its content is known now, and says what runs
 
     def _read(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         assert self.file is not None

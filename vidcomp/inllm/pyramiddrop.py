@@ -43,6 +43,8 @@ class PyramidDrop(Ranked):
     def __post_init__(self) -> None:
         check_choice("positions", self.positions, ("keep", "compact"))
         shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
         if list(shares) != sorted(shares, reverse=True):
             raise ValueError(f"keep counts from the first number of rows and cannot grow, got {shares}")
 

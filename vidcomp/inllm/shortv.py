@@ -64,6 +64,7 @@ class ShortV(Schedule):
         if layers is not None and len(set(layers)) != len(layers):
             raise ValueError("order names a layer twice")
         object.__setattr__(self, "order", layers)
+        object.__setattr__(self, "file", None)  # its content is known now, and says what runs
 
     def frozen(self, depth: int) -> frozenset[int]:
         """The layers that visual rows pass unchanged.

@@ -39,7 +39,9 @@ class VFlowOptInner(Schedule):
     needs: ClassVar[frozenset[str]] = frozenset({"trusted_attention"})
 
     def __post_init__(self) -> None:
-        stage_shares(self.at, self.keep, len(_LAYERS))
+        shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """One layer per share."""

@@ -10,6 +10,7 @@ Our reading where the published code has a defect: the causal mask lets early ro
 divided by the number of rows that can see it (``official=true`` does not); the published sum doubles the length of
 merged rows (``official=true`` sums). Rows keep their order and places here; the published code puts merged rows last
 and renumbers.
+Cost: one pass over heads * V * S scores per stage, in blocks of 32 MB.
 Published are counts for an average of 32 tokens: 48 in, then 30 + 5, 22 + 4 and 16 + 3 after layers 8, 16 and 24 of 32.
 """
 
@@ -48,7 +49,9 @@ class VisionDropInner(Schedule):
     attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        stage_shares(self.at, self.keep, len(_LAYERS))
+        shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
         check_share("contextual", self.contextual)
         check_choice("positions", self.positions, ("keep", "compact"))
 

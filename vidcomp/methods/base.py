@@ -80,8 +80,13 @@ def reads(method: Method, available: frozenset[str]) -> frozenset[str]:
 
 def described(method: Any) -> str:
     """A method object as the user would type it: its name, and the parameters that differ from their defaults."""
-    changed = [f"{item.name}={getattr(method, item.name)}" for item in fields(method) if _differs(method, item)]
+    changed = [f"{item.name}={_typed(getattr(method, item.name))}" for item in fields(method) if _differs(method, item)]
     return f"{method.name}:{','.join(changed)}" if changed else str(method.name)
+
+
+def _typed(value: Any) -> str:
+    """A parameter as it is written on the command line; several numbers are 8/16/24."""
+    return "/".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _differs(method: Any, item: Field[Any]) -> bool:

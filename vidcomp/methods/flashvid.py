@@ -92,7 +92,7 @@ class Flashvid(Method):
         chosen_count = guarded_ceil(budget * self.alpha)
         middle = features.mean(dim=1, dtype=torch.float32)  # [T, D]
         spans = cut_segments(middle, self.cut, self.segments)
-        weight = signal(view, "salience", self.name).float().clamp(min=0)
+        weight = signal(view, "salience", self.name).float().nan_to_num(nan=0.0).clamp(min=0)
         if self.event:
             weight = weight * _event(features, middle, spans)
         chosen = attended_and_different(features, weight, chosen_count)

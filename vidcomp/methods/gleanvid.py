@@ -35,6 +35,7 @@ from vidcomp.methods.base import Method, check_keep
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.equal import first_equal, first_of_same
 from vidcomp.methods.select import keep_marked, top_mask
+from vidcomp.methods.similarity import widest_float
 from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["Gleanvid", "cell_means", "frame_quota", "novelty", "without_main_direction"]
@@ -85,7 +86,7 @@ def without_main_direction(rows: Tensor, columns: int = 8, rounds: int = 10) -> 
 
     The direction comes from ``rounds`` steps of subspace iteration with ``columns`` vectors from a fixed start.
     """
-    mean = rows.double().mean(dim=0).float() if rows.device.type != "mps" else rows.mean(dim=0)
+    mean = rows.mean(dim=0, dtype=widest_float(rows.device)).float()
     start = torch.randn(rows.shape[1], min(columns, *rows.shape), generator=torch.Generator().manual_seed(0))
     basis = torch.linalg.qr(start.to(rows.device)).Q
     for _ in range(rounds):
@@ -107,16 +108,16 @@ def cell_means(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def novelty(cells: Tensor) -> Tensor:
-    """What each frame adds, step 2 of the module: cells [T, K, D] to [T] float64.
+    """What each frame adds, step 2 of the module: cells [T, K, D] to [T], as wide as the device has.
 
     With L the Cholesky factor of all products plus the ridge, the squared length of cell n outside the span of earlier
     frames is its own minus the squared length of L's row n up to them.
     """
     frames, count, width = cells.shape
     rows = cells.reshape(-1, width)
-    product = (rows @ rows.T).double()
+    product = (rows @ rows.T).to(widest_float(rows.device))
     squares = product.diagonal().clone()
-    ridge = _RIDGE * squares.mean() + torch.finfo(torch.float64).tiny ** 0.5
+    ridge = _RIDGE * squares.mean() + torch.finfo(product.dtype).tiny ** 0.5
     factor = torch.linalg.cholesky(product + ridge * torch.eye(len(rows), dtype=product.dtype, device=rows.device))
     explained = torch.stack(
         [factor[t * count : (t + 1) * count, : t * count].square().sum(dim=1) for t in range(frames)]

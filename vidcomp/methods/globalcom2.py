@@ -94,9 +94,9 @@ class Globalcom2(Method):
 
 def crop_budgets(importance: Tensor, budget: int, tokens: int) -> NDArray[np.int64]:
     """Steps 2 and 3 of the module: whole numbers [G] with the exact sum ``budget``, at most ``tokens`` each."""
-    weight = (importance / _TEMPERATURE).double().softmax(dim=0)
+    weight = (importance / _TEMPERATURE).cpu().double().softmax(dim=0)
     rate = 1 + weight - weight.mean()
-    return allocate(rate.cpu().numpy(), budget, [tokens] * len(rate))
+    return allocate(rate.numpy(), budget, [tokens] * len(rate))
 
 
 def mosaic_parts(thumbnail: Tensor, rows: int, columns: int) -> Tensor:

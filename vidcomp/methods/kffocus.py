@@ -6,11 +6,11 @@ sampler that picks frames from the codec's key frames is :func:`vidcomp.spans.ke
 In plain words: key frames are averaged over d x d cells of the grid, the others over 2d x 2d cells; the most salient
 tokens of every frame are left out of the averages and kept unchanged. A cell stands at its first token.
 
-Our reading: only the abstract and constants quoted by others were at hand (d of 2 and 4, per side or per count is not
-said). Here d is the smallest for which the cells take at most the share 1 - ``alpha`` of the budget ceil(r * T * N);
-salient tokens, spread evenly over the frames, take what is left. Key frames are those that differ unusually much from
-the frame before, because a view does not know how its frames were coded. Fewer tokens than asked for survive where
-cells are left empty, more when the budget is below one token per frame.
+Our reading: no code is public, and only the abstract and constants quoted by others were at hand (d of 2 and 4, per
+side or per count is not said). Here d is the smallest for which the cells take at most the share 1 - ``alpha`` of the
+budget ceil(r * T * N); salient tokens, spread evenly over the frames, take what is left. Key frames are those that
+differ unusually much from the frame before, because a view does not know how its frames were coded. Fewer tokens than
+asked for survive where cells are left empty, more when the budget is below one token per frame.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Kitoke(Method):
         budget = min(view.total, max(1, guarded_floor(view.total * keep)))
         points = projected(rows, self.project)
         crowd = crowding(points, self.bandwidth)[first_equal(rows)]
-        chance = inclusion(1 / crowd.double().cpu().numpy(), budget)
+        chance = inclusion(1 / crowd.cpu().double().numpy(), budget)
         drawn = pivotal(chance, self.seed) if self.sampling == "pivotal" else systematic(chance)
         spans = intervals(points.reshape(*features.shape[:2], -1))
         drawn = _none_empty(drawn, crowd.cpu().numpy(), spans, features.shape[1])

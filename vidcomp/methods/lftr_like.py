@@ -1,9 +1,9 @@
 """LFTR-like: merge alike neighbouring frames, then keep the most distinct positions of each.
 
 After: "LFTR: Learning-Free Token Reduction for Multimodal Large Language Models", arXiv 2501.17391. Needs nothing but
-features. This is NOT a reproduction: only abstracts and short summaries were readable. They say that similar adjacent
-frames are merged, that less significant patches are removed, and that both follow from differences and similarities;
-all else here is our reading, which is why the name says "like".
+features. This is NOT a reproduction: no code was found, and only abstracts and short summaries were readable. They
+say that similar adjacent frames are merged, that less significant patches are removed, and that both follow from
+differences and similarities; all else here is our reading, which is why the name says "like".
 
 In plain words, for a keep ratio r and ``time`` = sqrt(r):
 1. The two neighbouring groups of frames whose means are most alike (mean cosine over positions) become one, until

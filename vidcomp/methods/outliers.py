@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidcomp.methods.similarity import block_bytes
+from vidcomp.methods.similarity import block_bytes, widest_float
 
 __all__ = ["local_outlier_factor", "outlier_share"]
 
@@ -31,9 +31,9 @@ def local_outlier_factor(values: Tensor, k: int) -> Tensor:
         k: neighbours, at most N - 1.
 
     Returns:
-        [G, N] float64; one for a single value.
+        [G, N], as wide as the device has; one for a single value.
     """
-    values, size = values.double(), values.shape[1]
+    values, size = values.to(widest_float(values.device)), values.shape[1]
     k = min(k, size - 1)
     if k < 1:
         return torch.ones_like(values)

@@ -125,13 +125,14 @@ def _counts(attention: Tensor, question: Tensor, budgets: Tensor | None) -> NDAr
     kept = top_mask(attention, (first * tokens + 1e-4).long())
     second = outlier_share(torch.where(kept, question.amin(dim=1, keepdim=True), question), _NEIGHBOURS)
     third = outlier_share(torch.where(kept, attention.amin(dim=1, keepdim=True), attention), _FEWER)
-    salient = first.double() * tokens
+    first, second, third = (share.cpu().double() for share in (first, second, third))
+    salient = first * tokens
     recovered = (tokens - salient) * second
-    parts = torch.stack([salient, recovered, (salient + recovered) * third], dim=1).cpu().numpy()
+    parts = torch.stack([salient, recovered, (salient + recovered) * third], dim=1).numpy()
     counts = np.zeros((len(parts), 4), dtype=np.int64)
     if budgets is None:
         counts[:, 0], counts[:, 1] = parts[:, 0] + 1e-4, parts[:, 1] + 1e-4
-        counts[:, 2] = (counts[:, 0] + counts[:, 1]) * third.double().cpu().numpy() + 1e-4
+        counts[:, 2] = (counts[:, 0] + counts[:, 1]) * third.numpy() + 1e-4
         counts[:, 3] = 1
         return counts
     for row, part, budget in zip(counts, parts, budgets.tolist(), strict=True):

@@ -57,9 +57,9 @@ class VCast(Method):
         features = view.features.detach()
         frames, tokens = features.shape[:2]
         middle = unit_rows(features.mean(dim=1, dtype=torch.float32))  # [T, D]
-        shares = (bends(middle) / self.temperature).double().softmax(dim=0)
+        shares = (bends(middle) / self.temperature).cpu().double().softmax(dim=0)
         total = max(frames, round(view.total * keep))
-        counts = allocate(shares.cpu().numpy(), total, [tokens] * frames, least=1)
+        counts = allocate(shares.numpy(), total, [tokens] * frames, least=1)
         scores = _scores(features, middle)
         return keep_marked(top_mask(scores, torch.from_numpy(counts).to(scores.device)))
 

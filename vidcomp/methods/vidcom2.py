@@ -68,7 +68,7 @@ class Vidcom2(Method):
         budget = token_budget(view.total, keep)
         common = Commonness.of(view.features.detach(), self.channels)
         score, tokens = common.video + common.frame, view.features.shape[1]
-        counts = (common.scales(keep, self.temperature) * tokens).round().clamp(min=1).long()
+        counts = (common.scales(keep, self.temperature) * tokens).round().clamp(min=1).long().to(score.device)
         kept = top_mask(-score, counts)
         return keep_marked(kept if self.official else _reconciled(kept, score, budget))
 
@@ -102,8 +102,8 @@ class Commonness:
         return cls(video.flatten()[first].view(frames, tokens), frame.flatten()[twin].view(frames, tokens))
 
     def scales(self, keep: float, temperature: float) -> Tensor:
-        """[T] float64, the share of its tokens that each frame keeps."""
-        unusual = -self.video.double().mean(dim=1)
+        """[T] float64 on the CPU, the share of its tokens that each frame keeps."""
+        unusual = -self.video.cpu().double().mean(dim=1)
         share = ((unusual - unusual.max()) / temperature).softmax(dim=0)
         return (keep * (1 + share - share.mean())).clamp(max=1)
 

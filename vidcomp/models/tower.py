@@ -140,16 +140,16 @@ def merging_tower(layers: Sequence[nn.Module], merger: TowerMerger) -> Iterator[
 
 
 @contextmanager
-def whole_clip(family: Any, frames: int | None) -> Iterator[None]:
-    """Let so many frames pass a family's tower at once while the block runs; None leaves its chunks alone."""
-    if frames is None:
-        yield
-        return
-    family.chunk, family.chunk_patches = frames, sys.maxsize  # on the object, over the class's own numbers
+def whole_clip(family: Any) -> Iterator[None]:
+    """Let all frames pass a family's tower at once while the block runs, instead of in chunks."""
+    limits = ("chunk", "chunk_patches")
+    for name in limits:
+        setattr(family, name, sys.maxsize)  # on the object, over the class's own number
     try:
         yield
     finally:
-        del family.chunk, family.chunk_patches
+        for name in limits:
+            delattr(family, name)
 
 
 def _projections(layer: nn.Module) -> dict[str, nn.Module]:

@@ -35,8 +35,8 @@ method.
 - **needs**: what it reads besides the features of the tokens, by the names of `vidcomp.TokenView`; in brackets what it
   reads when the model can tell it. A method that needs `query` chooses tokens for one question.
 - **proof**: `goldens` are recorded outputs of the published code, which the tests reproduce; `own reading` is tested
-  against slow loops written from the formulas, because there is no such code, or it could not be run; the text of a
-  method says which, and what is not as published. `control` is a yardstick of this project.
+  against slow loops written from the formulas, because there is no such code (`no code`), or it could not be run; the
+  text of a method says what is not as published. `control` is a yardstick of this project.
 
 Any method works with any schedule: `--method divprune --inner fastv:k=2,keep=0.5`. How to add your own:
 [own-method.md](own-method.md)."""
@@ -51,7 +51,7 @@ def methods_table(stage: str, rows: Sequence[MethodInfo]) -> Table:
         table.add_column(name, no_wrap=name != "needs")
     table.add_column("what it does", ratio=1)
     for row in rows:
-        table.add_row(row.name, _budget(row), _needs(row), row.parity, row.summary)
+        table.add_row(row.name, _budget(row), _needs(row), _proof(row), row.summary)
     return table
 
 
@@ -89,7 +89,7 @@ def _markdown_table(rows: Sequence[MethodInfo]) -> list[str]:
     head = ["| name | what it does | budget | needs | question | proof |", "|---|---|---|---|---|---|"]
     return head + [
         f"| [{row.name}](#{row.stage}-{row.name}) | {row.summary} | {_budget(row)} | {_needs(row)} "
-        f"| {'yes' if row.question_aware else ''} | {row.parity} |"
+        f"| {'yes' if row.question_aware else ''} | {_proof(row)} |"
         for row in rows
     ]
 
@@ -104,6 +104,10 @@ def _section(row: MethodInfo, option: str) -> str:
 
 def _budget(row: MethodInfo) -> str:
     return "exact" if row.exact else "by content"
+
+
+def _proof(row: MethodInfo) -> str:
+    return row.parity if row.code or row.parity == "control" else f"{row.parity}, no code"
 
 
 def _needs(row: MethodInfo) -> str:

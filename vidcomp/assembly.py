@@ -50,7 +50,7 @@ def assembled(
     visual = rows.order < len(tokens) + len(separators)
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
-    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, deepstack)
+    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, deepstack=deepstack)
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]

@@ -33,7 +33,7 @@ class PrefixCache(CompressedCache):
 
     def __init__(self, config: Any, plan: CompressedCache, length: int) -> None:
         visual = torch.zeros(length, dtype=torch.bool).index_fill_(0, plan.visual_rows, True)
-        super().__init__(config, visual, None, config.num_hidden_layers, plan.deepstack)
+        super().__init__(config, visual, None, config.num_hidden_layers, deepstack=plan.deepstack)
         self.plan, self.config = plan.schedule, config
         self.entered: dict[int, Tensor] = {}  # stage -> [B, V, D] visual rows before it
         self._stages = plan.stages

@@ -57,11 +57,11 @@ def assembled(
     in_order = {name: values[order[visual.to(order.device)]] for name, values in (facts or {}).items()}
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
-    whole = layout.slices * layout.tokens + len(separators)
     several = None if spread is None else _several(family, layout, prompt, rows, spread.cpu())
     cache = CompressedCache(
-        text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
-    )
+        text, visual, schedule, text.num_hidden_layers, in_order, balance,
+        uncompressed=layout.slices * layout.tokens + len(separators), deepstack=deepstack, places=several,
+    )  # fmt: skip
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.nano import CHECKPOINT, seeds
-from vidcomp.nano.questions import PHRASINGS
+from vidcomp.nano.questions import KINDS, PHRASINGS
 
 Report = dict[str, Any]
 
@@ -104,7 +104,7 @@ def build_card(reports: list[Report], history: list[dict[str, Any]], hardware: s
     from vidcomp.nano.vocabulary import VOCABULARY
     from vidcomp.nano.world import COLORS, SHAPES
 
-    asked = "\n".join(f"- {kind}: " + " / ".join(f'"{text}"' for text in texts) for kind, texts in PHRASINGS.items())
+    asked = "\n".join(f"- {kind}: " + " / ".join(f'"{text}"' for text in PHRASINGS[kind]) for kind in KINDS)
     rows = "\n".join(f"| {h['stage']} | {h['what']} | {h['seconds']} | {h['processes']} |" for h in history)
     ranges = ", ".join(f"{name.lower()} from {r.start}" for name, r in vars(seeds).items() if isinstance(r, range))
     return (

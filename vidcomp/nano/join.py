@@ -7,20 +7,21 @@ the same frame. The tower follows at a lower rate. Afterwards the parts form one
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.nano.language import SymbolicModel
+from vidcomp.nano.language import WORLDS, SymbolicModel
 from vidcomp.nano.model import build_model, to_pixels, visual_tokens
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
 from vidcomp.nano.render import render
 from vidcomp.nano.seeds import JOIN_TRAIN, VALIDATION
-from vidcomp.nano.symbolic import SymbolicProjector, symbolic_tokens
+from vidcomp.nano.symbolic import FOREGROUND, SymbolicProjector, symbolic_tokens
 from vidcomp.nano.tower import SIZE_WEIGHTS, SIZES
-from vidcomp.nano.world import Options, Video, make_video
+from vidcomp.nano.world import Video, make_video
 
 SECONDS = 200.0
 _FRAMES = 4  # frames of one video in a batch
@@ -39,7 +40,7 @@ def symbolic_target(projector: SymbolicProjector, videos: list[Video], times: li
     symbols = symbols.flatten(1, 2)
     device = next(projector.parameters()).device
     with torch.no_grad():
-        return projector(symbols.to(device)), (symbols[..., :8].sum(-1) > 0).to(device)
+        return projector(symbols.to(device)), (symbols[..., FOREGROUND].sum(-1) > 0).to(device)
 
 
 def match_loss(tokens: Tensor, target: Tensor, foreground: Tensor) -> Tensor:
@@ -66,13 +67,14 @@ def train_join(run: RunSettings, seconds: float = SECONDS) -> None:
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     optimizer = adamw((list(projector.parameters()), 2e-3), (list(tower.parameters()), 5e-4))
     budget, seed, dice = run.budget(seconds), JOIN_TRAIN.start, random.Random(0)
-    options = Options(frames=1, scenes=(1,))
+    world = WORLDS[run.world].options
+    options = replace(world, frames=1, scenes=(1,))
     held_out = [make_video(s, options) for s in range(VALIDATION.start, VALIDATION.start + run.held_out(100))]
     held_pixels = render_batch(held_out, [0.0], dice)
     average = 0.0
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, hold=0.5)
-        videos, times = [make_video(seed + i) for i in range(4)], [dice.random() for _ in range(_FRAMES)]
+        videos, times = [make_video(seed + i, world) for i in range(4)], [dice.random() for _ in range(_FRAMES)]
         seed += len(videos)
         loss = _step_loss(model, symbolic, videos, times, render_batch(videos, times, dice), run.device)
         step(optimizer, loss, budget)

@@ -20,14 +20,14 @@ from vidcomp.nano.aids import AidWeights, VideoMap, aid_loss
 from vidcomp.nano.model import VisualPrompt, build_model
 from vidcomp.nano.packing import SPLIT, Packed, TextOutput, exact_matches, forward_packed, pack
 from vidcomp.nano.progress import Budget, RunSettings, adamw, set_rate, step
-from vidcomp.nano.questions import KINDS, STILL_KINDS, Question, make_questions
+from vidcomp.nano.questions import ALL_KINDS, KINDS, STILL_KINDS, Question, make_questions
 from vidcomp.nano.scoring import Tally, rounded
 from vidcomp.nano.seeds import SYMBOLIC_TRAIN, VALIDATION
 from vidcomp.nano.symbolic import SymbolicProjector, symbolic_batch
 from vidcomp.nano.vocabulary import UNKNOWN_WORD
 from vidcomp.nano.workers import SYNC_STEPS, average, run_workers
 from vidcomp.nano.world import KINDS as EVENTS
-from vidcomp.nano.world import Options, Video, make_video, sample_times
+from vidcomp.nano.world import WIDE, Options, Video, make_video, sample_times
 
 SECONDS = 2800.0
 PEAK_RATE = 2e-3
@@ -35,6 +35,7 @@ QUESTIONS = 10
 """Questions about one video in a training step, drawn from all it can answer."""
 
 _SLICE = 250_000_000  # seeds of one worker
+_TURN = 1 << 40  # far beyond all seeds of videos
 _URGENCY = {"end": 3.0, "first": 3.0, "after": 3.0, "order": 3.0, "which": 3.0, "caption": 3.0, "action": 2.0}
 """How much likelier the hard kinds are to be asked in training."""
 
@@ -50,6 +51,10 @@ class Lesson:
     batch: int = 16
     weight: float = 1.0
     unknown: float = 0.0  # part of the training questions with one unknown word in them
+
+
+WORLDS = {"small": Lesson(Options(), KINDS), "wide": Lesson(WIDE, ALL_KINDS)}
+"""What the shipped model has learnt, and all that the world can do."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ class Batch:
     packed: Packed
 
 
-def make_batch(seeds: Sequence[int], lesson: Lesson, most: int | None = QUESTIONS) -> Batch:
-    """Videos of these seeds with at most `most` questions each."""
+def make_batch(seeds: Sequence[int], lesson: Lesson, most: int | None = QUESTIONS, turn: int = 0) -> Batch:
+    """Videos of these seeds with at most `most` questions each, other ones at every turn."""
     videos, questions = [], []
     for seed in seeds:
-        video, rng = make_video(seed, lesson.options), random.Random(seed)
+        video, rng = make_video(seed, lesson.options), random.Random(seed + turn * _TURN)
         asked = make_questions(video, rng, lesson.kinds)
         videos.append(video)
         if most is not None:
@@ -187,9 +192,16 @@ def _train_phase(
     return seed
 
 
+def _last_phase(world: str) -> Phase:
+    """The end of the curriculum: everything there is in this world."""
+    phase = CURRICULUM[-1]
+    full = replace(WORLDS[world], weight=phase.lessons[-1].weight)
+    return replace(phase, lessons=(*phase.lessons[:-1], full))
+
+
 def _finish_language(run: RunSettings, seconds: float) -> None:
     """The last phase in one of the workers."""
-    phase, saved = CURRICULUM[-1], run.load("lm")
+    phase, saved = _last_phase(run.world), run.load("lm")
     model = SymbolicModel().to(run.device)
     model.load_state_dict(saved["model"])
     parameters = list(model.parameters())

@@ -56,6 +56,7 @@ class RunSettings:
     smoke: bool = False
     rank: int = 0  # number of this process, 0 writes the state
     workers: int = 1  # processes whose parameters are averaged
+    world: str = "small"  # what the videos are made of: a name in language.WORLDS
 
     def budget(self, seconds: float, parts: int = 1) -> Budget:
         """A budget of `seconds`, or in smoke mode of the smoke steps shared by `parts` phases."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vidcomp.nano.model import build_model, pool
+from vidcomp.nano.language import WORLDS
+from vidcomp.nano.model import build_model, load_weights, pool
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
 from vidcomp.nano.seeds import SALIENCE_TRAIN, VALIDATION
-from vidcomp.nano.tower import frame_batch
+from vidcomp.nano.tower import FrameBatch, frame_batch
 
 SECONDS = 120.0
 _FRAMES = 16  # frames in a batch
@@ -32,16 +33,17 @@ def train_salience(run: RunSettings, seconds: float = SECONDS) -> None:
     torch.manual_seed(5)
     saved = run.load("joint")
     model = build_model()
-    model.load_state_dict(saved["model"])
+    load_weights(model, saved["model"])
     model.to(run.device)
     tower = model.model.vision_tower
     teacher = copy.deepcopy(tower).requires_grad_(False)
     projector = model.model.multi_modal_projector.requires_grad_(False)
     tower.requires_grad_(True)
     optimizer, budget, seed = adamw((list(tower.parameters()), 4e-4)), run.budget(seconds), SALIENCE_TRAIN.start
+    world = WORLDS[run.world].options
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, hold=0.5)
-        drift, gaze = _losses(tower, teacher, projector, seed, run.device)
+        drift, gaze = _losses(tower, teacher, projector, frame_batch(seed, _FRAMES, world), run.device)
         step(optimizer, drift + _WEIGHT * gaze, budget)
         seed += _FRAMES
         if budget.done % _CHECK_STEPS == 0 or not budget.left:
@@ -55,10 +57,9 @@ def received(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return out.hidden_states[-1], out.attentions[-1].float().mean((1, 2))
 
 
-def _losses(tower: Any, teacher: Any, projector: Any, seed: int, device: str) -> tuple[Tensor, Tensor]:
+def _losses(tower: Any, teacher: Any, projector: Any, batch: FrameBatch, device: str) -> tuple[Tensor, Tensor]:
     """How far the visual tokens drifted, relative to their spread, and the cross-entropy of the attention."""
-    batch = frame_batch(seed, _FRAMES)
-    pixels, objects = batch.pixels.to(device), (batch.color.to(device) > 0).float()
+    pixels, objects = batch.pixels.to(device), _objects(batch).to(device).float()
     with torch.autocast(device, torch.bfloat16):
         hidden, attention = received(tower, pixels)
         tokens = pool(projector(hidden)).float()
@@ -72,15 +73,20 @@ def _losses(tower: Any, teacher: Any, projector: Any, seed: int, device: str) ->
     return drift, -(target * attention.clamp(min=1e-8).log()).sum(1)[seen].mean()
 
 
+def _objects(batch: FrameBatch) -> Tensor:
+    """Patches [B, P] that show an object or a digit."""
+    return (batch.color > 0) | (batch.digit > 0)
+
+
 @torch.no_grad()
 def _check(run: RunSettings, tower: Any, teacher: Any, projector: Any, steps: int, seconds: int) -> None:
     """Log drift and the mean rank of object patches on held-out frames."""
-    batch = frame_batch(VALIDATION.start, run.held_out(64))
+    batch = frame_batch(VALIDATION.start, run.held_out(64), WORLDS[run.world].options)
     _, attention = received(tower, batch.pixels.to(run.device))
     rank = attention.argsort(dim=1, descending=True).argsort(dim=1).float().cpu()
-    drift, gaze = _losses(tower, teacher, projector, VALIDATION.start, run.device)
-    objects = batch.color > 0
+    drift, gaze = _losses(tower, teacher, projector, batch, run.device)
+    objects = _objects(batch)
     run.log(
         "salience", seconds=seconds, steps=steps, drift=round(drift.item(), 4), attention=round(gaze.item(), 3),
-        object_rank=round(rank[objects].mean().item(), 1), other_rank=round(rank[batch.color == 0].mean().item(), 1),
+        object_rank=round(rank[objects].mean().item(), 1), other_rank=round(rank[~objects].mean().item(), 1),
     )  # fmt: skip

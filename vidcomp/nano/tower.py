@@ -9,7 +9,7 @@ windows of half a frame near objects, which are cheaper than whole frames; the l
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidcomp.nano.language import WORLDS
 from vidcomp.nano.model import CELLS, PATCH, SIDE, TOWER_WIDTH, build_model, to_pixels, tower_features
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
-from vidcomp.nano.render import Image, label_map, render
+from vidcomp.nano.render import DIGIT_LABEL, Image, label_map, render
 from vidcomp.nano.seeds import TOWER_TRAIN, VALIDATION
-from vidcomp.nano.world import COLORS, SHAPES, Options, Sight, make_video
+from vidcomp.nano.world import COLORS, SHAPES, Digit, Options, Sight, make_video
 
 SECONDS = 1200.0
+_SMALL = Options()
 WINDOW = 6  # patches along the side of a window
 FULL_FROM = 0.75  # share of the budget after which whole frames are used
 SIZES = ((128, 96), (160, 120), (96, 96), (320, 240))
@@ -42,6 +44,7 @@ class FrameBatch:
     shape: Tensor  # [B, P]
     place: Tensor  # [B, P, 3] offset to the centre and radius
     mask: Tensor  # [B, P, 16] foreground share of the 4x4 parts of the patch
+    digit: Tensor  # [B, P] 0 none, 1 to 10 for 0 to 9, -100 not scored
     positions: Tensor | None = None  # [B, P] patch index inside the frame
 
 
@@ -54,28 +57,31 @@ class TowerHeads(nn.Module):
         self.shape = nn.Linear(TOWER_WIDTH, len(SHAPES) + 1)
         self.place = nn.Linear(TOWER_WIDTH, 3)
         self.mask = nn.Linear(TOWER_WIDTH, _MASK * _MASK)
+        self.digit = nn.Linear(TOWER_WIDTH, 11)
         self.presence = nn.Linear(TOWER_WIDTH, len(COLORS) + len(SHAPES))
 
 
-def frame_batch(first_seed: int, count: int) -> FrameBatch:
+def frame_batch(first_seed: int, count: int, world: Options = _SMALL) -> FrameBatch:
     """`count` whole frames: four random moments of each of count / 4 videos."""
     rng = random.Random(first_seed)
-    parts = [_frames_of(first_seed + i, rng) for i in range((count + 3) // 4)]
-    return FrameBatch(*(torch.cat([part[k] for part in parts])[:count] for k in range(5)))
+    parts = [_frames_of(first_seed + i, rng, world) for i in range((count + 3) // 4)]
+    return FrameBatch(*(torch.cat([part[k] for part in parts])[:count] for k in range(6)))
 
 
-def _frames_of(seed: int, rng: random.Random) -> tuple[Tensor, ...]:
-    """Pixels and targets of four moments of one video."""
-    video = make_video(seed, Options(things=(0.2, 0.4, 0.4), radius=(0.1, 0.17)))
+def _frames_of(seed: int, rng: random.Random, world: Options) -> tuple[Tensor, ...]:
+    """Pixels and targets of four moments of one video; if it has a digit, one of them shows it."""
+    video = make_video(seed, replace(world, things=(0.2, 0.4, 0.4), radius=(0.1, 0.17)))
     times = [rng.random() for _ in range(4)]
+    if video.digit is not None:
+        times[0] = min(1.0, max(0.0, 0.5 * (video.digit.start + video.digit.end)))
     width, height = rng.choices(SIZES, SIZE_WEIGHTS)[0]
-    targets = [_targets(*label_map(video, time, SIDE)) for time in times]
-    stacked = (torch.from_numpy(np.stack([target[k] for target in targets])) for k in range(4))
+    targets = [_targets(*label_map(video, time, SIDE), video.digit) for time in times]
+    stacked = (torch.from_numpy(np.stack([target[k] for target in targets])) for k in range(5))
     return to_pixels(render(video, times, width, height)), *stacked
 
 
-def _targets(labels: Image, sights: list[Sight]) -> tuple[NDArray[Any], ...]:
-    """Colour [P], shape [P], place [P, 3] and mask [P, 16] of one label map."""
+def _targets(labels: Image, sights: list[Sight], digit: Digit | None) -> tuple[NDArray[Any], ...]:
+    """Colour [P], shape [P], place [P, 3], mask [P, 16] and digit [P] of one label map."""
     blocks = labels.reshape(CELLS, PATCH, CELLS, PATCH).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
     shares = np.stack([(blocks == i).mean(1) for i in range(1, len(sights) + 1)] or [np.zeros(len(blocks))], 1)
     best, cover = shares.argmax(1), shares.max(1)
@@ -90,7 +96,9 @@ def _targets(labels: Image, sights: list[Sight]) -> tuple[NDArray[Any], ...]:
     part = PATCH // _MASK
     fine = (labels > 0).reshape(CELLS, _MASK, part, CELLS, _MASK, part).mean((2, 5))
     mask = fine.transpose(0, 2, 1, 3).reshape(len(blocks), -1).astype(np.float32)
-    return names[:, 0], names[:, 1], place, mask
+    card = (blocks == DIGIT_LABEL).mean(1)
+    number = np.where(card > 0.5, digit.value + 1 if digit else 0, np.where(card > 0, _IGNORE, 0)).astype(np.int64)
+    return names[:, 0], names[:, 1], place, mask, number
 
 
 def cut_windows(batch: FrameBatch, rng: random.Random, per_frame: int = 3) -> FrameBatch:
@@ -110,22 +118,23 @@ def cut_windows(batch: FrameBatch, rng: random.Random, per_frame: int = 3) -> Fr
             picks.append(grid[top : top + WINDOW, left : left + WINDOW].flatten())
             rows.append(index)
     chosen, frame = torch.stack(picks), torch.tensor(rows)[:, None]
-    color, shape, place, mask = (t[frame, chosen] for t in (batch.color, batch.shape, batch.place, batch.mask))
-    return FrameBatch(torch.stack(pixels), color, shape, place, mask, chosen)
+    targets = (batch.color, batch.shape, batch.place, batch.mask, batch.digit)
+    return FrameBatch(torch.stack(pixels), *(target[frame, chosen] for target in targets), chosen)
 
 
 def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) -> tuple[Tensor, dict[str, float]]:
-    """Weighted sum of the six losses, and accuracies on foreground patches."""
+    """Weighted sum of the seven losses, and accuracies on foreground patches."""
     positions = None if batch.positions is None else batch.positions.to(device)
     with torch.autocast(device, torch.bfloat16):
         hidden = tower_features(tower, batch.pixels.to(device), positions)
         color, shape = heads.color(hidden).float(), heads.shape(hidden).float()
         place, mask = heads.place(hidden).float(), heads.mask(hidden).float()
-        presence = heads.presence(hidden).float()
+        presence, digit = heads.presence(hidden).float(), heads.digit(hidden).float()
     wanted_color, wanted_shape = batch.color.to(device), batch.shape.to(device)
     seen = wanted_color > 0
     loss = _naming_loss(color, wanted_color) + 1.5 * _naming_loss(shape, wanted_shape)
     loss = loss + 3 * functional.binary_cross_entropy_with_logits(mask, batch.mask.to(device))
+    loss = loss + _naming_loss(digit, batch.digit.to(device))
     loss = loss + _presence_loss(presence, wanted_color, wanted_shape)
     error = (place - batch.place.to(device)).abs()[seen]
     if len(error):
@@ -134,6 +143,7 @@ def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) ->
         "color": (color.argmax(-1)[seen] == wanted_color[seen]).float().mean().item(),
         "shape": (shape.argmax(-1)[seen] == wanted_shape[seen]).float().mean().item(),
         "center_error": error[:, :2].mean().item() / 4,
+        "digit": (digit.argmax(-1)[batch.digit > 0].cpu() == batch.digit[batch.digit > 0]).float().mean().item(),
         "background": (color.argmax(-1)[wanted_color == 0] == 0).float().mean().item(),
     }
     return loss, right
@@ -168,11 +178,12 @@ def train_tower(run: RunSettings, seconds: float = SECONDS) -> None:
         heads.load_state_dict(saved["heads"])
         seed = saved["next_seed"]
     optimizer = adamw(([*tower.parameters(), *heads.parameters()], 1.5e-3))
-    held_out = frame_batch(VALIDATION.start, run.held_out(160))
+    world = WORLDS[run.world].options
+    held_out = frame_batch(VALIDATION.start, run.held_out(160), world)
     average: dict[str, float] = {}
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, warmup=100)
-        batch = frame_batch(seed, 16)
+        batch = frame_batch(seed, 16, world)
         seed += 4
         if budget.share < FULL_FROM:
             batch = cut_windows(batch, random.Random(seed))
@@ -189,5 +200,5 @@ def train_tower(run: RunSettings, seconds: float = SECONDS) -> None:
 
 
 def _short(values: dict[str, float]) -> dict[str, float]:
-    """Rounded for the log."""
-    return {key: round(value, 3) for key, value in values.items()}
+    """Rounded for the log, without what there was nothing to measure with."""
+    return {key: round(value, 3) for key, value in values.items() if value == value}

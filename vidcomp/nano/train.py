@@ -15,12 +15,14 @@ import torch
 from vidcomp.nano.frame_encoder_training import train_encoder
 from vidcomp.nano.join import train_join
 from vidcomp.nano.joint import load_model, train_stage
-from vidcomp.nano.language import train_language
+from vidcomp.nano.language import WORLDS, train_language
 from vidcomp.nano.progress import RunSettings
 from vidcomp.nano.salience import train_salience
 from vidcomp.nano.tower import train_tower
 
 Stage = Callable[..., None]
+
+_FRESH_UPDATES = 100_000  # where a model from a checkpoint goes on in the training seeds: at ones it has not seen
 
 
 def export(run: RunSettings, seconds: float | None = None, out: Path | None = None) -> None:
@@ -31,6 +33,17 @@ def export(run: RunSettings, seconds: float | None = None, out: Path | None = No
     folder = out or run.state / "checkpoint"
     export_checkpoint(load_model(replace(run, device="cpu"), name), folder)
     run.log("export", source=name, folder=folder.name)
+
+
+def start_from(run: RunSettings, checkpoint: Path) -> None:
+    """Let the stage "robust" go on from an exported checkpoint: writes STATE/robust.pt unless it is there."""
+    from vidcomp.nano.export import load_exported
+
+    if (run.state / "robust.pt").exists():
+        return
+    model = load_exported(checkpoint)
+    run.save("robust", {"model": model.state_dict(), "updates": _FRESH_UPDATES})
+    run.log("robust", source=checkpoint.name)
 
 
 STAGES: dict[str, Stage] = {
@@ -53,7 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device == "cpu":
         torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    run = RunSettings(options.state, options.device, options.smoke, workers=options.workers)
+    run = RunSettings(options.state, options.device, options.smoke, workers=options.workers, world=options.world)
+    if options.from_checkpoint is not None:
+        start_from(run, options.from_checkpoint)
     given = {} if options.seconds is None else {"seconds": options.seconds}
     if options.stage == "all":
         run_all(run, given)
@@ -77,9 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vidcomp.nano.train", description=__doc__)
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all", help="what to run (default: all)")
     parser.add_argument("--state", type=Path, required=True, help="folder for saved states and the log")
+    parser.add_argument(
+        "--from-checkpoint",
+        type=Path,
+        help="checkpoint folder that --stage robust goes on from, if it has no state yet",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, help="wall-clock seconds per stage (default: as in the recipe)")
     parser.add_argument("--workers", type=int, default=1, help="processes for the stages joint and robust (default: 1)")
+    parser.add_argument("--world", choices=list(WORLDS), default="small", help="what is in the videos (default: small)")
     parser.add_argument("--smoke", action="store_true", help="20 optimiser steps per stage, to see that it runs")
     parser.add_argument("--out", type=Path, help="folder for --stage export (default: STATE/checkpoint)")
     return parser

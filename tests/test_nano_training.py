@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from vidcomp.nano import CHECKPOINT
 from vidcomp.nano.contrast import contrast_loss, shares
+from vidcomp.nano.export import load_exported
 from vidcomp.nano.joint import Memory
 from vidcomp.nano.language import WORLDS
 from vidcomp.nano.model import build_model, load_weights
+from vidcomp.nano.progress import RunSettings
 from vidcomp.nano.repeats import allowed, choose, stretches
+from vidcomp.nano.tower import FrameBatch, cut_windows, frame_batch
+from vidcomp.nano.train import start_from
 from vidcomp.nano.vocabulary import UNK, VOCABULARY
 from vidcomp.nano.world import WIDE, Options, make_video, sample_times
 
@@ -124,3 +130,26 @@ def test_an_older_checkpoint_learns_new_words_as_unknown_ones() -> None:
     assert (table[100:] == table[VOCABULARY[UNK]]).all()
     with pytest.raises(RuntimeError):
         load_weights(wider, {})
+
+
+def test_windows_around_digits_show_them() -> None:
+    batch = frame_batch(0, 16, replace(WORLDS["digits"].options, digit=1.0))
+    shown = (batch.digit > 0).any(1)
+    assert shown.sum() >= 4
+    some = FrameBatch(*(part[shown] for part in batch.tensors()))
+    windows = cut_windows(some, some.digit > 0, random.Random(0), 4)
+    assert (windows.digit > 0).any(1).float().mean() > 0.8
+    assert torch.equal(windows.digit[0], some.digit[0][windows.positions[0]])
+    assert not (frame_batch(0, 16).digit != 0).any()
+
+
+def test_only_stages_that_start_from_a_whole_model_start_from_a_checkpoint(tmp_path: Path) -> None:
+    run = RunSettings(tmp_path)
+    with pytest.raises(ValueError, match="salience, robust"):
+        start_from(run, "tower", CHECKPOINT)
+    start_from(run, "robust", CHECKPOINT)
+    model = build_model()
+    load_weights(model, run.load("robust")["model"])
+    shipped = load_exported(CHECKPOINT).state_dict()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value[: len(shipped[key])] if value.dim() else value, shipped[key])

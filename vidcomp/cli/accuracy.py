@@ -115,7 +115,7 @@ def _show(result: AccuracyBench) -> None:
     console = out_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method")
-    for name in ("keep", "tokens", "accuracy (95 %)", "against all tokens (95 %)", "p", "KL"):
+    for name in ("keep", "tokens", "accuracy (95 %)", "of full", "against all tokens (95 %)", "p", "KL"):
         table.add_column(name, justify="right")
     for row in (result.full, *result.rows):
         score, gap = row.accuracy, row.difference
@@ -124,6 +124,7 @@ def _show(result: AccuracyBench) -> None:
             f"{row.keep:g}",
             f"{row.tokens:.1f}",
             f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})",
+            f"{row.of_full:.1%}",
             f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
             f"{row.p_value:.2g}",
             f"{row.kl:.4f}",

@@ -95,7 +95,8 @@ def _train(run: RunSettings, name: str, seconds: float) -> None:
     model = build_model()
     load_weights(model, saved["model"])
     model.to(run.device).model.language_model.set_attn_implementation(SPLIT)
-    if not resumed:
+    centered = resumed or saved.get("centered", False)
+    if not centered:
         take_out_mean(model, tuning.centering, lesson, run.device)
     symbolic = SymbolicProjector().to(run.device)
     if "symbolic" in saved:  # a model that came from a checkpoint folder has none, and robust does without
@@ -122,7 +123,8 @@ def _train(run: RunSettings, name: str, seconds: float) -> None:
             run.log(name, seconds=round(checked), steps=budget.done, loss=round(loss_average, 4),
                     macro=round(tally.macro, 3), held=rounded(tally.accuracy(), 2))  # fmt: skip
             updates = saved["updates"] + budget.done
-            run.save(name, {"model": model.state_dict(), "symbolic": symbolic.state_dict(), "updates": updates})
+            run.save(name, {"model": model.state_dict(), "symbolic": symbolic.state_dict(), "updates": updates,
+                            "centered": centered or bool(tuning.centering)})  # fmt: skip
 
 
 def _optimizer(model: Any, tuning: Tuning) -> torch.optim.AdamW:

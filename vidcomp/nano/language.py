@@ -53,8 +53,12 @@ class Lesson:
     unknown: float = 0.0  # part of the training questions with one unknown word in them
 
 
-WORLDS = {"small": Lesson(Options(), KINDS), "wide": Lesson(WIDE, ALL_KINDS)}
-"""What the shipped model has learnt, and all that the world can do."""
+WORLDS = {
+    "small": Lesson(Options(), KINDS),
+    "digits": Lesson(Options(digit=0.4), (*KINDS, "digit")),
+    "wide": Lesson(WIDE, ALL_KINDS),
+}
+"""What the shipped model has learnt, the same with digits that flash up, and all that the world can do."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ class FrameBatch:
     digit: Tensor  # [B, P] 0 none, 1 to 10 for 0 to 9, -100 not scored
     positions: Tensor | None = None  # [B, P] patch index inside the frame
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Pixels and targets."""
+        return self.pixels, self.color, self.shape, self.place, self.mask, self.digit
+
+    def places(self, device: str) -> Tensor | None:
+        """The positions on a device."""
+        return None if self.positions is None else self.positions.to(device)
+
 
 class TowerHeads(nn.Module):
     """Linear read-outs that exist during this stage only."""
@@ -101,12 +109,12 @@ def _targets(labels: Image, sights: list[Sight], digit: Digit | None) -> tuple[N
     return names[:, 0], names[:, 1], place, mask, number
 
 
-def cut_windows(batch: FrameBatch, rng: random.Random, per_frame: int = 3) -> FrameBatch:
-    """Windows of 6x6 patches, most of them around an object."""
+def cut_windows(batch: FrameBatch, around: Tensor, rng: random.Random, per_frame: int = 3) -> FrameBatch:
+    """Windows of 6x6 patches, most of them near one of the patches marked in `around` [B, P]."""
     grid = torch.arange(CELLS * CELLS).view(CELLS, CELLS)
     pixels, picks, rows = [], [], []
     for index in range(len(batch.pixels)):
-        objects = (batch.color[index] > 0).nonzero().flatten().tolist()
+        objects = around[index].nonzero().flatten().tolist()
         for _ in range(per_frame):
             top, left = (rng.randrange(CELLS - WINDOW + 1) for _ in range(2))
             if objects and rng.random() < 0.9:
@@ -118,23 +126,21 @@ def cut_windows(batch: FrameBatch, rng: random.Random, per_frame: int = 3) -> Fr
             picks.append(grid[top : top + WINDOW, left : left + WINDOW].flatten())
             rows.append(index)
     chosen, frame = torch.stack(picks), torch.tensor(rows)[:, None]
-    targets = (batch.color, batch.shape, batch.place, batch.mask, batch.digit)
-    return FrameBatch(torch.stack(pixels), *(target[frame, chosen] for target in targets), chosen)
+    return FrameBatch(torch.stack(pixels), *(target[frame, chosen] for target in batch.tensors()[1:]), positions=chosen)
 
 
 def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) -> tuple[Tensor, dict[str, float]]:
     """Weighted sum of the seven losses, and accuracies on foreground patches."""
-    positions = None if batch.positions is None else batch.positions.to(device)
     with torch.autocast(device, torch.bfloat16):
-        hidden = tower_features(tower, batch.pixels.to(device), positions)
+        hidden = tower_features(tower, batch.pixels.to(device), batch.places(device))
         color, shape = heads.color(hidden).float(), heads.shape(hidden).float()
         place, mask = heads.place(hidden).float(), heads.mask(hidden).float()
         presence, digit = heads.presence(hidden).float(), heads.digit(hidden).float()
     wanted_color, wanted_shape = batch.color.to(device), batch.shape.to(device)
     seen = wanted_color > 0
-    loss = _naming_loss(color, wanted_color) + 1.5 * _naming_loss(shape, wanted_shape)
+    loss = naming_loss(color, wanted_color) + 1.5 * naming_loss(shape, wanted_shape)
     loss = loss + 3 * functional.binary_cross_entropy_with_logits(mask, batch.mask.to(device))
-    loss = loss + _naming_loss(digit, batch.digit.to(device))
+    loss = loss + naming_loss(digit, batch.digit.to(device))
     loss = loss + _presence_loss(presence, wanted_color, wanted_shape)
     error = (place - batch.place.to(device)).abs()[seen]
     if len(error):
@@ -149,7 +155,7 @@ def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) ->
     return loss, right
 
 
-def _naming_loss(scores: Tensor, wanted: Tensor) -> Tensor:
+def naming_loss(scores: Tensor, wanted: Tensor) -> Tensor:
     """Cross entropy in which background patches count less."""
     weight = torch.ones(scores.shape[-1], device=scores.device)
     weight[0] = 0.2
@@ -186,7 +192,7 @@ def train_tower(run: RunSettings, seconds: float = SECONDS) -> None:
         batch = frame_batch(seed, 16, world)
         seed += 4
         if budget.share < FULL_FROM:
-            batch = cut_windows(batch, random.Random(seed))
+            batch = cut_windows(batch, batch.color > 0, random.Random(seed))
         loss, right = dense_loss(tower, heads, batch, run.device)
         step(optimizer, loss, budget)
         average = {key: 0.98 * average.get(key, value) + 0.02 * value for key, value in right.items() if value == value}

@@ -22,6 +22,7 @@ from vidcomp.nano.tower import train_tower
 
 Stage = Callable[..., None]
 
+_STARTS = {"salience": "joint", "robust": "robust"}  # stage to the state that it goes on from
 _FRESH_UPDATES = 100_000  # where a model from a checkpoint goes on in the training seeds: at ones it has not seen
 
 
@@ -35,15 +36,20 @@ def export(run: RunSettings, seconds: float | None = None, out: Path | None = No
     run.log("export", source=name, folder=folder.name)
 
 
-def start_from(run: RunSettings, checkpoint: Path) -> None:
-    """Let the stage "robust" go on from an exported checkpoint: writes STATE/robust.pt unless it is there."""
+def start_from(run: RunSettings, stage: str, checkpoint: Path) -> None:
+    """Let a stage go on from an exported checkpoint: writes the state that it starts from, unless it is there.
+
+    Raises:
+        ValueError: another stage.
+    """
     from vidcomp.nano.export import load_exported
 
-    if (run.state / "robust.pt").exists():
-        return
-    model = load_exported(checkpoint)
-    run.save("robust", {"model": model.state_dict(), "updates": _FRESH_UPDATES})
-    run.log("robust", source=checkpoint.name)
+    if stage not in _STARTS:
+        raise ValueError(f"only {', '.join(_STARTS)} can go on from a checkpoint, not {stage}")
+    if not (run.state / f"{_STARTS[stage]}.pt").exists():
+        weights = load_exported(checkpoint).state_dict()
+        run.save(_STARTS[stage], {"model": weights, "updates": _FRESH_UPDATES, "centered": True})
+        run.log(stage, source=checkpoint.name)
 
 
 STAGES: dict[str, Stage] = {
@@ -68,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     cv2.setNumThreads(1)
     run = RunSettings(options.state, options.device, options.smoke, workers=options.workers, world=options.world)
     if options.from_checkpoint is not None:
-        start_from(run, options.from_checkpoint)
+        start_from(run, options.stage, options.from_checkpoint)
     given = {} if options.seconds is None else {"seconds": options.seconds}
     if options.stage == "all":
         run_all(run, given)
@@ -95,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from-checkpoint",
         type=Path,
-        help="checkpoint folder that --stage robust goes on from, if it has no state yet",
+        help="checkpoint folder that --stage salience or robust goes on from",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, help="wall-clock seconds per stage (default: as in the recipe)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from vidcomp.nano import CHECKPOINT
+from vidcomp.nano.ahead import ahead
 from vidcomp.nano.contrast import contrast_loss, shares
 from vidcomp.nano.export import load_exported
 from vidcomp.nano.joint import Memory
@@ -107,10 +109,10 @@ def test_the_number_of_survivors_is_exact_and_members_are_legal(seed: int) -> No
     assert (same_stretch & parts.static[video, target])[averaged].all() and same_frame[~averaged].all()
 
 
-def test_remembered_videos_are_asked_something_else() -> None:
+def test_remembered_videos_are_asked_something_else(tmp_path: Path) -> None:
     model = build_model()
     model.model.vision_tower.requires_grad_(False)
-    memory = Memory(model, WORLDS["small"], 0, 1.0, random.Random(0), "cpu")
+    memory = Memory(RunSettings(tmp_path), model, replace(WORLDS["small"], batch=3), 0, 1.0)
     (first, seen), (second, again) = memory.next_batch(), memory.next_batch()
     assert first.videos == second.videos and torch.equal(seen.to(torch.bfloat16), again)
     assert first.questions != second.questions and not seen.requires_grad
@@ -153,3 +155,15 @@ def test_only_stages_that_start_from_a_whole_model_start_from_a_checkpoint(tmp_p
     shipped = load_exported(CHECKPOINT).state_dict()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value[: len(shipped[key])] if value.dim() else value, shipped[key])
+
+
+def _pixels(seed: int) -> tuple[int, torch.Tensor]:
+    return seed, frame_batch(seed, 2).pixels
+
+
+def test_data_made_ahead_is_that_made_here_in_the_same_order() -> None:
+    here = list(islice(ahead(_pixels, 40, 4, 0), 3))
+    there = list(islice(ahead(_pixels, 40, 4, 2), 3))
+    assert [seed for seed, _ in there] == [40, 44, 48]
+    for (_, one), (_, other) in zip(here, there, strict=True):
+        assert torch.equal(one, other)

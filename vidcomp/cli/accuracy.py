@@ -28,7 +28,12 @@ __all__ = ["accuracy"]
 @with_ui
 @with_config(SpanConfig)
 def accuracy(
-    method: Annotated[str, typer.Option("--method", help="methods, comma-separated")] = "holitom,random,uniform,frames",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="methods, comma-separated; controls are random, uniform, frames, pool (resolution)"
+        ),
+    ] = "holitom,random,uniform,frames",
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
     questions: Annotated[int, typer.Option("--questions", help="how many questions", min=1)] = 500,
     seed: Annotated[int, typer.Option("--seed", help="which part of the held-out range", min=0, max=999)] = 0,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vidcomp.nano.ahead import ahead
 from vidcomp.nano.aids import AidWeights, VideoMap, aid_loss
 from vidcomp.nano.contrast import contrast_loss, shares
 from vidcomp.nano.join import match_loss, render_batch, symbolic_target
@@ -27,11 +28,13 @@ from vidcomp.nano.seeds import JOINT_TRAIN, VALIDATION
 from vidcomp.nano.symbolic import SymbolicProjector
 from vidcomp.nano.thinning import late_mask, thin
 from vidcomp.nano.workers import SYNC_STEPS, average, run_workers
+from vidcomp.nano.world import make_video, sample_times
 
 SECONDS = {"joint": 400.0, "robust": 2400.0}
 _BATCH = 8
 _SLICE = 500_000_000  # seeds of one worker
-_CHECK_SECONDS = 240.0
+_CHECK_SECONDS = 300.0
+_RESUMED = 0.6  # of the peak rate when a stage goes on from its own state: less is to be learnt, more to be lost
 _REMEMBERED = 200  # batches whose tower output is kept, about 2 MB each
 
 
@@ -84,7 +87,7 @@ def load_model(run: RunSettings, name: str) -> Any:
 
 def lesson_of(run: RunSettings) -> Lesson:
     """Videos and questions of a training step."""
-    return replace(WORLDS[run.world], batch=_BATCH, unknown=0.08)
+    return replace(WORLDS[run.world], batch=_BATCH * run.scale, unknown=0.08)
 
 
 def _train(run: RunSettings, name: str, seconds: float) -> None:
@@ -101,11 +104,11 @@ def _train(run: RunSettings, name: str, seconds: float) -> None:
     symbolic = SymbolicProjector().to(run.device)
     if "symbolic" in saved:  # a model that came from a checkpoint folder has none, and robust does without
         symbolic.load_state_dict(saved["symbolic"])
-    seed = JOINT_TRAIN.start + run.rank * _SLICE + saved["updates"] * _BATCH
+    seed = JOINT_TRAIN.start + run.rank * _SLICE + saved["updates"] * lesson.batch
     torch.manual_seed(100 + run.rank + saved["updates"])
     dice, budget = random.Random(seed), run.budget(seconds)
-    optimizer = _optimizer(model, tuning)
-    memory = Memory(model, lesson, seed, tuning.again, dice, run.device)
+    optimizer = _optimizer(model, replace(tuning, rate=tuning.rate * (_RESUMED if resumed else 1.0)))
+    memory = Memory(run, model, lesson, seed, tuning.again)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     loss_average, checked, share = 0.0, 0.0, 0.0
     while share < 1:
@@ -152,24 +155,23 @@ def take_out_mean(model: Any, share: float, lesson: Lesson, device: str) -> None
 class Memory:
     """Batches for training: new videos, or remembered ones with new questions, which saves rendering and the tower."""
 
-    def __init__(self, model: Any, lesson: Lesson, seed: int, again: float, dice: random.Random, device: str) -> None:
-        self.tower, self.lesson, self.seed, self.again = model.model.vision_tower, lesson, seed, again
-        self.dice, self.device = dice, device
+    def __init__(self, run: RunSettings, model: Any, lesson: Lesson, seed: int, again: float) -> None:
+        self.tower, self.lesson, self.again, self.device = model.model.vision_tower, lesson, again, run.device
+        self.fresh = ahead(partial(_rendered, lesson=lesson), seed, lesson.batch, run.loaders)
+        self.dice, self.turn = random.Random(seed), 0
         self.known: list[tuple[int, Tensor]] = []
-        self.turn = 0
 
     def next_batch(self) -> tuple[Batch, Tensor]:
         """A batch and what the tower says about it, [B * T, P, D]."""
         self.turn += 1
         if self.known and self.dice.random() < self.again:
             seed, hidden = self.dice.choice(self.known)
-            return make_batch(range(seed, seed + _BATCH), self.lesson, turn=self.turn), hidden
-        seed, self.seed = self.seed, self.seed + _BATCH
-        batch = make_batch(range(seed, seed + _BATCH), self.lesson)
-        pixels = render_batch(batch.videos, batch.times, self.dice).to(self.device).flatten(0, 1)
+            return make_batch(range(seed, seed + self.lesson.batch), self.lesson, turn=self.turn), hidden
+        seed, pixels = next(self.fresh)
+        batch = make_batch(range(seed, seed + self.lesson.batch), self.lesson)
         frozen = not next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(not frozen), torch.autocast(self.device, torch.bfloat16):
-            hidden = tower_features(self.tower, pixels)
+            hidden = tower_features(self.tower, pixels.to(self.device))
         if self.again:
             self._remember(seed, hidden.to(torch.bfloat16))
         return batch, hidden
@@ -179,6 +181,12 @@ class Memory:
             self.known.append((seed, hidden))
         else:
             self.known[self.dice.randrange(_REMEMBERED)] = (seed, hidden)
+
+
+def _rendered(seed: int, lesson: Lesson) -> tuple[int, Tensor]:
+    """Frames [B * T, 3, 96, 96] of the batch that begins with this seed."""
+    videos = [make_video(number, lesson.options) for number in range(seed, seed + lesson.batch)]
+    return seed, render_batch(videos, sample_times(lesson.options.frames), random.Random(seed)).flatten(0, 1)
 
 
 def video_loss(

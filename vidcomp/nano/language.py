@@ -185,7 +185,7 @@ def _train_phase(
     average_loss, checked = 0.0, budget.elapsed
     while budget.left:
         set_rate(optimizer, budget.done, 0.0, warmup=40)
-        loss, answer, seed = _lesson_loss(model, phase, seed, dice, noise, run.device)
+        loss, answer, seed = _lesson_loss(run, model, phase, seed, dice, noise)
         step(optimizer, loss, budget)
         average_loss = answer if not average_loss else 0.95 * average_loss + 0.05 * answer
         if budget.elapsed - checked > 15 or not budget.left:
@@ -210,12 +210,12 @@ def _finish_language(run: RunSettings, seconds: float) -> None:
     model.load_state_dict(saved["model"])
     parameters = list(model.parameters())
     optimizer, budget = adamw((parameters, PEAK_RATE)), run.budget(seconds, len(CURRICULUM))
-    seed = SYMBOLIC_TRAIN.start + (1 + run.rank) * _SLICE + saved["updates"] * 24
+    seed = SYMBOLIC_TRAIN.start + (1 + run.rank) * _SLICE + saved["updates"] * 24 * run.scale
     dice, noise = random.Random(seed), np.random.default_rng(seed)
     average_loss, checked, share = 0.0, 0.0, 0.0
     while share < 1:
         set_rate(optimizer, budget.done, budget.share, warmup=40, hold=0.4)
-        loss, answer, seed = _lesson_loss(model, phase, seed, dice, noise, run.device)
+        loss, answer, seed = _lesson_loss(run, model, phase, seed, dice, noise)
         step(optimizer, loss, budget)
         average_loss = answer if not average_loss else 0.98 * average_loss + 0.02 * answer
         if budget.done % SYNC_STEPS:
@@ -228,12 +228,13 @@ def _finish_language(run: RunSettings, seconds: float) -> None:
 
 
 def _lesson_loss(
-    model: SymbolicModel, phase: Phase, seed: int, dice: random.Random, noise: np.random.Generator, device: str
+    run: RunSettings, model: SymbolicModel, phase: Phase, seed: int, dice: random.Random, noise: np.random.Generator
 ) -> tuple[Tensor, float, int]:
     """Loss of a batch of one lesson of the phase, its answer loss, and the next unused seed."""
     lesson = dice.choices(phase.lessons, [lesson.weight for lesson in phase.lessons])[0]
+    lesson = replace(lesson, batch=lesson.batch * run.scale)
     batch = make_batch(range(seed, seed + lesson.batch), lesson)
-    loss, answer = symbolic_loss(model, batch, phase.aids, noise, device)
+    loss, answer = symbolic_loss(model, batch, phase.aids, noise, run.device)
     return loss, answer, seed + lesson.batch
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidcomp.nano.ahead import ahead
 from vidcomp.nano.language import WORLDS
 from vidcomp.nano.model import TOWER_WIDTH, build_model, load_weights, pool, tower_features
 from vidcomp.nano.progress import Budget, RunSettings, adamw, set_rate, step
@@ -54,12 +56,14 @@ def train_salience(run: RunSettings, seconds: float = SECONDS) -> None:
     optimizer = adamw((list(parts.tower.parameters()), 4e-4), (list(parts.reader.parameters()), 2e-3))
     budget, seed, world = run.budget(seconds), SALIENCE_TRAIN.start, WORLDS[run.world].options
     world = replace(world, digit=float(world.digit > 0))
+    count = _FRAMES * run.scale
+    batches = ahead(partial(frame_batch, count=count, world=world), seed, count, run.loaders)
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, hold=0.5)
-        batch = frame_batch(seed, _FRAMES, world)
+        batch = next(batches)
         drift, gaze = _losses(parts, batch, run.device)
         step(optimizer, drift + _WEIGHT * gaze + _READING * _reading_loss(parts, batch, seed, run.device), budget)
-        seed += _FRAMES
+        seed += count
         if budget.done % _CHECK_STEPS == 0 or not budget.left:
             _check(run, parts, budget)
             run.save("salience", {**saved, "model": model.state_dict()})

@@ -26,7 +26,7 @@ _CHANCE_FROM = 100  # fewer tokens drawn by chance alone leave too many question
 _FEW = 80  # half of the thinned batches keep at most this many
 _CLOSED_UP = 0.15  # share of the thinned batches whose positions are renumbered
 _CENTER = (0.3, 0.9)  # share of the survivor itself in a merged token
-_REPEATS = 0.55  # share of the thinned batches in which repeated places are averaged over time
+_REPEATS = 0.65  # share of the thinned batches in which repeated places are averaged over time
 
 
 def thin(prompt: VisualPrompt, dice: random.Random) -> VisualPrompt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidcomp.nano.ahead import ahead
 from vidcomp.nano.language import WORLDS
 from vidcomp.nano.model import CELLS, PATCH, SIDE, TOWER_WIDTH, build_model, to_pixels, tower_features
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
@@ -27,6 +29,7 @@ from vidcomp.nano.world import COLORS, SHAPES, Digit, Options, Sight, make_video
 
 SECONDS = 1200.0
 _SMALL = Options()
+_FRAMES = 16  # in a batch
 WINDOW = 6  # patches along the side of a window
 FULL_FROM = 0.75  # share of the budget after which whole frames are used
 SIZES = ((128, 96), (160, 120), (96, 96), (320, 240))
@@ -187,10 +190,12 @@ def train_tower(run: RunSettings, seconds: float = SECONDS) -> None:
     world = WORLDS[run.world].options
     held_out = frame_batch(VALIDATION.start, run.held_out(160), world)
     average: dict[str, float] = {}
+    count = _FRAMES * run.scale
+    batches = ahead(partial(frame_batch, count=count, world=world), seed, count // 4, run.loaders)
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, warmup=100)
-        batch = frame_batch(seed, 16, world)
-        seed += 4
+        batch = next(batches)
+        seed += count // 4
         if budget.share < FULL_FROM:
             batch = cut_windows(batch, batch.color > 0, random.Random(seed))
         loss, right = dense_loss(tower, heads, batch, run.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -67,14 +68,19 @@ STAGES: dict[str, Stage] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage or all of them."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.device == "cpu":
         torch.set_num_threads(1)
     cv2.setNumThreads(1)
     run = RunSettings(options.state, options.device, options.smoke, workers=options.workers, world=options.world)
+    run = replace(run, loaders=_loaders(options))
     if options.from_checkpoint is not None:
-        start_from(run, options.stage, options.from_checkpoint)
+        try:
+            start_from(run, options.stage, options.from_checkpoint)
+        except ValueError as error:
+            parser.error(str(error))
     given = {} if options.seconds is None else {"seconds": options.seconds}
     if options.stage == "all":
         run_all(run, given)
@@ -82,6 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
         export(run, out=options.out)
     else:
         STAGES[options.stage](run, **given)
+
+
+def _loaders(options: argparse.Namespace) -> int:
+    """Processes that make data: as asked for, or all cores but one beside a GPU."""
+    if options.loaders is not None:
+        return int(options.loaders)
+    return 0 if options.device == "cpu" else max(1, (os.cpu_count() or 2) - 1)
 
 
 def run_all(run: RunSettings, given: dict[str, float]) -> None:
@@ -107,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="wall-clock seconds per stage (default: as in the recipe)")
     parser.add_argument("--workers", type=int, default=1, help="processes for the stages joint and robust (default: 1)")
     parser.add_argument("--world", choices=list(WORLDS), default="small", help="what is in the videos (default: small)")
+    parser.add_argument("--loaders", type=int, help="processes that make data ahead (default: 0; with cuda, all cores)")
     parser.add_argument("--smoke", action="store_true", help="20 optimiser steps per stage, to see that it runs")
     parser.add_argument("--out", type=Path, help="folder for --stage export (default: STATE/checkpoint)")
     return parser

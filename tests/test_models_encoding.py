@@ -16,9 +16,9 @@ import vidcomp
 from vidcomp.config import ModelConfig
 from vidcomp.errors import InputError, ModelError
 from vidcomp.models import FAMILIES, load_family
-from vidcomp.models.packed import fitted
 from vidcomp.models.probe import attention_of, encoder_layers
 from vidcomp.models.smolvlm import in_words
+from vidcomp.sizes import fitted
 
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 

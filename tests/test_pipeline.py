@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from clips import make_clip
@@ -272,3 +273,26 @@ def test_closing_takes_all_hooks_off():
     assert count() > 0
     lm.close()
     assert count() == 0
+
+
+def test_frames_are_encoded_while_later_ones_are_decoded(nano, clip, monkeypatch):
+    """Chunk by chunk as frames arrive, with the bits of one go; a reader that takes over starts anew."""
+    from vidcomp.eager import EagerEncoder
+    from vidcomp.video import Partial
+
+    monkeypatch.setattr(type(nano.family), "chunk", 3)
+    watched = nano.watch(clip, frames=8)
+    frames, signals = watched.frames, frozenset({"salience"})
+    whole = nano.family.encode(frames.pixels, signals, watched.layout)
+    eager, other = EagerEncoder(nano.family, signals), np.zeros_like(frames.pixels)
+    calls = []
+    encode = type(nano.family).encode
+    monkeypatch.setattr(type(nano.family), "encode",
+                        lambda self, pixels, *rest: calls.append(len(pixels)) or encode(self, pixels, *rest))  # fmt: skip
+    eager(Partial(other, 5, frames.times, frames.info.duration_seconds))
+    for ready in (1, 3, 4, 7, 8):
+        eager(Partial(frames.pixels, ready, frames.times, frames.info.duration_seconds))
+    assert calls == [3, 3, 3, 2]
+    assert torch.equal(eager.result().features, whole.features)
+    assert torch.equal(watched.view.features, whole.features)
+    assert torch.equal(watched.view.salience, whole.signals["salience"])

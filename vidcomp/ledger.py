@@ -135,6 +135,11 @@ class StageLedger:
         record.seconds = time.perf_counter() - start
         self.stages.append(record)
 
+    def move_seconds(self, source: str, target: str, seconds: float) -> None:
+        """Count time that passed during one stage for another, which ran inside it."""
+        for name, change in ((source, -seconds), (target, seconds)):
+            next(stage for stage in self.stages if stage.name == name).seconds += change
+
     def copy(self, *, reused: bool = False) -> StageLedger:
         """A ledger that further stages can be added to without touching this one; ``reused`` marks its stages."""
         return StageLedger(

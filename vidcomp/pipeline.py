@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vidcomp.assembly import assembled
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
+from vidcomp.eager import EagerEncoder
 from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
@@ -34,6 +35,7 @@ from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video.isolation import start_nursery
 from vidcomp.video.options import sampling_of
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
@@ -223,23 +225,25 @@ class VideoLM:
         signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
         merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
-        with ledger.stage("read", "frames") as record:
-            frames = read_frames(
-                Path(fspath(video)), self._sampling(config),
-                deadline_seconds=config.video.deadline, strict=config.video.strict,
-            )  # fmt: skip
-            record.into, record.out = frames.info.frames_total, len(frames.times)
+        plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
+        eager = EagerEncoder(self.family, signals) if plain else None
+        frames = self._read(video, config, eager, ledger)
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
         plan, seen = self._plan(frames, layout, config, ledger)
         ledger.frame_times, apart = list(layout.frame_times), plan.encode
         ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, apart.tolist()))
         with ledger.stage("encode", "tokens", self._settle) as record:
-            with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
-                encoded, plan, ledger.tower_rows = encoded_with(
-                    merger, self.family, frames.pixels, layout, plan, signals
-                )
+            if eager is not None:
+                encoded = eager.result()
+            else:
+                with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
+                    encoded, plan, ledger.tower_rows = encoded_with(
+                        merger, self.family, frames.pixels, layout, plan, signals
+                    )
             record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
+        if eager is not None:
+            ledger.move_seconds("read", "encode", eager.seconds)
         times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
         view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
@@ -248,6 +252,15 @@ class VideoLM:
         return WatchedVideo(frames, layout, plan, view, seen, config, ledger)
 
     # -- the stages
+
+    def _read(self, video: VideoPath, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
+        with ledger.stage("read", "frames") as record:
+            frames = read_frames(
+                Path(fspath(video)), self._sampling(config),
+                deadline_seconds=config.video.deadline, strict=config.video.strict, on_ready=eager,
+            )  # fmt: skip
+            record.into, record.out = frames.info.frames_total, len(frames.times)
+        return frames
 
     def _encoded(
         self,
@@ -342,6 +355,7 @@ def load(
 
 def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
+    start_nursery()  # the decoding libraries load beside the model
     return VideoLM(load_family(config.model), config)
 
 

@@ -45,6 +45,15 @@ class Encoded:
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     deepstack: tuple[Tensor, ...] = ()
 
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Parts that follow each other, at least one."""
+        return cls(
+            torch.cat([part.features for part in parts]),
+            {name: torch.cat([part.signals[name] for part in parts]) for name in parts[0].signals},
+            tuple(torch.cat(level) for level in zip(*(part.deepstack for part in parts), strict=True)),
+        )
+
 
 @dataclass(frozen=True)
 class About:
@@ -274,12 +283,11 @@ class Family(ABC):
             layout: that of the whole clip when these are some of its slices.
         """
         layout = layout or self.layout_of(frames)
-        chunks = list(self._chunks(frames, signals, layout))
-        return Encoded(
-            torch.cat([chunk.features for chunk in chunks]),
-            {name: torch.cat([chunk.signals[name] for chunk in chunks]) for name in signals},
-            tuple(torch.cat(level) for level in zip(*(chunk.deepstack for chunk in chunks), strict=True)),
-        )
+        return Encoded.joined(list(self._chunks(frames, signals, layout)))
+
+    def frames_at_once(self, layout: Layout) -> int:
+        """Frames of one chunk: whole slices, as many as the bounds on slices and patches allow."""
+        return max(1, min(self.chunk, self.chunk_patches // layout.patches)) * self.frames_per_slice
 
     def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
         """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
@@ -309,8 +317,7 @@ class Family(ABC):
 
     @torch.no_grad()
     def _chunks(self, frames: NDArray[np.uint8], signals: frozenset[str], layout: Layout) -> Iterator[Encoded]:
-        slices = max(1, min(self.chunk, self.chunk_patches // layout.patches))
-        step = slices * self.frames_per_slice
+        step = self.frames_at_once(layout)
         for start in range(0, len(frames), step):
             pixels = self.pixels(frames[start : start + step], layout)
             yield self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)

@@ -189,6 +189,7 @@ def _collect(
 ) -> Frames:
     """Follow one reader to its end, handing on its frames as they come."""
     from vidcomp.video.isolation import Planned
+    from vidcomp.video.types import Partial
 
     plan: Planned | None = None
     with closing(events):

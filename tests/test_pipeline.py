@@ -287,8 +287,12 @@ def test_frames_are_encoded_while_later_ones_are_decoded(nano, clip, monkeypatch
     eager, other = EagerEncoder(nano.family, signals), np.zeros_like(frames.pixels)
     calls = []
     encode = type(nano.family).encode
-    monkeypatch.setattr(type(nano.family), "encode",
-                        lambda self, pixels, *rest: calls.append(len(pixels)) or encode(self, pixels, *rest))  # fmt: skip
+
+    def counted(self, pixels, *rest):
+        calls.append(len(pixels))
+        return encode(self, pixels, *rest)
+
+    monkeypatch.setattr(type(nano.family), "encode", counted)
     eager(Partial(other, 5, frames.times, frames.info.duration_seconds))
     for ready in (1, 3, 4, 7, 8):
         eager(Partial(frames.pixels, ready, frames.times, frames.info.duration_seconds))

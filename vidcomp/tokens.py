@@ -117,7 +117,7 @@ class TokenView:
     def signals(self) -> dict[str, Tensor]:
         """The signals that this view carries, by name."""
         named = {item.name: getattr(self, item.name) for item in fields(self)[3:]}
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
     @property
     def total(self) -> int:

@@ -21,8 +21,8 @@ from vidcomp.methods.kitoke import crowding, inclusion, pivotal, systematic
 from vidcomp.methods.projection import projected
 from vidcomp.methods.unified_st import first_independent
 from vidcomp.methods.v_cast import bends
-from vidcomp.spans.keyframes import key_times
 from vidcomp.tokens import Reduction, TokenView, apply_reduction
+from vidcomp.video.keyframes import key_times
 
 GRID = (4, 4)
 

@@ -1,7 +1,7 @@
 """KFFocus, training-free parts: key frames keep a finer grid than the others, salient tokens stay as they are.
 
 Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Needs: salience. The
-sampler that picks frames from the codec's key frames is :func:`vidcomp.spans.keyframes.key_times`.
+sampler that picks frames from the codec's key frames is :func:`vidcomp.video.keyframes.key_times`.
 
 In plain words: key frames are averaged over d x d cells of the grid, the others over 2d x 2d cells; the most salient
 tokens of every frame are left out of the averages and kept unchanged. A cell stands at its first token.
@@ -26,8 +26,8 @@ from vidcomp.methods.base import Method, signal
 from vidcomp.methods.merge import mean_of_members
 from vidcomp.methods.select import top_mask
 from vidcomp.methods.similarity import neighbour_cosine
-from vidcomp.spans.keyframes import standing_out
 from vidcomp.tokens import Reduction, TokenView, identity
+from vidcomp.video.keyframes import standing_out
 
 __all__ = ["Kffocus", "cells_of"]
 

@@ -37,8 +37,8 @@ from vidcomp.methods.equal import first_equal
 from vidcomp.methods.merge import weighted_mean
 from vidcomp.methods.projection import projected
 from vidcomp.methods.similarity import block_bytes
-from vidcomp.spans.keyframes import unusual_level
 from vidcomp.tokens import Reduction, Span, TokenView
+from vidcomp.video.keyframes import unusual_level
 
 __all__ = ["Kitoke", "crowding", "inclusion", "intervals", "pivotal", "systematic"]
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.keyframes import key_times
+
 __all__ = ["RULES", "Sampling", "StockRule", "choose_frames", "choose_in_spans", "window"]
 
 Times = NDArray[np.float64]
@@ -23,9 +25,7 @@ DEFAULT_FPS = 1.0
 # times
 # to milliseconds. A frame lasts at least 4 ms at 240 frames per second.
 EARLY_SECONDS = 5e-4
-GAP_SHARE = 0.05  # KFFocus: no stretch longer than this share of the video stays unobserved
-HEAD_SECONDS = 0.05  # KFFocus: a first key frame later than this leaves a gap before it
-CROWDED_PER_SECOND = 2.0  # KFFocus: more key frames than this tell nothing about content
+CROWDED_PER_SECOND = 2.0  # more key frames than this tell nothing about content
 
 
 @dataclass(frozen=True)
@@ -240,29 +240,13 @@ def _by_rate(times: Times, fps: float) -> Indices:
 
 
 def _by_keys(times: Times, keys: Indices, bound: int | None) -> Indices:
-    """KFFocus, sampling part: key frames, and evenly spaced frames inside every gap longer than a share of the video.
-
-    Head and tail count as gaps. Where key frames are all frames, or more than two per second, they tell nothing and
-    frames are taken uniformly. Too many key frames are thinned: the one that leaves the smallest gap goes first.
-    """
+    """KFFocus: key frames and evenly spaced ones in the gaps; uniform where there are too many to tell anything."""
     length = float(times[-1] - times[0])
-    if len(keys) > max(2, CROWDED_PER_SECOND * length):
+    if length <= 0 or len(keys) > max(2, CROWDED_PER_SECOND * length):
         return _uniform(times, bound or len(times))
-    kept = keys.tolist()
-    if not kept or times[kept[0]] - times[0] > HEAD_SECONDS:
-        kept.insert(0, 0)
-    while bound is not None and len(kept) > bound:
-        gaps = times[kept[2:]] - times[kept[:-2]] if len(kept) > 2 else np.array([0.0])
-        del kept[int(np.argmin(gaps)) + (len(kept) > 2)]
-    borders = np.append(times[kept], times[-1])
-    moments = [times[0]]
-    for start, gap in zip(borders[:-1], np.diff(borders), strict=True):
-        count = math.floor(gap / (GAP_SHARE * length)) if length else 0
-        moments += [start + gap * (j + 1) / (count + 1) for j in range(count)]
-    extra = _shown_at(times, np.array(moments))[1:]
-    room = len(extra) if bound is None else max(0, bound - len(kept))
-    picked = extra[_uniform(np.arange(len(extra), dtype=np.float64), room)] if 0 < room and len(extra) else extra[:0]
-    return np.unique(np.concatenate([np.array(kept, dtype=np.int64), picked]))
+    found = key_times((times[keys] - times[0]).tolist(), length, bound)
+    moments = times[0] + np.array([0.0, *sorted((*found.keys, *found.added))])  # the first key time is 0
+    return np.unique(_shown_at(times, moments))
 
 
 def _shown_at(times: Times, moments: Times) -> Indices:

@@ -171,6 +171,7 @@ def _without_tails(kept: Tensor, budget: int, window: int) -> Tensor:
     chunks = torch.split(kept, window)
     cut = -((budget - int(kept.sum())) // len(chunks))
     shorter = torch.cat([chunk.flatten() & (_left(chunk) > cut) for chunk in chunks])
+    shorter[0] |= ~shorter.any()  # the tails may be everything: the first token stays
     return (shorter & (shorter.cumsum(0) <= budget)).view_as(kept)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcomp.budget import guarded_ceil, token_budget
+from vidcomp.budget import allocate, even_split, guarded_ceil, guarded_floor, token_budget
 from vidcomp.config import RunConfig, parse_spec
 from vidcomp.errors import UsageError
 
@@ -44,3 +44,34 @@ def test_every_setting_has_one_name():
     assert RunConfig.from_flat(**flat) == RunConfig()
     with pytest.raises(UsageError, match="unknown setting 'keeep'"):
         RunConfig.from_flat(keeep=1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 30)), min_size=1, max_size=12), st.floats(0, 1))
+def test_allocated_numbers_sum_exactly_and_respect_the_limits(groups, level):
+    shares, most = [share for share, _ in groups], [limit for _, limit in groups]
+    total = round(level * sum(most))
+    counts = allocate(shares, total, most)
+    assert counts.sum() == total and (counts >= 0).all() and (counts <= most).all()
+
+
+def test_allocation_by_hand():
+    assert allocate([1, 1, 1], 10, [9, 9, 9]).tolist() == [4, 3, 3]  # equal remainders: the lower index
+    assert allocate([5, 3, 2], 11, [9, 9, 9]).tolist() == [6, 3, 2]  # 5.5, 3.3, 2.2
+    assert allocate([8, 1, 1], 12, [4, 9, 9]).tolist() == [4, 4, 4]  # 9.6 does not fit; 8 left for 1 : 1
+    assert allocate([1, 0, 0], 7, [3, 5, 5]).tolist() == [3, 2, 2]
+    assert allocate([0, 0], 3, [5, 5], least=1).tolist() == [2, 1]
+    with pytest.raises(ValueError, match="cannot give 4"):
+        allocate([1, 1], 4, [1, 2])
+    with pytest.raises(ValueError, match="finite"):
+        allocate([1, float("nan")], 2, [3, 3])
+
+
+@given(st.integers(0, 500), st.integers(1, 40))
+def test_an_even_split_is_even(total, parts):
+    counts = even_split(total, parts)
+    assert counts.sum() == total and counts.max() - counts.min() <= 1
+
+
+def test_the_guard_works_downwards_too():
+    assert 100 * 0.29 < 29 and guarded_floor(100 * 0.29) == 29
+    assert guarded_floor(2.999) == 2

@@ -192,7 +192,12 @@ def test_an_empty_question_and_an_unknown_command(cli, clip):
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("nanno", "no model named"), ("who/knows", "not in the cache, and offline"), ("FOLDER", "no config.json"), ("OTHER", "family 'bert'")],
+    [
+        ("nanno", "no model named"),
+        ("who/knows", "not in the cache, and offline"),
+        ("FOLDER", "no config.json"),
+        ("OTHER", "family 'bert'"),
+    ],
 )
 def test_a_missing_model_is_status_4(cli, clip, tmp_path, model, words):
     if model == "OTHER":

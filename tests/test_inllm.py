@@ -9,14 +9,14 @@ import torch
 from tiny import masked_reference, tiny_model
 
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Attachment, CompressedCache, get_schedule
-from vidcomp.inllm.base import scaled_layer
+from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule
+from vidcomp.inllm.base import best_rows, scaled_layer
 from vidcomp.inllm.holitom import HolitomInner
 
 BEFORE, VISUAL, AFTER, STEPS = 5, 40, 6, 5
 
 
-class Drop:
+class Drop(Schedule):
     """Keeps the highest scores at the given layers, merges nothing."""
 
     name = "drop"
@@ -27,10 +27,8 @@ class Drop:
     def layers(self, depth):
         return self.at
 
-    def reduce(self, hidden, scores):
-        count = max(1, round(scores.shape[1] * self.keep))
-        kept = scores.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
-        return kept, hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[2]))
+    def reduce(self, stage):
+        return Cut(best_rows(stage.looked_at(), max(1, round(stage.count * self.keep))))
 
 
 def sequence(model, seed=0):
@@ -41,8 +39,9 @@ def sequence(model, seed=0):
     return rows, flags
 
 
-def run(model, rows, flags, schedule=None, positions=None, **settings):
-    cache = CompressedCache(model.config.text_config, flags, schedule, model.config.text_config.num_hidden_layers)
+def run(model, rows, flags, schedule=None, positions=None, facts=None, **settings):
+    text = model.config.text_config
+    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, facts)
     positions = torch.arange(len(rows))[None] if positions is None else positions
     settings = {"max_new_tokens": STEPS, "do_sample": False, **settings}
     with Attachment(model):

@@ -11,8 +11,8 @@ from clips import make_clip
 import vidcomp
 from vidcomp.config import RunConfig
 from vidcomp.errors import InputError, NotApplied, UsageError
-from vidcomp.models.probe import received_attention
-from vidcomp.pipeline import _check_applied
+from vidcomp.measured import check_applied
+from vidcomp.models.probe import attention_of, encoder_layers, received_attention
 
 QUESTION = "what happens at the end?"
 
@@ -202,16 +202,17 @@ def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36
 
 
-def test_asked_for_but_not_applied_is_an_error(nano, clip):
-    encoded = nano.encode(clip, keep=0.25)
-    ledger = nano.ask(encoded, QUESTION, max_new_tokens=1).ledger
-    _check_applied(encoded, ledger)
-    ledger.tokens.layer = None
+def test_asked_for_but_not_applied_is_an_error(nano, clip, monkeypatch):
+    prepared = []
+    prepare = nano.prepare
+    monkeypatch.setattr(nano, "prepare", lambda *args: prepared.append(prepare(*args)) or prepared[0])
+    ledger = nano.ask(clip, QUESTION, keep=0.25, max_new_tokens=1).ledger
+    check_applied(ledger.tokens.kept, ledger, prepared[0])
+    prepared[0].cache.reached.clear()
     with pytest.raises(NotApplied, match="did not run"):
-        _check_applied(encoded, ledger)
-    ledger.tokens.kept += 1
+        check_applied(ledger.tokens.kept, ledger, prepared[0])
     with pytest.raises(NotApplied, match="entered the model"):
-        _check_applied(encoded, ledger)
+        check_applied(ledger.tokens.kept + 1, ledger, prepared[0])
 
 
 def test_a_closed_model_says_that_nothing_was_applied(clip):
@@ -235,7 +236,8 @@ def test_two_threads_may_encode_at_once(nano, clip):
     with ThreadPoolExecutor(3) as pool:
         views = [watched.view for watched in pool.map(lambda _: nano.watch(clip), range(6))]
     assert all(torch.equal(view.salience, alone.salience) for view in views)
-    assert type(nano.family._probed.config).__name__ != "_ProbedConfig"
+    configs = [type(attention_of(layer).config).__name__ for layer in encoder_layers(nano.family.tower)]
+    assert "_ProbedConfig" not in configs
 
 
 def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):

@@ -56,11 +56,14 @@ def tiny_model(attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.flo
 
 
 @torch.no_grad()
-def masked_reference(model, rows, positions, kept, replaced=None):
+def masked_reference(model, rows, positions, kept, replaced=None, frozen=None, unread=None, renumbered=None):
     """Logits [S, V] by an explicit loop over the decoder layers: nothing is cut, dropped rows are only hidden.
 
     kept: layer -> row indices visible from that layer on.
     replaced: layer -> (row indices, their new values) written before it.
+    frozen: layer -> row indices that it must leave as they are.
+    unread: layer -> [S, S] bool, keys that a row must not read there.
+    renumbered: layer -> positions [1, S] from that layer on.
     """
     decoder = model.get_decoder()
     length = rows.shape[0]
@@ -72,11 +75,16 @@ def masked_reference(model, rows, positions, kept, replaced=None):
         if index in kept:
             visible = torch.zeros(length, dtype=torch.bool)
             visible[kept[index]] = True
+        if renumbered and index in renumbered:
+            rotary = decoder.rotary_emb(hidden, renumbered[index])
         if replaced and index in replaced:
             where, values = replaced[index]
             hidden = hidden.clone()
             hidden[0, where] = values(hidden[0])
-        seen = (causal & visible) | torch.eye(length, dtype=torch.bool)
+        seen = causal & visible
+        if unread and index in unread:
+            seen = seen & ~unread[index]
+        seen = seen | torch.eye(length, dtype=torch.bool)
         mask = torch.zeros(length, length, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
         out = layer(
             hidden,
@@ -86,5 +94,7 @@ def masked_reference(model, rows, positions, kept, replaced=None):
             past_key_values=None,
             use_cache=False,
         )
-        hidden = out[0] if isinstance(out, tuple) else out
+        before, hidden = hidden, (out[0] if isinstance(out, tuple) else out).clone()
+        if frozen and index in frozen:
+            hidden[0, frozen[index]] = before[0, frozen[index]]
     return model.lm_head(decoder.norm(hidden))[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill
-from vidcomp.inllm import CompressedCache, Schedule
+from vidcomp.inllm import AttentionBalance, CompressedCache, Schedule
 from vidcomp.models import Family
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Arrangement, Prompt
@@ -24,6 +26,8 @@ def assembled(
     question: str,
     positions: str,
     schedule: Schedule | None = None,
+    facts: Mapping[str, Tensor] | None = None,
+    balance: AttentionBalance | None = None,
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -34,6 +38,8 @@ def assembled(
         question: plain text.
         positions: ``keep`` or ``compact``.
         schedule: what is reduced inside the language model.
+        facts: what it may know about survivors and separators, in that order, each [M + S].
+        balance: notes what the answer looks at.
 
     Raises:
         UsageError: the sequence is longer than the model can place.
@@ -43,9 +49,11 @@ def assembled(
     joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
     order = rows.order.to(joined.device)
     visual = rows.order < len(tokens) + len(separators)
+    in_order = {name: values[order[visual.to(order.device)]] for name, values in (facts or {}).items()}
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
-    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, deepstack)
+    whole = layout.slices * layout.tokens + len(separators)
+    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack)
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]

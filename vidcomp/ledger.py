@@ -100,6 +100,7 @@ class StageLedger:
         tokens: visual token counts.
         spans: per-span lines.
         layer_rows: rows that entered each decoder layer in the prefill.
+        layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
         frame_times: [T] seconds, of the sampled frames.
         frames_encoded: how many of them went through the vision tower.
@@ -112,6 +113,7 @@ class StageLedger:
     tokens: TokenCounts = field(default_factory=TokenCounts)
     spans: list[SpanRecord] = field(default_factory=list)
     layer_rows: list[int] = field(default_factory=list)
+    layer_updated: list[int] = field(default_factory=list)
     layer_cached: list[int] = field(default_factory=list)
     frame_times: list[float] = field(default_factory=list)
     frames_encoded: int = 0
@@ -134,8 +136,9 @@ class StageLedger:
         return StageLedger(
             stages=[replace(stage, reused=reused or stage.reused) for stage in self.stages],
             tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans),
-            layer_rows=list(self.layer_rows), frame_times=list(self.frame_times), frames_encoded=self.frames_encoded,
-            keep_requested=self.keep_requested,
+            layer_rows=list(self.layer_rows), layer_updated=list(self.layer_updated),
+            layer_cached=list(self.layer_cached), frame_times=list(self.frame_times),
+            frames_encoded=self.frames_encoded, keep_requested=self.keep_requested,
         )  # fmt: skip
 
     @property

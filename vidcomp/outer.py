@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from vidcomp.config import OuterConfig
 from vidcomp.errors import UsageError
-from vidcomp.methods.base import Method
+from vidcomp.methods.base import Method, reads
 from vidcomp.models import Family
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 
-__all__ = ["reduced", "signals_to_collect"]
+__all__ = ["ADDED", "completed", "reduced", "signals_to_collect"]
+
+ADDED = frozenset({"frame_features", "query"})
+"""Signals that do not come from the vision tower."""
 
 
 def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
@@ -20,7 +25,7 @@ def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
     Raises:
         UsageError: the method needs a signal that models of this family do not give.
     """
-    missing = method.needs - family.signals
+    missing = method.needs - family.signals - ADDED
     if missing:
         raise UsageError(
             f"method {method.name!r} needs {', '.join(sorted(missing))}",
@@ -28,13 +33,38 @@ def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
             hint="see: vidcomp methods",
             code="missing_signal",
         )
-    return frozenset(method.needs)
+    return reads(method, family.signals) & family.signals
+
+
+def completed(
+    view: TokenView, method: Method, family: Family, seen: Tensor | None = None, question: str | None = None
+) -> TokenView:
+    """The view with the signals in ``ADDED`` that the method reads.
+
+    Args:
+        view: what the tower told.
+        method: the reader.
+        family: embeds the question.
+        seen: [T, F], what the segmenter saw of each slice of the view; the means of the features when None.
+        question: plain text, None when it is not known yet.
+    """
+    asked = reads(method, ADDED)
+    if "frame_features" in asked and view.frame_features is None:
+        view = replace(view, frame_features=view.features.float().mean(1) if seen is None else seen)
+    if "query" in asked and question is not None:
+        ids = family.tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids[0]
+        view = replace(view, query=family.embed(ids).detach())
+    return view
 
 
 def reduced(
     view: TokenView, plan: FramePlan, method: Method, config: OuterConfig
 ) -> tuple[Reduction, CompressedTokens]:
-    """Let the method decide about the encoded slices; say it about all slices; gather and merge."""
+    """Let the method decide about the encoded slices; say it about all slices; gather and merge.
+
+    Raises:
+        UsageError: the method chooses tokens for a question, and the view carries none.
+    """
     slices, (encoded, tokens) = plan.source.numel(), view.features.shape[:2]
     device = view.features.device
     keep = config.keep * slices / encoded  # the budget counts all slices
@@ -43,6 +73,9 @@ def reduced(
         merged = CompressedTokens(view.features.flatten(0, 1), reduction.anchors, reduction.members,
                                   tuple(level.flatten(0, 1) for level in view.deepstack))  # fmt: skip
     else:
+        if "query" in method.needs and view.query is None:
+            raise UsageError(f"method {method.name!r} chooses tokens for a question", why="none was given",
+                             hint="encode(video, question=...), or ask()", code="missing_question")  # fmt: skip
         settled = method.at(config.keep) if hasattr(method, "at") else method  # defaults follow the request
         reduction = settled(view, keep)
         if config.positions == "keep":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vidcomp.assembly import assembled
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
-from vidcomp.errors import NotApplied, UsageError
-from vidcomp.generation import Generation, Prefill, generate, memory_errors, stream_text
+from vidcomp.errors import UsageError
+from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
-from vidcomp.inllm import Attachment, Schedule
-from vidcomp.inner import chosen_schedule
-from vidcomp.ledger import SpanRecord, StageLedger, StageRecord, TokenCounts
+from vidcomp.inllm import Attachment, AttentionBalance, Schedule
+from vidcomp.inner import chosen_schedule, visual_facts
+from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
+from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
-from vidcomp.methods.base import described
+from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
-from vidcomp.outer import reduced, signals_to_collect
+from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -33,6 +36,7 @@ from vidcomp.video import Frames, Sampling, read_frames
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
 
 VideoPath = str | PathLike[str]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class WatchedVideo:
         layout: how they become slices and tokens.
         plan: which slices were encoded.
         view: tokens of the encoded slices, [E, N, D].
+        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named.
         config: the settings it was read with.
         ledger: the stages so far.
     """
@@ -52,6 +57,7 @@ class WatchedVideo:
     layout: Layout
     plan: FramePlan
     view: TokenView
+    seen: Tensor | None
     config: RunConfig
     ledger: StageLedger
 
@@ -66,6 +72,7 @@ class EncodedVideo:
         reduction: the decision, about all T * N tokens.
         method: the method's name, with its parameters as they were given.
         schedule: what will be reduced inside the language model, None for nothing.
+        question: the one that the method chose tokens for, None when it looked at the video alone.
         config: settings, the keep ratio among them.
         ledger: the stages so far.
         prefix: what the language model holds of it between questions.
@@ -76,6 +83,7 @@ class EncodedVideo:
     reduction: Reduction
     method: str
     schedule: Schedule | None
+    question: str | None
     config: RunConfig
     ledger: StageLedger
     prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)
@@ -112,6 +120,7 @@ class VideoLM:
         method: str | Method | None = None,
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        balance: AttentionBalance | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -122,22 +131,23 @@ class VideoLM:
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
             stop: asked after every token; True ends the answer there.
+            balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
             InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
         """
         check_question(question)
-        encoded = self._encoded(video, method, settings)
+        encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
-        prefill = self.prepare(encoded, question)
+        prefill = self.prepare(encoded, question, balance)
         if encoded is video:  # it may be asked again: what comes before the question is read once
             prefill = encoded.prefix.continued(self.family, prefill, ledger)
         waited = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
-        _record_generation(ledger, generation, prefill, waited)
-        _check_applied(encoded, ledger)
+        record_generation(ledger, generation, prefill, waited)
+        check_applied(len(encoded.tokens), ledger, prefill)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
@@ -150,14 +160,29 @@ class VideoLM:
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
     def encode(
-        self, video: VideoPath | WatchedVideo, *, method: str | Method | None = None, **settings: Any
+        self,
+        video: VideoPath | WatchedVideo,
+        *,
+        question: str | None = None,
+        method: str | Method | None = None,
+        **settings: Any,
     ) -> EncodedVideo:
-        """Read, encode and compress a video once, for many questions."""
+        """Read, encode and compress a video once, for many questions.
+
+        Args:
+            video: a file, or what :meth:`watch` returned.
+            question: what a question-aware method chooses tokens for; other methods do not look at it.
+            method, settings: as in :meth:`ask`.
+
+        Raises:
+            UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
+        """
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         config = watched.config.replace(**_named(method, settings))
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
         ledger.keep_requested = config.outer.keep
         with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
@@ -167,21 +192,36 @@ class VideoLM:
         ledger.spans = _span_records(watched, reduction)
         name = config.outer.method if chosen is not method else described(chosen)
         schedule = chosen_schedule(chosen, config.outer, self.family)
-        return EncodedVideo(watched, tokens, reduction, name, schedule, config, ledger)
+        asked = question if "query" in reads(chosen, ADDED) else None
+        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
-    def watch(self, video: VideoPath, *, method: str | Method | None = None, **settings: Any) -> WatchedVideo:
-        """Read a video and run the vision tower, with the signals that the method needs, without removing tokens."""
+    def watch(
+        self,
+        video: VideoPath,
+        *,
+        method: str | Method | None = None,
+        signals: frozenset[str] = frozenset(),
+        **settings: Any,
+    ) -> WatchedVideo:
+        """Read a video and run the vision tower without removing tokens.
+
+        Args:
+            video: a file.
+            method: the view gets the signals that it reads.
+            signals: more signals to collect, for other methods that :meth:`encode` will be called with.
+            settings: as in :meth:`ask`.
+        """
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
-        chosen_schedule(chosen, config.outer, self.family)  # a layer that this model lacks is found before reading
-        signals = signals_to_collect(chosen, self.family)
+        schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
+        signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
             record.into, record.out = frames.info.frames_total, len(frames.times)
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
-        plan = self._plan(frames, layout, config, ledger)
+        plan, seen = self._plan(frames, layout, config, ledger)
         with ledger.stage("encode", "tokens", self._settle) as record:
             chosen_frames = layout.gather(frames.pixels, plan.encode.numpy())
             with memory_errors(f"{self.family.device} for {len(chosen_frames)} frames"):
@@ -192,20 +232,23 @@ class VideoLM:
         ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
         ledger.frame_times = list(layout.frame_times)
         ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
-        return WatchedVideo(frames, layout, plan, view, config, ledger)
+        view = completed(view, chosen, self.family, seen)
+        return WatchedVideo(frames, layout, plan, view, seen, config, ledger)
 
     # -- the stages
 
     def _encoded(
-        self, video: VideoPath | EncodedVideo, method: str | Method | None, settings: dict[str, Any]
+        self, video: VideoPath | EncodedVideo, question: str, method: str | Method | None, settings: dict[str, Any]
     ) -> EncodedVideo:
         if not isinstance(video, EncodedVideo):
-            return self.encode(video, method=method, **settings)
+            return self.encode(video, question=question, method=method, **settings)
         fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
         if fixed or method is not None:
             raise UsageError(
                 f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
             )
+        if video.question not in (None, question):
+            _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
         return video
 
     def _sampling(self, config: RunConfig) -> Sampling:
@@ -214,16 +257,18 @@ class VideoLM:
             return Sampling(frames=None, fps=video.fps, max_frames=video.max_frames)
         return Sampling(frames=video.frames or self.family.default_frames)
 
-    def _plan(self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger) -> FramePlan:
+    def _plan(
+        self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger
+    ) -> tuple[FramePlan, Tensor | None]:
         encoder = self._frame_encoder(config)
         if encoder is None:
-            return every_frame(layout.slices)
+            return every_frame(layout.slices), None
         with ledger.stage("segment", "frames", self._settle) as record:
             regions = layout.by_slice(encoder(frames.pixels))
             plan = find_duplicates(regions, encoder, config.spans.same_frame)
             record.into = layout.frames
             record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
-        return plan
+        return plan, regions[plan.encode].flatten(1)
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
         key = (config.spans.segmenter, config.spans.segmenter_model)
@@ -241,10 +286,13 @@ class VideoLM:
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
 
-    def prepare(self, encoded: EncodedVideo, question: str) -> Prefill:
+    def prepare(self, encoded: EncodedVideo, question: str, balance: AttentionBalance | None = None) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
-        outer, layout = encoded.config.outer, encoded.watched.layout
-        return assembled(self.family, layout, encoded.tokens, question, outer.positions, encoded.schedule)
+        watched, schedule = encoded.watched, encoded.schedule
+        separators = len(self.family.separators())
+        facts = visual_facts(schedule, watched.view, watched.plan, encoded.tokens.positions, separators)
+        positions = encoded.config.outer.positions
+        return assembled(self.family, watched.layout, encoded.tokens, question, positions, schedule, facts, balance)
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
@@ -306,41 +354,3 @@ def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecor
 
 def _spans(watched: WatchedVideo, reduction: Reduction) -> tuple[Span, ...]:
     return reduction.spans or watched.plan.spans
-
-
-def _record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
-    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after each reduction."""
-    cache, counts = prefill.cache, ledger.tokens
-    if 0 not in cache.prefill_rows:
-        raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
-    visual = {layer: int(prefill.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
-    counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
-    counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
-    counts.cached, counts.after_llm_layer = prefill.cached, counts.kept
-    counts.sequence = prefill.cached + cache.prefill_rows[0]
-    ledger.layer_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
-    ledger.layer_cached = [cache.cached_rows[layer] for layer in sorted(cache.cached_rows)]
-    ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
-    inside = sum(cache.reduce_seconds.values())
-    first = generation.first_token_at - waited - inside
-    ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
-    for layer, left in sorted(visual.items()):
-        seconds = cache.reduce_seconds[layer]
-        ledger.stages.append(StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, seconds))
-        counts.after_llm_layer, counts.layer = left, layer
-    ledger.new_tokens = generation.new_tokens
-    written = generation.done_at - generation.first_token_at
-    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
-
-
-def _check_applied(encoded: EncodedVideo, ledger: StageLedger) -> None:
-    """Asked for but not applied is an error."""
-    if ledger.tokens.kept != len(encoded.tokens):
-        raise NotApplied(
-            f"{len(encoded.tokens)} tokens were prepared, {ledger.tokens.kept} entered the model",
-            why="the prefill did not read the compressed sequence",
-        )
-    if encoded.schedule is not None and ledger.tokens.layer is None:
-        raise NotApplied(
-            "the reduction inside the model did not run", why="its layer was not reached", hint="--inner none"
-        )

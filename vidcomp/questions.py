@@ -42,13 +42,17 @@ class SharedPrefix:
             family: the loaded model.
             prefill: the whole request, as one question alone would read it.
             ledger: gets a stage when the video had to be read.
+
+        A schedule that renumbers positions cannot go on from keys that have theirs already: its request stays whole.
         """
+        if not prefill.cache.forks:
+            return prefill
         length = int(prefill.cache.visual_rows[-1]) + 1
         with self._lock:
             if self._cache is None or self._ids is None or not torch.equal(self._ids, prefill.ids[:length]):
                 self._cache = self._read(family, prefill, length, ledger)
                 self._ids = prefill.ids[:length]
-            return replace(prefill, cache=self._cache.fork(), cached=length)
+            return replace(prefill, cache=self._cache.fork(prefill.cache.balance), cached=length)
 
     @torch.no_grad()
     def _read(self, family: Family, prefill: Prefill, length: int, ledger: StageLedger) -> PrefixCache:

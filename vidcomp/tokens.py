@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn.functional import embedding_bag
 
 __all__ = [
     "CompressedTokens",
+    "Links",
     "Reduction",
     "Span",
     "TokenView",
@@ -53,14 +54,28 @@ class Span:
 class TokenView:
     """The visual tokens of one video as the language model would see them, and the signals that methods may ask for.
 
+    Everything per token comes from the last used layer of the vision tower, brought to the grid of the features by the
+    same pooling. "Class" is the tower's class token; attention is softmax attention, mean over heads. A signal is added
+    only when a method's source asks for it.
+
     Attributes:
         features: [T, N, D], after projector and pooling, any float dtype.
         grid: (H, W) with H * W == N, row-major.
         times: [T] seconds, presentation time of each frame.
-        salience: [T, N], attention that each token receives in the vision tower.
-        frame_features: [T, F], one vector per frame (DINOv2, CLIP, pooling head).
-        query: [L, D] question embeddings, only for question-aware methods.
-        encoder_features: [T, N, C], before the projector.
+        salience: [T, N], attention that each token receives, mean over all queries.
+        cls_attention: [T, N], attention of the class token on each patch; towers without one (SigLIP) have
+            ``salience`` here, as the published ports of such methods do.
+        cls_by_layer: [T, N, L], ``cls_attention`` of each of the L layers that run, first to last.
+        summary_attention: [T, N], attention of whatever sums a frame up: the class token, else the mean of all queries
+            (softmax of the mean query's products, not the mean of the softmax).
+        keys: [T, N, K], keys, mean over heads.
+        value_norm: [T, N], sum of absolute entries of the values, which are averaged over heads first.
+        value_similarity: [T, N], softmax over the tokens of the class value's products with every value, without a
+            scale, mean over heads; only towers with a class token have it.
+        encoder_features: [T, N, C], the tower's output before the projector.
+        frame_features: [T, F], one vector per frame: what the segmenter saw, region after region, when one is named;
+            else the mean of the frame's features.
+        query: [L, D], input embeddings of the question's own tokens, without the chat template.
         deepstack: [T, N, D] each, added to the tokens after the first layers of the language model. No signal: it
             follows the features wherever they go.
 
@@ -72,26 +87,37 @@ class TokenView:
     grid: tuple[int, int]
     times: Tensor
     salience: Tensor | None = None
+    cls_attention: Tensor | None = None
+    cls_by_layer: Tensor | None = None
+    summary_attention: Tensor | None = None
+    keys: Tensor | None = None
+    value_norm: Tensor | None = None
+    value_similarity: Tensor | None = None
+    encoder_features: Tensor | None = None
     frame_features: Tensor | None = None
     query: Tensor | None = None
-    encoder_features: Tensor | None = None
     deepstack: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.features.dim() != 3 or 0 in self.features.shape:
             raise ValueError(f"features must be [T, N, D] and not empty, got {list(self.features.shape)}")
-        frames, tokens = self.features.shape[:2]
+        frames, tokens, width = self.features.shape
         if self.grid[0] * self.grid[1] != tokens:
             raise ValueError(f"grid {self.grid} does not hold {tokens} tokens")
-        for name, lead in (
-            ("times", (frames,)),
-            ("salience", (frames, tokens)),
-            ("frame_features", (frames,)),
-            ("encoder_features", (frames, tokens)),
-        ):
-            value = getattr(self, name)
-            if value is not None and tuple(value.shape[: len(lead)]) != lead:
+        for name, value in {"times": self.times, **self.signals}.items():
+            if name == "query":
+                if value.dim() != 2 or value.shape[1] != width:
+                    raise ValueError(f"query must be [L, {width}], got {list(value.shape)}")
+                continue
+            lead = (frames,) if name in ("times", "frame_features") else (frames, tokens)
+            if tuple(value.shape[: len(lead)]) != lead:
                 raise ValueError(f"{name} must start with {list(lead)}, got {list(value.shape)}")
+
+    @property
+    def signals(self) -> dict[str, Tensor]:
+        """The signals that this view carries, by name."""
+        named = {item.name: getattr(self, item.name) for item in fields(self)[3:] if item.name != "deepstack"}
+        return {name: value for name, value in named.items() if value is not None}
 
     @property
     def total(self) -> int:
@@ -99,8 +125,22 @@ class TokenView:
         return self.features.shape[0] * self.features.shape[1]
 
     def __repr__(self) -> str:
-        signals = [name for name in ("salience", "frame_features", "query") if getattr(self, name) is not None]
-        return f"TokenView(features={list(self.features.shape)}, grid={self.grid}, signals={signals})"
+        return f"TokenView(features={list(self.features.shape)}, grid={self.grid}, signals={list(self.signals)})"
+
+
+@dataclass(frozen=True)
+class Links:
+    """Further contributions to survivors, for rules in which one token feeds several of them.
+
+    Attributes:
+        token: [E] int64, flat index of the giver.
+        survivor: [E] int64, 0..M-1.
+        weight: [E] float32, share of the token in that survivor.
+    """
+
+    token: Tensor
+    survivor: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -113,6 +153,8 @@ class Reduction:
         weights: [T * N] float32, share of each token in its survivor.
         spans: the spans the method worked on, covering all frames, if it uses spans.
         raster: True when anchors must be ascending; a method that reproduces another published order says False.
+        more: contributions beyond ``assign``, None in most methods. A token that only feeds several survivors a little
+            still belongs to one of them in ``assign``, with its weight there.
 
     Raises:
         ValueError: no survivor, repeated or unsorted anchors, an index out of range, a weight that is not finite.
@@ -123,6 +165,7 @@ class Reduction:
     weights: Tensor
     spans: tuple[Span, ...] = ()
     raster: bool = True
+    more: Links | None = None
 
     def __post_init__(self) -> None:
         survivors, total = self.anchors.numel(), self.assign.numel()
@@ -142,6 +185,7 @@ class Reduction:
                 (ordered[1:] > ordered[:-1]).all(),
                 (self.assign >= -1).all() & (self.assign < survivors).all(),
                 torch.isfinite(self.weights).all(),
+                *([] if self.more is None else [_links_fit(self.more, survivors, total)]),
             ]
         ).tolist()
         messages = (
@@ -149,8 +193,9 @@ class Reduction:
             "anchors repeat" + (" or are not ascending" if self.raster else ""),
             "assign outside the survivors",
             "weights that are not finite",
+            "links outside the video or the survivors, or of weights that are not finite",
         )
-        return next((text for good, text in zip(checks, messages, strict=True) if not good), None)
+        return next((text for good, text in zip(checks, messages, strict=False) if not good), None)
 
     @property
     def kept(self) -> int:
@@ -159,7 +204,7 @@ class Reduction:
 
     @property
     def members(self) -> Tensor:
-        """[M] int64, how many tokens each survivor stands for."""
+        """[M] int64, how many tokens each survivor stands for, by ``assign``."""
         owned = self.assign[self.assign >= 0]
         return torch.zeros_like(self.anchors).index_add_(0, owned, torch.ones_like(owned))
 
@@ -169,10 +214,17 @@ class Reduction:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(order.numel(), device=order.device)
         assign = torch.where(self.assign >= 0, rank[self.assign.clamp(min=0)], self.assign)
-        return Reduction(self.anchors[order], assign, self.weights, self.spans)
+        more = self.more and replace(self.more, survivor=rank[self.more.survivor])
+        return Reduction(self.anchors[order], assign, self.weights, self.spans, more=more)
 
     def __repr__(self) -> str:
         return f"Reduction(kept={self.kept}, of={self.assign.numel()}, spans={len(self.spans)})"
+
+
+def _links_fit(links: Links, survivors: int, total: int) -> Tensor:
+    """[] bool: every link leads from a token of the video to a survivor, with a finite weight."""
+    inside = (links.token >= 0) & (links.token < total) & (links.survivor >= 0) & (links.survivor < survivors)
+    return (inside & torch.isfinite(links.weight)).all()
 
 
 @dataclass(frozen=True)
@@ -196,7 +248,8 @@ class CompressedTokens:
 
 
 def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
-    """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned to m, in float32.
+    """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned or linked to m, in
+    float32.
 
     Args:
         view: features [T, N, D].
@@ -211,26 +264,27 @@ def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     flat = view.features.reshape(view.total, -1)  # [T*N, D]
     if reduction.assign.numel() != view.total:
         raise ValueError(f"the reduction is about {reduction.assign.numel()} tokens, the view holds {view.total}")
-    merged = merge_rows(flat, reduction.assign, reduction.weights, reduction.kept)
+    owner, weights, index = reduction.assign, reduction.weights, None
+    if (more := reduction.more) is not None:
+        index = torch.cat([torch.arange(view.total, device=owner.device), more.token])
+        owner, weights = torch.cat([owner, more.survivor]), torch.cat([weights, more.weight])
+    merged = merge_rows(flat, owner, weights, reduction.kept, index)
     if not all(math.isfinite(extreme) for extreme in torch.stack(merged.aminmax()).tolist()):
         raise ValueError("merged features are not finite")
-    levels = (
-        merge_rows(level.reshape(view.total, -1), reduction.assign, reduction.weights, reduction.kept)
-        for level in view.deepstack
-    )
-    dtype = view.features.dtype
-    deepstack = tuple(level.to(dtype) for level in levels)
+    dtype, levels = view.features.dtype, (level.reshape(view.total, -1) for level in view.deepstack)
+    deepstack = tuple(merge_rows(level, owner, weights, reduction.kept, index).to(dtype) for level in levels)
     return CompressedTokens(merged.to(dtype), reduction.anchors, reduction.members, deepstack)
 
 
-def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tensor:
+def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int, index: Tensor | None = None) -> Tensor:
     """Weighted sums of rows by owner, in float32, in a fixed order of addition on every device.
 
     Args:
         rows: [R, D] any float dtype.
-        owner: [R] int64, the sum (0..count-1) that each row belongs to, -1 for none.
-        weights: [R] float32.
+        owner: [E] int64, the sum (0..count-1) that each entry belongs to, -1 for none.
+        weights: [E] float32.
         count: number of sums.
+        index: [E] int64, the row of each entry; None when entry i is row i.
 
     Returns:
         [count, D] float32; a sum without rows is zero.
@@ -238,7 +292,7 @@ def merge_rows(rows: Tensor, owner: Tensor, weights: Tensor, count: int) -> Tens
     used = (owner >= 0).nonzero()[:, 0]
     order = used[owner[used].argsort(stable=True)]
     first = torch.searchsorted(owner[order], torch.arange(count, device=owner.device))
-    return sum_bags(rows, order, first, weights[order])
+    return sum_bags(rows, order if index is None else index[order], first, weights[order])
 
 
 def sum_bags(rows: Tensor, order: Tensor, first: Tensor, weights: Tensor) -> Tensor:
@@ -298,4 +352,15 @@ def compose(kept_frames: Tensor, source: Tensor, inner: Reduction, tokens: int) 
     last = [int(frame) for frame in kept_frames[1:].tolist()] + [source.numel()]
     first = kept_frames.tolist()
     spans = tuple(Span(first[s.start] if s.start else 0, last[s.end] - 1, s.static) for s in inner.spans)
-    return Reduction(anchors, inner.assign[flat], weights, spans, raster=inner.raster)
+    more = inner.more and _copied_links(inner.more, source, copies, tokens)
+    return Reduction(anchors, inner.assign[flat], weights, spans, inner.raster, more)
+
+
+def _copied_links(links: Links, source: Tensor, copies: Tensor, tokens: int) -> Links:
+    """Links from encoded tokens as links from all frames: the copies of a frame share its weight."""
+    frame, position = links.token // tokens, links.token % tokens
+    times = copies[frame]
+    place = torch.arange(int(times.sum()), device=frame.device) - (times.cumsum(0) - times).repeat_interleave(times)
+    first = torch.searchsorted(source, frame)  # source does not fall
+    token = (first.repeat_interleave(times) + place) * tokens + position.repeat_interleave(times)
+    return Links(token, links.survivor.repeat_interleave(times), (links.weight / times).repeat_interleave(times))

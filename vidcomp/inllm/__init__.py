@@ -4,30 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidcomp.errors import UsageError
-from vidcomp.inllm.base import Schedule
+from vidcomp.inllm.balance import AttentionBalance, LayerBalance
+from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.cache import CompressedCache
-from vidcomp.inllm.holitom import HolitomInner
 from vidcomp.inllm.hooks import Attachment
 from vidcomp.inllm.prefix import PrefixCache, QuestionCache
+from vidcomp.inllm.stage import Stage
+from vidcomp.methods.base import MethodInfo
+from vidcomp.registry import Registry
 
-__all__ = ["SCHEDULES", "Attachment", "CompressedCache", "PrefixCache", "QuestionCache", "Schedule", "get_schedule"]
+__all__ = [
+    "Attachment",
+    "AttentionBalance",
+    "CompressedCache",
+    "Cut",
+    "LayerBalance",
+    "PrefixCache",
+    "QuestionCache",
+    "Schedule",
+    "Stage",
+    "get_schedule",
+    "schedule_names",
+    "schedules",
+]
 
-SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (HolitomInner,)}
+_SCHEDULES: Registry[Schedule] = Registry(
+    "inner schedule",
+    group="vidcomp.schedules",
+    option="--inner",
+    also=("auto", "none"),
+    built_in={
+        "holitom": "vidcomp.inllm.holitom:HolitomInner",
+        "fastv": "vidcomp.inllm.fastv:FastV",
+        "pyramiddrop": "vidcomp.inllm.pyramiddrop:PyramidDrop",
+        "visiondrop": "vidcomp.inllm.visiondrop:VisionDropInner",
+        "vscan": "vidcomp.inllm.vscan:VScanInner",
+        "vflowopt": "vidcomp.inllm.vflowopt:VFlowOptInner",
+        "todre": "vidcomp.inllm.todre:ToDREInner",
+        "aim": "vidcomp.inllm.aim:AimInner",
+        "framefusion": "vidcomp.inllm.framefusion:FrameFusionInner",
+        "flashvid": "vidcomp.inllm.flashvid:FlashVidInner",
+        "unified_st": "vidcomp.inllm.unified_st:UnifiedInner",
+        "catp": "vidcomp.inllm.catp:CatpInner",
+        "gsearch": "vidcomp.inllm.gsearch:GSearch",
+        "psigmoid": "vidcomp.inllm.psigmoid:PSigmoid",
+        "shortv": "vidcomp.inllm.shortv:ShortV",
+        "dycoke": "vidcomp.inllm.dycoke:DyCokeInner",
+    },
+)
+
+
+def schedule_names() -> tuple[str, ...]:
+    """Names that :func:`get_schedule` accepts: the built-in ones, then those of installed packages."""
+    return _SCHEDULES.names()
 
 
 def get_schedule(name: str, **parameters: Any) -> Schedule:
-    """The inner schedule of that name, ``holitom`` for example, with its parameters.
+    """The inner schedule of that name, ``get_schedule("fastv", k=2, keep=0.5)`` for example.
 
     Raises:
-        UsageError: unknown name or parameter, or a value outside its range.
+        UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
-    kind = SCHEDULES.get(name)
-    if kind is None:
-        raise UsageError(
-            f"no inner schedule named {name!r}", why=f"there are: none, auto, {', '.join(SCHEDULES)}", code="bad_option"
-        )
-    try:
-        return kind(**parameters)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--inner {name}", why=str(error), code="bad_option") from error
+    return _SCHEDULES.get(name, **parameters)
+
+
+def schedules() -> tuple[MethodInfo, ...]:
+    """Every inner schedule that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
+    return _SCHEDULES.rows()

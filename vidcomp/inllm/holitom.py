@@ -13,18 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from vidcomp.inllm.base import scaled_layer
+from vidcomp.inllm.base import Cut, Schedule, check_share, layer_within, scaled_layer
 from vidcomp.inllm.merge import halving_merge
+from vidcomp.inllm.stage import Stage
+from vidcomp.methods.base import Parity
 
 __all__ = ["HolitomInner"]
 
-_PAPER_LAYER, _PAPER_DEPTH = 18, 28
+_LAYER, _DEPTH = 18, 28  # published
 
 
 @dataclass(frozen=True)
-class HolitomInner:
+class HolitomInner(Schedule):
     """Merge the share ``r`` of the visual rows before layer ``k``.
 
     ``k`` None takes the paper's relative depth, layer 18 of 28: ``round(18 / 28 * depth)``.
@@ -34,23 +34,21 @@ class HolitomInner:
     r: float = 0.5
 
     name: ClassVar[str] = "holitom"
+    summary: ClassVar[str] = "halves the visual rows once, folding each dropped row into its most similar kept row"
+    source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
+    parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:
         if self.k is not None and (not isinstance(self.k, int) or self.k < 1):
             raise ValueError(f"k must be a whole number of at least 1 (layer 0 is the outer stage), got {self.k}")
-        if not 0 <= self.r < 1:
-            raise ValueError(f"r must be in [0, 1), got {self.r}")
+        check_share("r", self.r)
+        if self.r == 1:
+            raise ValueError("r must be below 1: some rows have to stay")
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """The one layer before which rows are merged.
+        """The one layer before which rows are merged."""
+        return (scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth),)
 
-        Raises:
-            ValueError: the decoder has no such layer.
-        """
-        if self.k is not None and self.k >= depth:
-            raise ValueError(f"k={self.k} needs a decoder of more than {self.k} layers, this one has {depth}")
-        return (self.k or scaled_layer(_PAPER_LAYER, _PAPER_DEPTH, depth),)
-
-    def reduce(self, hidden: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, V, D] and [B, V] to kept indices [B, W] and merged rows [B, W, D]; W = round(V * (1 - r)), at least 1."""
-        return halving_merge(hidden, scores, self.r)
+    def reduce(self, stage: Stage) -> Cut:
+        """Keep round(V * (1 - r)) rows, at least 1."""
+        return Cut(*halving_merge(stage.hidden, stage.looked_at(), self.r))

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vidcomp.errors import ModelError
 from vidcomp.inllm.cache import CompressedCache
-from vidcomp.inllm.scoring import LastQuery
+from vidcomp.inllm.scoring import AttentionInput
 
 __all__ = ["SUPPORTED_ATTENTION", "Attachment", "check_decoder"]
 
@@ -29,10 +29,13 @@ class Attachment:
     def __init__(self, model: Any) -> None:
         check_decoder(model)
         self._handles: list[RemovableHandle] = []
-        for index, layer in enumerate(model.get_decoder().layers):
-            hook = _LayerHook(index)
+        decoder = model.get_decoder()
+        for index, layer in enumerate(decoder.layers):
+            hook, attention = _LayerHook(index, getattr(decoder, "rotary_emb", None)), layer.self_attn
             self._handles.append(layer.register_forward_pre_hook(hook.before_layer, with_kwargs=True))
-            self._handles.append(layer.self_attn.register_forward_pre_hook(hook.before_attention, with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(hook.after_layer, with_kwargs=True, prepend=True))
+            self._handles.append(attention.register_forward_pre_hook(hook.before_attention, with_kwargs=True))
+            self._handles.append(attention.register_forward_hook(hook.after_attention, with_kwargs=True))
 
     def remove(self) -> None:
         """Take all hooks off; a second call does nothing."""
@@ -47,8 +50,8 @@ class Attachment:
 
 
 class _LayerHook:
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, rotary: Any) -> None:
+        self.index, self.rotary = index, rotary
 
     def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = kwargs.get("past_key_values")
@@ -56,19 +59,33 @@ class _LayerHook:
             return None
         hidden = args[0] if args else kwargs.pop("hidden_states")
         if self.index == 0:
-            cache.begin(hidden)
-        hidden = cache.enter(self.index, hidden)
-        mask, rotary = cache.fit(self.index, kwargs.get("attention_mask"), kwargs["position_embeddings"])
+            cache.begin(hidden, kwargs.get("position_ids"), self.rotary)
+        mask, tables = kwargs.get("attention_mask"), kwargs["position_embeddings"]
+        hidden = cache.enter(self.index, module, hidden, tables)
+        mask, tables = cache.fit(self.index, mask, tables)
+        hidden, mask, tables = cache.park(self.index, module, hidden, mask, tables)
         # Layers hand position_ids to flash attention only, whose packed-sequence guess trips over gaps.
-        kwargs.update(attention_mask=mask, position_embeddings=rotary, position_ids=None)
+        kwargs.update(attention_mask=mask, position_embeddings=tables, position_ids=None)
         return (hidden, *args[1:]), kwargs
+
+    def after_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, CompressedCache) or not cache.is_parked(self.index):
+            return None
+        if isinstance(output, tuple):
+            return (cache.unpark(self.index, output[0]), *output[1:])
+        return cache.unpark(self.index, output)
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
-        if isinstance(cache, CompressedCache) and cache.wants_query(self.index):
+        if isinstance(cache, CompressedCache) and cache.watches(self.index):
             hidden = args[0] if args else kwargs["hidden_states"]
-            cos, sin = kwargs["position_embeddings"]
-            cache.last_query = LastQuery(module, hidden[:, -1:], cos[:, -1:], sin[:, -1:])
+            cache.note_input(self.index, AttentionInput(module, hidden, *kwargs["position_embeddings"]))
+
+    def after_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, CompressedCache) and cache.balance is not None:
+            cache.note_balance(self.index)
 
 
 def check_decoder(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""The halving merge of HoliTom's inner stage, as pure tensor functions.
+"""Merging of dropped rows into kept ones, as pure tensor functions: HoliTom's halving merge, and means.
 
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.
 In plain words: keep the rows with the largest score; each dropped row, in ascending order, moves its most similar kept
@@ -13,9 +13,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vidcomp.inllm.rows import ranks_of
 from vidcomp.tokens import merge_rows
 
-__all__ = ["halving_merge", "halving_weights", "kept_count", "most_similar"]
+__all__ = [
+    "dropped_rows",
+    "halving_merge",
+    "halving_weights",
+    "kept_count",
+    "mean_merge",
+    "merged_into",
+    "most_similar",
+]
 
 _BLOCK_BYTES = 48 << 20  # all temporaries of one block of similarities together
 
@@ -46,7 +55,7 @@ def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor,
         )
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
-    batch, rows, width = hidden.shape
+    rows = hidden.shape[1]
     survivors = kept_count(rows, ratio)
     order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: the lower index stays
     ranked = order[:, :survivors]
@@ -54,14 +63,55 @@ def halving_merge(hidden: Tensor, scores: Tensor, ratio: float) -> tuple[Tensor,
     kept, rank = ranked.sort(dim=1)
     best = most_similar(hidden, dropped, ranked)  # as published, equal similarity goes to the larger score
     target = torch.empty_like(rank).scatter_(1, rank, _count_up(rank)).gather(1, best)
-    owner = kept.new_empty(batch, rows).scatter_(1, kept, _count_up(kept))
-    owner.scatter_(1, dropped, target)
-    weights = torch.zeros(batch, rows, device=hidden.device)
     share, centre = halving_weights(target, survivors)
+    return kept, merged_into(hidden, kept, dropped, target, share, centre)
+
+
+def dropped_rows(kept: Tensor, rows: int) -> Tensor:
+    """The indices that are not among ``kept`` [B, W], ascending: [B, rows - W]."""
+    marked = torch.ones(kept.shape[0], rows, dtype=torch.bool, device=kept.device).scatter_(1, kept, False)
+    return ranks_of(marked, rows - kept.shape[1])
+
+
+def mean_merge(hidden: Tensor, kept: Tensor, dropped: Tensor, target: Tensor, summed: bool = False) -> Tensor:
+    """Every kept row becomes the mean of itself and the rows that are dropped into it.
+
+    Args:
+        hidden: [B, V, D]; kept: [B, W] and dropped: [B, X], indices into V.
+        target: [B, X], which of the W each dropped row joins.
+        summed: add the mean of the dropped rows to the kept row instead, as some published codes do.
+
+    Returns:
+        [B, W, D] in the dtype of ``hidden``.
+    """
+    one = torch.ones(target.shape, device=hidden.device)
+    joined = torch.zeros(kept.shape, device=hidden.device).scatter_add_(1, target, one)
+    if summed:
+        return merged_into(hidden, kept, dropped, target, 1 / joined.gather(1, target), torch.ones_like(joined))
+    centre = 1 / (1 + joined)
+    return merged_into(hidden, kept, dropped, target, centre.gather(1, target), centre)
+
+
+def merged_into(hidden: Tensor, kept: Tensor, dropped: Tensor, target: Tensor, share: Tensor, centre: Tensor) -> Tensor:
+    """Weighted sums in float32: kept row w = centre[w] * itself + the sum of share[x] * dropped row x over its members.
+
+    Args:
+        hidden: [B, V, D]; kept: [B, W] and dropped: [B, X], indices into V; rows in neither are left out.
+        target: [B, X], which of the W each dropped row joins.
+        share: [B, X]; centre: [B, W], float32.
+
+    Returns:
+        [B, W, D] in the dtype of ``hidden``.
+    """
+    (batch, rows, width), survivors = hidden.shape, kept.shape[1]
+    owner = torch.full((batch, rows), -1, device=kept.device)
+    owner.scatter_(1, kept, _count_up(kept)).scatter_(1, dropped, target)
+    weights = torch.zeros(batch, rows, device=hidden.device)
     weights.scatter_(1, kept, centre).scatter_(1, dropped, share)
-    owner = owner + survivors * torch.arange(batch, device=kept.device)[:, None]
+    offset = survivors * torch.arange(batch, device=kept.device)[:, None]
+    owner = torch.where(owner >= 0, owner + offset, owner)
     merged = merge_rows(hidden.reshape(-1, width), owner.reshape(-1), weights.reshape(-1), batch * survivors)
-    return kept, merged.reshape(batch, survivors, width).to(hidden.dtype)
+    return merged.reshape(batch, survivors, width).to(hidden.dtype)
 
 
 def most_similar(hidden: Tensor, dropped: Tensor, kept: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """One video, many questions: the cache of everything before the question, and forks of it that ask.
 
-Nothing that looks at a question reduces the shared cache. Where a schedule has a stage, a fork lets the question's last
-row score the visual rows as in a joint prefill, and drops the cached keys and values of the others from that layer on.
-Two things differ from a joint prefill by construction: the rows that stay were computed while they still saw the
-dropped ones, and nothing is merged into them.
+Nothing that looks at a question reduces the shared cache. Where a schedule has a stage, a fork shows it the rows of a
+joint prefill, those of the video from memory and those of the question as they come; the cached keys and values of the
+visual rows that leave are dropped from that layer on. Layers that visual rows pass unchanged are no matter of the
+question, so they are passed once, in the shared cache. Two things differ from a joint prefill by construction: the rows
+that stay were computed while they still saw the dropped ones, and nothing is merged into them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from vidcomp.errors import ModelError
-from vidcomp.inllm.cache import CompressedCache, take_rows
-from vidcomp.inllm.scoring import last_row_attention
+from vidcomp.inllm.balance import AttentionBalance
+from vidcomp.inllm.cache import CompressedCache, Tables
+from vidcomp.inllm.rows import ranks_of, take_rows
+from vidcomp.inllm.scoring import AttentionInput
 
 __all__ = ["PrefixCache", "QuestionCache"]
 
 
 class PrefixCache(CompressedCache):
-    """Filled by a prefill that ends with the last visual row; remembers the visual rows that enter each stage.
+    """Filled by a prefill that ends with the last visual row; remembers what the stages will want to see.
 
     Args:
         config: text config of the model.
@@ -33,77 +35,103 @@ class PrefixCache(CompressedCache):
 
     def __init__(self, config: Any, plan: CompressedCache, length: int) -> None:
         visual = torch.zeros(length, dtype=torch.bool).index_fill_(0, plan.visual_rows, True)
-        super().__init__(config, visual, None, config.num_hidden_layers, plan.deepstack)
-        self.plan, self.config = plan.schedule, config
-        self.entered: dict[int, Tensor] = {}  # stage -> [B, V, D] visual rows before it
-        self._stages = plan.stages
+        super().__init__(config, visual, None, config.num_hidden_layers, deepstack=plan.deepstack)
+        self.plan, self.config = plan, config
+        self.frozen, self._watched = plan.frozen, plan.watched
+        self.entered: dict[int, Tensor] = {}  # stage -> [B, P, D] rows before it
+        self.tables: Tables | None = None  # rotary, of all P rows
 
-    def enter(self, layer: int, hidden: Tensor) -> Tensor:
+    def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Remember what a stage will want to see; every row goes on."""
-        hidden = super().enter(layer, hidden)
-        if layer in self._stages:
-            self.entered[layer] = take_rows(hidden, self._places)
+        hidden = super().enter(layer, module, hidden, rotary)
+        if layer in self.plan.stages:
+            self.entered[layer], self.tables = hidden, rotary
         return hidden
 
-    def fork(self) -> QuestionCache:
+    def fork(self, balance: AttentionBalance | None = None) -> QuestionCache:
         """A cache for one question; tensors are shared until the fork's layers grow or shrink."""
-        return QuestionCache(self)
+        return QuestionCache(self, balance)
+
+    def _forget_inputs(self, layer: int) -> None:
+        """The forks ask for them."""
 
 
 class QuestionCache(CompressedCache):
-    """Continues a shared prefix with the rows of one question, and reduces it for that question alone."""
+    """Continues a shared prefix of P rows with those of one question, and reduces it for that question alone."""
 
-    def __init__(self, prefix: PrefixCache) -> None:
+    def __init__(self, prefix: PrefixCache, balance: AttentionBalance | None = None) -> None:
         visual = torch.zeros(prefix.planned, dtype=torch.bool).index_fill_(0, prefix.visual_rows, True)
-        super().__init__(prefix.config, visual, prefix.plan, prefix.config.num_hidden_layers)
+        plan, depth = prefix.plan, prefix.config.num_hidden_layers
+        super().__init__(prefix.config, visual, plan.schedule, depth, plan.facts, balance, plan.uncompressed)
         self.layers = [copy(layer) for layer in prefix.layers]  # new keys replace a layer's tensors, nothing is written
-        self._entered = prefix.entered
+        self.reached |= prefix.reached
+        self._prefix = prefix
         self._asking = False
-        self._index = prefix._places  # [B, V] the visual rows among the keys of the layers from the last stage on
-        self._alive = torch.arange(self._index.shape[1], device=self._index.device)[
-            None
-        ]  # which of the V rows they are
+        self._places, self._origin = prefix._places, prefix._origin
+        # [B, P'] the rows of the prefix that are among the keys of the layers from the last stage on
+        self._present = torch.arange(prefix.planned, device=self._places.device).expand(len(self._places), -1)
 
-    def begin(self, hidden: Tensor) -> None:
+    def begin(self, hidden: Tensor, positions: Tensor | None = None, rotary: Any = None) -> None:
         """The first forward brings the question, later ones its answer."""
-        super().begin(hidden)
+        super().begin(hidden, positions, rotary)
         self._asking = not self.prefill_rows
         if self._asking:
-            self.survivors[0] = self._index
+            self._after = hidden.shape[1]
+            self.survivors[0] = self._places
 
-    def enter(self, layer: int, hidden: Tensor) -> Tensor:
+    def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Drop cached rows before a stage; the question's own rows all go on."""
-        if self._asking:
-            if layer in self.stages:
-                start = time.perf_counter()
-                self._drop(layer)
-                self.reduce_seconds[layer] = time.perf_counter() - start
-            self.prefill_rows[layer], self.cached_rows[layer] = hidden.shape[1], self._held(layer)
+        if not self._asking:
+            return super().enter(layer, module, hidden, rotary)
+        if layer in self.stages:
+            start = time.perf_counter()
+            self._drop(layer, module, hidden, rotary)
+            self.reduce_seconds[layer] = time.perf_counter() - start
+            self.reached.add(layer)
+        self.prefill_rows[layer] = self.updated_rows[layer] = hidden.shape[1]
+        self.cached_rows[layer] = self._held(layer)
+        self._forget_inputs(layer)
         return hidden
 
-    def wants_query(self, layer: int) -> bool:
-        """Only the question's last row scores."""
-        return self._asking and layer + 1 in self.stages
+    def watches(self, layer: int) -> bool:
+        """While the question comes, as in a joint prefill."""
+        return self.balance is not None or layer in self._watched if self._asking else super().watches(layer)
 
-    def _drop(self, layer: int) -> None:
-        if self.schedule is None or self.last_query is None:
-            raise ModelError(
-                f"no query was seen before layer {layer}", why="the attention module was not called as expected"
+    def note_input(self, layer: int, source: AttentionInput) -> None:
+        """Behind the rows of the prefix where a stage will ask."""
+        if self._asking and layer in self._watched:
+            before = self._prefix.inputs[layer]
+            source = AttentionInput(
+                source.module,
+                self._behind(before.hidden, source.hidden),
+                self._behind(before.cos, source.cos),
+                self._behind(before.sin, source.sin),
             )
-        if not self._index.shape[1]:
+        super().note_input(layer, source)
+
+    def _behind(self, prefix: Tensor, question: Tensor) -> Tensor:
+        """Rows [B, Q, ...] of the question behind those rows of the prefix [B, P, ...] that are present."""
+        return torch.cat([take_rows(prefix, self._present), question], 1)
+
+    def _drop(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> None:
+        visual, tables = self._places, self._prefix.tables
+        if not visual.shape[1] or tables is None:
             return
-        scores = last_row_attention(self.last_query, self._keys(layer - 1)).gather(1, self._index)
-        kept, _ = self.schedule.reduce(take_rows(self._entered[layer], self._alive), scores)
-        self._alive = self._alive.gather(1, kept)
-        held = self._held(layer)
-        stays = torch.ones(scores.shape[0], held, dtype=torch.bool, device=scores.device)
-        stays.scatter_(1, self._index, False).scatter_(1, self._index.gather(1, kept), True)
-        width = held - self._index.shape[1] + kept.shape[1]
-        index = stays.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        self._index = (stays.cumsum(1) - 1).gather(1, self._index.gather(1, kept))
+        rows = self._behind(self._prefix.entered[layer], hidden)
+        turned = self._behind(tables[0], rotary[0]), self._behind(tables[1], rotary[1])
+        cut = self._decide(layer, module, rows, turned)
+        if cut is None:
+            return
+        cut.check(visual.shape[1])
+        kept = visual.gather(1, cut.kept)
+        stays = torch.ones_like(self._present, dtype=torch.bool).scatter_(1, visual, False).scatter_(1, kept, True)
+        index = ranks_of(stays, stays.shape[1] - visual.shape[1] + kept.shape[1])
         for below in range(layer, len(self.layers)):
             self._shorten(below, index)
-        self.survivors[layer] = self.columns[layer].gather(1, self._index)
+        self._present = self._present.gather(1, index)
+        self._places = (stays.cumsum(1) - 1).gather(1, kept)
+        self._origin = self._origin.gather(1, cut.kept)
+        self.survivors[layer] = self._present.gather(1, self._places)
 
     def _shorten(self, layer: int, index: Tensor) -> None:
         """Keep the cached keys and values [B, W] of one layer."""

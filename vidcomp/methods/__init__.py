@@ -6,14 +6,13 @@ import difflib
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
 from vidcomp.errors import UsageError
-from vidcomp.methods.base import Method, MethodInfo
+from vidcomp.methods.base import Method, MethodInfo, parameters_of
 
 __all__ = ["GROUP", "Method", "MethodInfo", "get_method", "method_names", "methods"]
 
@@ -21,6 +20,13 @@ GROUP = "vidcomp.methods"  # entry points of other packages: name = "module:Clas
 
 _BUILT_IN = {
     "holitom": "vidcomp.methods.holitom:Holitom",
+    "evs": "vidcomp.methods.evs:Evs",
+    "fopru": "vidcomp.methods.fopru:Fopru",
+    "llavolta": "vidcomp.methods.llavolta:Llavolta",
+    "v_cast": "vidcomp.methods.v_cast:VCast",
+    "vscan": "vidcomp.methods.vscan:Vscan",
+    "vtc_cls": "vidcomp.methods.vtc_cls:VtcCls",
+    "flashvid": "vidcomp.methods.flashvid:Flashvid",
     "none": "vidcomp.methods.controls:Keep",
     "frames": "vidcomp.methods.controls:FewerFrames",
     "pool": "vidcomp.methods.controls:Pool",
@@ -56,7 +62,7 @@ def get_method(name: str, **parameters: Any) -> Method:
     except Exception as error:
         why, hint = f"{type(error).__name__}: {error}", "update or remove the package that registers it"
         raise UsageError(f"method {name!r} cannot be loaded", why=why, hint=hint, code="broken_method") from error
-    known = list(_parameters(kind))
+    known = list(parameters_of(kind))
     for key in parameters:
         if key not in known:
             why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
@@ -73,7 +79,7 @@ def methods() -> tuple[MethodInfo, ...]:
     rows = []
     for name, load in _factories().items():
         try:
-            rows.append(_describe(name, load()))
+            rows.append(MethodInfo.of(name, load()))
         except Exception as error:  # a broken package of somebody else must not hide the others
             _log.warning("method %r left out of the list: %s: %s", name, type(error).__name__, error)
     return tuple(rows)
@@ -90,19 +96,6 @@ def _factories() -> dict[str, Callable[[], type[Method]]]:
 def _importer(target: str) -> Callable[[], type[Method]]:
     module, _, attribute = target.partition(":")
     return lambda: getattr(import_module(module), attribute)
-
-
-def _describe(name: str, kind: type[Method]) -> MethodInfo:
-    return MethodInfo(name, kind.summary, kind.source, frozenset(kind.needs), _parameters(kind), kind.inner)
-
-
-def _parameters(kind: Any) -> dict[str, Any]:
-    """Fields of the method's dataclass with their defaults."""
-    return {
-        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-        for item in fields(kind)
-        if item.init
-    }
 
 
 def _suggest(word: str, known: list[str], otherwise: str = "") -> str:

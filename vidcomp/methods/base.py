@@ -2,21 +2,36 @@
 
 To add one: write ``vidcomp/methods/<name>.py`` with such a class, add its line to the table in
 ``vidcomp/methods/__init__.py`` and its row to the property tests. A package outside this one registers a class under
-the entry-point group ``vidcomp.methods``.
+the entry-point group ``vidcomp.methods``. A class that derives from :class:`Method` inherits what is the same for most
+methods; one that does not is read with the same defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vidcomp.tokens import Reduction, TokenView
 
-__all__ = ["Method", "MethodInfo", "check_keep", "described", "signal"]
+__all__ = [
+    "Method",
+    "MethodInfo",
+    "Parity",
+    "check_keep",
+    "described",
+    "parameters_of",
+    "reads",
+    "signal",
+    "tower_layer",
+]
+
+Parity = Literal["goldens", "own reading", "control"]
 
 
 class Method(Protocol):
@@ -26,15 +41,26 @@ class Method(Protocol):
         name: what the user types.
         summary: one line, what it does.
         source: paper and repository in words, with a URL or arXiv id.
-        needs: names of the :class:`~vidcomp.tokens.TokenView` signals it reads besides ``features``.
+        needs: names of the :class:`~vidcomp.tokens.TokenView` signals it reads besides ``features``. One that needs
+            ``query`` depends on the question.
+        wants: signals it reads when the model can give them, and does without otherwise.
         inner: name of the in-LLM schedule that was published with it, None when there is none.
+        exact: whether the number of survivors follows from shape and keep ratio alone; a method that decides by
+            thresholds says False, and the report prints the achieved ratio beside the requested one.
+        stage: where it works; ``outer`` is between the vision tower and the language model.
+        parity: ``goldens`` when outputs of the published code are reproduced in the tests; ``own reading`` when there
+            is no such code, or it could not be run; ``control`` for the yardsticks of this project.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-    inner: ClassVar[str | None]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
+    inner: ClassVar[str | None] = None
+    exact: ClassVar[bool] = False
+    stage: ClassVar[str] = "outer"
+    parity: ClassVar[Parity] = "own reading"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Decide which of the T * N tokens survive.
@@ -51,7 +77,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One row of the list of methods; ``parameters`` maps each parameter to its default."""
+    """One row of the list of methods: the attributes of :class:`Method`, and ``parameters`` with their defaults."""
 
     name: str
     summary: str
@@ -59,6 +85,40 @@ class MethodInfo:
     needs: frozenset[str]
     parameters: Mapping[str, Any]
     inner: str | None
+    exact: bool = False
+    stage: str = "outer"
+    parity: Parity = "own reading"
+    wants: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, name: str, kind: Any) -> MethodInfo:
+        """Read the row off a method's class, registered as ``name``.
+
+        Raises:
+            AttributeError: the class lacks a summary or a source.
+        """
+        common = ("needs", "wants", "inner", "exact", "stage", "parity")
+        facts: dict[str, Any] = {item: getattr(kind, item, getattr(Method, item)) for item in common}
+        return cls(name, kind.summary, kind.source, parameters=parameters_of(kind), **facts)
+
+    @property
+    def question_aware(self) -> bool:
+        """Whether the decision depends on the question."""
+        return "query" in self.needs
+
+
+def reads(method: Method, available: frozenset[str]) -> frozenset[str]:
+    """The signals to collect for a method when a model can give ``available``: all it needs, and what it wants."""
+    return frozenset(method.needs) | (frozenset(getattr(method, "wants", ())) & available)
+
+
+def parameters_of(kind: Any) -> dict[str, Any]:
+    """Fields of a method's dataclass with their defaults."""
+    return {
+        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+        for item in fields(kind)
+        if item.init
+    }
 
 
 def described(method: Any) -> str:
@@ -87,3 +147,15 @@ def signal(view: TokenView, name: str, method: str) -> Tensor:
     if value is None:
         raise ValueError(f"method {method!r} needs {name}, which this view does not carry")
     return value.detach()
+
+
+def tower_layer(method: str, option: str, layer: int, depth: int) -> int:
+    """The layer itself.
+
+    Raises:
+        UsageError: a vision tower of ``depth`` layers has no such layer.
+    """
+    if layer >= depth:
+        raise UsageError(f"--method {method}:{option}={layer}", why=f"only {depth} layers of the vision tower run",
+                         code="bad_option")  # fmt: skip
+    return layer

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.budget import token_budget
+from vidcomp.methods.base import Method, Parity
 from vidcomp.methods.select import keep_only
 from vidcomp.tokens import Reduction, TokenView, identity
 
@@ -18,14 +19,13 @@ __all__ = ["FewerFrames", "Keep", "Pool", "Random", "Uniform"]
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(Method):
     """Every token, unchanged, whatever ``keep`` says."""
 
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "no reduction: every token, unchanged, whatever keep says"
     source: ClassVar[str] = "control of this project"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    inner: ClassVar[str | None] = None
+    parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """All T * N tokens in raster order."""
@@ -34,7 +34,7 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Method):
     """A random set of exactly ``token_budget(T * N, keep)`` tokens, in raster order.
 
     Drawn on the CPU, so that one seed gives one set on every device. Report the mean over at least three seeds.
@@ -45,8 +45,8 @@ class Random:
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "control: a random set of tokens, exact budget, one seed gives one set"
     source: ClassVar[str] = "control of this project; UniPruneBench, arXiv 2511.02650, shows how strong it is"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    inner: ClassVar[str | None] = None
+    exact: ClassVar[bool] = True
+    parity: ClassVar[Parity] = "control"
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -60,7 +60,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Method):
     """Evenly spaced tokens over the raster of the whole video.
 
     With budget k = ``token_budget(T * N, keep)`` survivor i stands at the middle of the i-th of k equal parts of the
@@ -70,8 +70,8 @@ class Uniform:
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "control: tokens at equal distances over the raster of all frames, exact budget"
     source: ClassVar[str] = "control of this project"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    inner: ClassVar[str | None] = None
+    exact: ClassVar[bool] = True
+    parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Take the token in the middle of each part."""
@@ -81,7 +81,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class FewerFrames:
+class FewerFrames(Method):
     """All tokens of evenly spaced frames: what sampling fewer frames would have given.
 
     ``max(1, floor(k / N))`` frames for a budget of k tokens, first and last among them when there are two or more.
@@ -90,8 +90,7 @@ class FewerFrames:
     name: ClassVar[str] = "frames"
     summary: ClassVar[str] = "control: fewer frames, each whole; at most the budget, at least one frame"
     source: ClassVar[str] = "control of this project"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    inner: ClassVar[str | None] = None
+    parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Drop the other frames."""
@@ -103,7 +102,7 @@ class FewerFrames:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Method):
     """Every frame at a lower resolution: means over a coarser grid of at most k / T cells for a budget of k tokens.
 
     The coarser grid (h, w) is the one with the most cells, then the squarest; at least one cell per frame. A token
@@ -115,8 +114,7 @@ class Pool:
         "control: lower resolution, means over a coarser grid; at most the budget, at least one per frame"
     )
     source: ClassVar[str] = "control of this project; average pooling is the baseline of most papers"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    inner: ClassVar[str | None] = None
+    parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Average within cells."""

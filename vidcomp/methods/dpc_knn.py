@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vidcomp.methods.similarity import block_bytes
 
-__all__ = ["blend_shares", "cluster_groups", "density_peaks", "squared_distances"]
+__all__ = ["blend_shares", "cluster_groups", "density_peaks", "ranked_groups", "ranked_peaks", "squared_distances"]
 
 _EQUAL = 2.0**-18  # of the squared lengths: float32 products over thousands of terms are not better
 Fetch = Callable[[int, int, int], Tensor]
@@ -46,15 +46,29 @@ def cluster_groups(
     Returns:
         [G, P] int64, index in the group of each point's centre; padding holds any index below P.
     """
+    return ranked_groups(sizes, counts, k, fetch, width, device)[0]
+
+
+def ranked_groups(
+    sizes: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    k: int,
+    fetch: Fetch,
+    width: int,
+    device: torch.device,
+    capped: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """:func:`cluster_groups`, with the rank of every point, as in :func:`ranked_peaks`: both [G, P]."""
     widest = int(sizes.max())
     step = max(1, block_bytes(device) // (4 * widest * (width + 4 * widest)))
     size, count = (torch.from_numpy(table).to(device, non_blocking=True) for table in (sizes, counts))
-    owner = size.new_zeros(len(sizes), widest)
+    owner, rank = size.new_zeros(2, len(sizes), widest)
     for low in range(0, len(sizes), step):
-        high = min(low + step, len(sizes))
-        most = int(sizes[low:high].max())
-        owner[low:high, :most] = density_peaks(fetch(low, high, most), size[low:high], count[low:high], k)
-    return owner
+        part = slice(low, min(low + step, len(sizes)))
+        most = int(sizes[part].max())
+        found = ranked_peaks(fetch(low, part.stop, most), size[part], count[part], k, capped)
+        owner[part, :most], rank[part, :most] = found
+    return owner, rank
 
 
 def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tensor:
@@ -68,10 +82,25 @@ def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tens
     Returns:
         [G, P] int64, as in :func:`cluster_groups`; a centre is its own.
     """
+    return ranked_peaks(points, sizes, counts, k)[0]
+
+
+def ranked_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int, capped: bool = True) -> tuple[Tensor, Tensor]:
+    """:func:`density_peaks`, with the rank of every point by falling density * separation.
+
+    Args:
+        points, sizes, counts: as there.
+        k: neighbours of the density, at most as many as there are points in the group.
+        capped: at most as many as there are clusters, too.
+
+    Returns:
+        [G, P] int64 owner; [G, P] int64 rank, below ``counts`` for centres.
+    """
     place = torch.arange(points.shape[1], device=points.device)
     valid = place < sizes[:, None]
     distance, widest = squared_distances(points, valid)  # [G, P, P], [G]
-    crowding = _nearest_mean(distance, counts.clamp(max=k), k)  # [G, P], minus the logarithm of the density
+    near = (torch.minimum(counts, sizes) if capped else sizes).clamp(max=k)
+    crowding = _nearest_mean(distance, near, k)  # [G, P], minus the logarithm of the density
     denser = crowding[:, None, :] < crowding[:, :, None]
     apart = torch.where(denser, distance, torch.inf).amin(dim=2)
     apart = torch.where(apart < torch.inf, apart, widest[:, None])
@@ -80,7 +109,8 @@ def density_peaks(points: Tensor, sizes: Tensor, counts: Tensor, k: int) -> Tens
     order = score.argsort(dim=1, descending=True, stable=True)
     chosen = torch.zeros_like(valid).scatter_(1, order, place < counts[:, None])
     nearest = distance.masked_fill_(~chosen[:, None, :], torch.inf).argmin(dim=2)
-    return torch.where(chosen, place, nearest)
+    rank = torch.zeros_like(order).scatter_(1, order, place.expand_as(order))
+    return torch.where(chosen, place, nearest), rank
 
 
 def squared_distances(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

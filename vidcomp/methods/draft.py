@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.methods.dpc_knn import blend_shares, cluster_groups
+from vidcomp.methods.dpc_knn import Fetch, blend_shares, ranked_groups
+from vidcomp.methods.select import listed
 from vidcomp.tokens import Reduction, Span, sum_bags
 
 __all__ = ["ClusterRule", "Draft"]
@@ -20,10 +21,20 @@ _STATIC, _SINGLE, _CLUSTERED = range(3)  # kinds of survivors, in the order in w
 
 @dataclass(frozen=True)
 class ClusterRule:
-    """How tokens are clustered: neighbours of the density, and weight of the centre (None: plain mean)."""
+    """How tokens are clustered.
+
+    Attributes:
+        k: neighbours of the density.
+        beta: weight of the centre, None for the plain mean.
+        capped: whether there are no more neighbours than clusters.
+        ranked: list clusters by falling density * separation of their centres, groups of more than this many tokens;
+            None lists them by position.
+    """
 
     k: int
     beta: float | None
+    capped: bool = True
+    ranked: int | None = None
 
 
 class Draft:
@@ -42,6 +53,7 @@ class Draft:
         self.anchor = torch.full_like(self.every, -1)
         self.weight = torch.zeros(self.every.shape, device=self.device)
         self.kinds = torch.zeros(frames, 3, self.tokens, dtype=torch.bool, device=self.device)
+        self.key = self.every[0].repeat(frames, 1)  # what survivors of one frame and kind are ordered by
 
     def put(self, table: NDArray[np.generic]) -> Tensor:
         """A host table on the device."""
@@ -71,9 +83,9 @@ class Draft:
             order, lengths, weights = (self.put(np.concatenate(column)) for column in zip(*lists, strict=True))
             return sum_bags(self.rows, order, lengths.cumsum(0) - lengths, weights).reshape(-1, most, self.width)
 
-        owner = cluster_groups(sizes, counts[groups], self.rule.k, means, self.width, self.device)
-        centre, share = self._tables(self.put(places[:, : sizes.max()]), sizes, owner)  # [G, N]
+        owner, rank = self._cluster(sizes, counts[groups], means)
         start = self.put(np.array([span.start for span in chosen]))
+        centre, share = self._tables(self.put(places[:, : sizes.max()]), sizes, owner, rank, start)  # [G, N]
         self.kinds[start, _STATIC] = centre == self.every[0]
         lengths = [len(span) for span in spans]
         row = np.zeros(len(spans), dtype=np.int64)
@@ -101,18 +113,24 @@ class Draft:
             rows = self.rows[self.every[index[low:high, None], places[low:high, :most]]].float()
             return rows - rows[:, :1]
 
-        owner = cluster_groups(sizes, counts[frames], self.rule.k, tokens, self.width, self.device)
-        centre, share = self._tables(places, sizes, owner)  # [G, N]
+        owner, rank = self._cluster(sizes, counts[frames], tokens)
+        centre, share = self._tables(places, sizes, owner, rank, index)  # [G, N]
         member = centre >= 0
         self.kinds[index, _CLUSTERED] = centre == self.every[0]
         self.anchor[index] = torch.where(member, centre + index[:, None] * self.tokens, self.anchor[index])
         self.weight[index] = torch.where(member, share, self.weight[index])
 
-    def _tables(self, places: Tensor, sizes: NDArray[np.int64], owner: Tensor) -> tuple[Tensor, Tensor]:
+    def _cluster(self, sizes: NDArray[np.int64], counts: NDArray[np.int64], fetch: Fetch) -> tuple[Tensor, Tensor]:
+        return ranked_groups(sizes, counts, self.rule.k, fetch, self.width, self.device, self.rule.capped)
+
+    def _tables(
+        self, places: Tensor, sizes: NDArray[np.int64], owner: Tensor, rank: Tensor, frames: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """From members to positions.
 
         Args:
-            places: [G, P] position of each member, padded at the end; sizes: [G]; owner: [G, P].
+            places: [G, P] position of each member, padded at the end; sizes: [G]; owner, rank: [G, P].
+            frames: [G], where the survivors stand.
 
         Returns:
             [G, N] position of the centre that each position belongs to, -1 for none; [G, N] share in its cluster.
@@ -121,19 +139,17 @@ class Draft:
         share = blend_shares(owner, size, self.rule.beta)
         inside = torch.arange(owner.shape[1], device=self.device) < size[:, None]
         target = places.where(inside, self.tokens)  # padding goes to an extra column
+        if self.rule.ranked is not None:
+            ranked = inside & (size[:, None] > self.rule.ranked)
+            table = torch.cat([self.key[frames], self.key[frames, :1]], dim=1)
+            self.key[frames] = table.scatter(1, target, rank.where(ranked, places))[:, :-1]
         centre = places.new_full((len(sizes), self.tokens + 1), -1).scatter_(1, target, places.gather(1, owner))
         shares = share.new_zeros(len(sizes), self.tokens + 1).scatter_(1, target, share)
         return centre[:, :-1], shares[:, :-1]
 
     def finish(self, spans: tuple[Span, ...]) -> Reduction:
         """Number the survivors in the order of the marks."""
-        frame, _, position = self.kinds.nonzero().unbind(1)
-        anchors = frame * self.tokens + position
-        number = torch.full((self.every.numel(),), -1, device=self.device)
-        number[anchors] = torch.arange(anchors.numel(), device=self.device)
-        anchor = self.anchor.reshape(-1)
-        assign = torch.where(anchor >= 0, number[anchor.clamp(min=0)], -1)
-        return Reduction(anchors, assign, self.weight.reshape(-1), spans, raster=False)
+        return listed(self.kinds, self.anchor, self.weight, spans, None if self.rule.ranked is None else self.key)
 
 
 def _bags(span: Span, places: NDArray[np.int64], most: int, tokens: int) -> tuple[NDArray[np.generic], ...]:

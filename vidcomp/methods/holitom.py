@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.budget import guarded_ceil
-from vidcomp.methods.base import check_keep, signal
+from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.draft import ClusterRule, Draft
 from vidcomp.methods.select import top_mask
 from vidcomp.methods.similarity import neighbour_cosine
@@ -39,7 +39,7 @@ __all__ = ["Holitom", "Plan", "effective_keep", "default_tau"]
 
 
 @dataclass(frozen=True)
-class Holitom:
+class Holitom(Method):
     """Parameters, named T, Beta, K, D and max window in the published scripts.
 
     Attributes:
@@ -65,6 +65,7 @@ class Holitom:
     source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
+    parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:
         if self.tau is not None and math.isnan(self.tau):

@@ -1,4 +1,4 @@
-"""Cosine similarity between tokens at the same position of neighbouring frames."""
+"""Cosine similarity: between tokens at the same position of two frames, and products that tie when they should."""
 
 from __future__ import annotations
 
@@ -7,12 +7,46 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["block_bytes", "neighbour_cosine"]
+__all__ = ["block_bytes", "frame_cosine", "neighbour_cosine", "products", "widest_float"]
 
 
 def block_bytes(device: torch.device) -> int:
     """Size of a float32 temporary: small enough for the cache of a CPU, large enough to fill an accelerator."""
     return 4 << 20 if device.type == "cpu" else 256 << 20
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def products(rows: Tensor, others: Tensor) -> Tensor:
+    """All products of rows [..., P, D] with others [..., Q, D]: [..., P, Q] float32, rounded from float64.
+
+    Products that are equal in exact arithmetic then are equal, in whatever order they were summed up: ties are ties on
+    any number of threads.
+    """
+    wide = widest_float(rows.device)
+    return (rows.to(wide) @ others.to(wide).transpose(-1, -2)).float()
+
+
+def frame_cosine(features: Tensor, frame: Tensor, other: Tensor) -> Tensor:
+    """Similarity of tokens at the same position of pairs of frames.
+
+    Args:
+        features: [T, N, D] any float dtype.
+        frame, other: [P] int64, the pairs.
+
+    Returns:
+        [P, N] float32 in [-1, 1]; 0 where a token is the zero vector; equal for equal pairs of tokens.
+    """
+    wide = widest_float(features.device)
+    found = torch.empty(frame.numel(), features.shape[1], dtype=torch.float32, device=features.device)
+    for i, (one, two) in enumerate(zip(frame.tolist(), other.tolist(), strict=True)):
+        a, b = features[one].to(wide), features[two].to(wide)
+        both = a.square().sum(-1) * b.square().sum(-1)
+        found[i] = torch.where(both > 0, (a * b).sum(-1) * both.rsqrt(), 0.0).clamp(-1, 1)
+    return found
 
 
 def neighbour_cosine(features: Tensor) -> Tensor:
@@ -38,8 +72,9 @@ def neighbour_cosine(features: Tensor) -> Tensor:
         squares.append(square[: dot.shape[0]])
         dots.append(dot)
     squares.append(square[-1:])
-    wide = torch.float32 if features.device.type == "mps" else torch.float64  # mps has no float64
-    length = torch.cat(squares).to(wide)  # wide, so that the product of two lengths neither over- nor underflows
+    length = torch.cat(squares).to(
+        widest_float(features.device)
+    )  # wide, so that the product of two lengths neither over- nor underflows
     both = length[:-1] * length[1:]
     return torch.where(both > 0, torch.cat(dots) * both.rsqrt(), 0.0).clamp(-1, 1).float()
 

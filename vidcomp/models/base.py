@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.layout import Layout
-from vidcomp.models.probe import attention_of, encoder_layers, probe_attention
+from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.models.prompt import Markers, Prompt, tokenized
 
 __all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape"]
@@ -81,12 +81,12 @@ class Family(ABC):
 
     model_type: ClassVar[str]
     about: ClassVar[About]
-    signals: ClassVar[frozenset[str]] = frozenset({"salience"})  # what the tower can tell besides features
+    signals: ClassVar[frozenset[str]] = TOWER_SIGNALS  # what the tower can tell besides features
     slot: ClassVar[str] = "<video>"  # what the chat template writes for a video
     visual: ClassVar[str] = "<video>"  # the token that stands for one visual row in the stock model's ids
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
-    leading: ClassVar[int] = 0  # rows of the tower before the patches, such as a class token
+    leading: ClassVar[int] = 0  # rows of the tower before the patches; the first is the class token
     chunk: ClassVar[int] = 16  # slices encoded at once, and their patches: both bound the vision tower's memory
     chunk_patches: ClassVar[int] = 16 * 27 * 27
 
@@ -95,7 +95,6 @@ class Family(ABC):
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.settings = checkpoint.video_settings
-        self._probed = attention_of(encoder_layers(self.tower)[self.last_layer])
 
     # -- facts
 
@@ -175,7 +174,8 @@ class Family(ABC):
 
     @abstractmethod
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """A value per patch [t, patches], in the order of the tower's rows, brought to the tokens: [t, N]."""
+        """What is known per patch, [t, patches] or [t, patches, C] in the order of the tower's rows, brought to the
+        tokens as the features are: [t, N] or [t, N, C]."""
 
     def markers(self, layout: Layout) -> Markers:
         """Text around the visual tokens of each slice; none by default."""
@@ -249,12 +249,13 @@ class Family(ABC):
 
     def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
         """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
-        if "salience" not in signals:
+        if not signals:
             return self.features(pixels, layout)
-        with probe_attention(self._probed) as sink:
+        with probe_signals(encoder_layers(self.tower), self.last_layer, signals, self.leading) as found:
             encoded = self.features(pixels, layout)
-        received = torch.cat(sink)[:, self.leading :]
-        return replace(encoded, signals={"salience": self.pool(received, layout)})
+        shape = (len(pixels), layout.patches)  # packed towers run on the rows of all slices
+        by_slice = {name: rows.reshape(*shape, *rows.shape[2:]) for name, rows in found.items()}
+        return replace(encoded, signals={name: self.pool(rows, layout) for name, rows in by_slice.items()})
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [n] as input rows [n, D]."""

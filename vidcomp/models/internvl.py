@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
+from vidcomp.models.probe import CLASS_SIGNALS, TOWER_SIGNALS
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily, last_feature_layer
 
@@ -21,6 +22,7 @@ class InternVL(SquareFamily):
     model_type = "internvl"
     visual = "<IMG_CONTEXT>"
     leading = 1
+    signals = TOWER_SIGNALS | CLASS_SIGNALS
     about = About(
         "InternVL3, InternVL3.5",
         ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
@@ -42,10 +44,6 @@ class InternVL(SquareFamily):
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]."""
         return Encoded(self.model.base_model.get_image_features(pixels, return_dict=True).pooler_output)
-
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)
 
     def markers(self, layout: Layout) -> Markers:
         """Frames are counted from 1."""

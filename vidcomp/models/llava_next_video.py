@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
+from vidcomp.models.probe import CLASS_SIGNALS, TOWER_SIGNALS
 from vidcomp.models.square import SquareFamily, last_feature_layer
 from vidcomp.pixels import resize
 
@@ -18,6 +19,7 @@ class LlavaNextVideo(SquareFamily):
 
     model_type = "llava_next_video"
     leading = 1
+    signals = TOWER_SIGNALS | CLASS_SIGNALS
     about = About(
         "LLaVA-NeXT-Video",
         ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava-hf/LLaVA-NeXT-Video-34B-hf"),
@@ -50,7 +52,3 @@ class LlavaNextVideo(SquareFamily):
         out = self.model.base_model.get_video_features(pixels[None], return_dict=True).pooler_output
         rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
         return Encoded(rows.reshape(len(pixels), layout.tokens, -1))
-
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)

@@ -45,9 +45,9 @@ class LlavaOnevision(SquareFamily):
         tokens: Tensor = out.pooler_output[0, : len(pixels) * layout.tokens]
         return Encoded(tokens.view(len(pixels), -1, tokens.shape[-1]))
 
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] resized like the features: [t, N]."""
-        return F.interpolate(self.as_square(signal), size=layout.grid, mode="bilinear").flatten(1)
+    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Resized like the features."""
+        return F.interpolate(planes, size=grid, mode="bilinear")
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from vidcomp.models.base import About
 from vidcomp.models.layout import Layout
 from vidcomp.models.packed import PackedFamily, fitted
-from vidcomp.models.probe import encoder_layers
+from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers
 from vidcomp.models.prompt import Prompt
 
 __all__ = ["Qwen25VL", "Qwen2VL"]
@@ -68,6 +68,7 @@ class Qwen25VL(Qwen2VL):
     """Adapter for ``qwen2_5_vl`` checkpoints: window attention in the tower, seconds in the temporal ids."""
 
     model_type = "qwen2_5_vl"
+    signals = TOWER_SIGNALS - {"cls_by_layer"}  # most layers see windows only
     about = About(
         "Qwen2.5-VL",
         tuple(f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")),

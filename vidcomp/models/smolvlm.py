@@ -64,10 +64,6 @@ class SmolVLM(SquareFamily):
         rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
         return Encoded(rows.view(len(pixels), layout.tokens, -1))
 
-    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] averaged over the patches of each token: [t, N]."""
-        return self.average(signal)
-
     def markers(self, layout: Layout) -> Markers:
         """Minutes and seconds of every frame, cut to whole seconds."""
         fake = "<fake_token_around_image>"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vidcomp.models.base import Family
 from vidcomp.models.checkpoint import Checkpoint
@@ -52,14 +53,16 @@ class SquareFamily(Family):
         size = self.settings["size"]
         return resize(frames, (int(size["height"]), int(size["width"])), mode)
 
-    def as_square(self, signal: Tensor) -> Tensor:
-        """[t, patches] as [t, 1, side, side]."""
-        return signal.reshape(-1, 1, self.patches_per_side, self.patches_per_side)
+    def pool(self, signal: Tensor, layout: Layout) -> Tensor:
+        """[t, patches] or [t, patches, C] to [t, N] or [t, N, C]."""
+        side = self.patches_per_side
+        planes = signal.reshape(len(signal), side, side, -1).movedim(-1, 1)  # [t, C, side, side]
+        pooled = self.pool_planes(planes, layout.grid).flatten(2).transpose(1, 2)
+        return pooled if signal.dim() > 2 else pooled[:, :, 0]
 
-    def average(self, signal: Tensor) -> Tensor:
-        """[t, patches] averaged over the block of patches that becomes one token: [t, N]."""
-        block = self.patches_per_side // self.tokens_per_side()
-        return torch.nn.functional.avg_pool2d(self.as_square(signal), block).flatten(1)
+    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[t, C, side, side] to [t, C, H, W]: the mean over the block of patches that becomes one token."""
+        return functional.avg_pool2d(planes, self.patches_per_side // grid[0])
 
 
 def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:

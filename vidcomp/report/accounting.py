@@ -23,17 +23,37 @@ class Cost:
     kv_bytes: int
 
 
-def layer_flops(shape: ModelShape, rows: int, cached: int = 0) -> float:
-    """Multiply-adds of one decoder layer over ``rows`` rows that also look at ``cached`` earlier ones."""
+def layer_flops(shape: ModelShape, rows: int, updated: int | None = None, cached: int = 0) -> float:
+    """Multiply-adds of one decoder layer.
+
+    Args:
+        shape: sizes of the language model.
+        rows: rows that enter; each gets a key and a value.
+        updated: how many of them the layer updates, None for all; the others are only read.
+        cached: earlier rows whose keys and values are read besides.
+    """
+    updated = rows if updated is None else updated
     query = shape.heads * shape.head_size
-    projections = 2 * rows * shape.width * query * (1 + shape.kv_heads / shape.heads)
-    attention = 2 * rows * (rows + cached) * query
-    return projections + attention + 3 * rows * shape.width * shape.mlp_width
+    projections = 2 * shape.width * query * (updated + rows * shape.kv_heads / shape.heads)
+    attention = 2 * updated * (rows + cached) * query
+    return projections + attention + 3 * updated * shape.width * shape.mlp_width
 
 
-def prefill_cost(shape: ModelShape, layer_rows: Sequence[int], layer_cached: Sequence[int] = ()) -> Cost:
-    """Cost of a prefill in which ``layer_rows[i]`` rows entered layer i, which held ``layer_cached[i]`` rows before."""
+def prefill_cost(
+    shape: ModelShape,
+    layer_rows: Sequence[int],
+    layer_updated: Sequence[int] = (),
+    layer_cached: Sequence[int] = (),
+) -> Cost:
+    """Cost of a prefill.
+
+    Args:
+        shape: sizes of the language model.
+        layer_rows: rows that entered each layer.
+        layer_updated: how many of them it updated, empty for all.
+        layer_cached: rows that it held before, empty for none.
+    """
     before = layer_cached or [0] * len(layer_rows)
     per_key = 2 * shape.kv_heads * shape.head_size * shape.bytes_per_value
-    flops = sum(layer_flops(shape, rows, held) for rows, held in zip(layer_rows, before, strict=True))
-    return Cost(flops, (sum(layer_rows) + sum(before)) * per_key)
+    layers = zip(layer_rows, layer_updated or layer_rows, before, strict=True)
+    return Cost(sum(layer_flops(shape, *layer) for layer in layers), (sum(layer_rows) + sum(before)) * per_key)

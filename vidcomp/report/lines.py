@@ -52,16 +52,15 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     tokens = ledger.tokens
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
-    return Report(
-        tuple(_lines(ledger, shape, around)), plain, prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
-    )
+    actual = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
+    return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual)
 
 
-def _lines(ledger: StageLedger, shape: ModelShape, around: int) -> Iterator[ReportLine]:
+def _lines(ledger: StageLedger, shape: ModelShape, around: int, actual: Cost) -> Iterator[ReportLine]:
     for stage in ledger.stages:
         cost = None
         if stage.name in ("encode", "compress"):
             cost = prefill_cost(shape, [stage.out + around] * shape.layers)
         elif stage.name.startswith("llm layer"):
-            cost = prefill_cost(shape, ledger.layer_rows, ledger.layer_cached)
+            cost = actual
         yield ReportLine(stage, cost)

@@ -1,0 +1,86 @@
+"""Visual rows that pass through a layer unchanged: text is updated and still reads their keys and values.
+
+The layer is run on the text rows alone. Keys and values of the visual rows are computed from their unchanged states
+with the layer's own norm and projections, and join the text's on the way into the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import ModelError
+from vidcomp.inllm.rows import ranks_of, take_rows
+from vidcomp.inllm.scoring import AttentionInput
+
+__all__ = ["Parked", "park"]
+
+
+@dataclass(frozen=True)
+class Parked:
+    """What waits beside a frozen layer.
+
+    Attributes:
+        rows: [B, S, D], as they entered the layer.
+        text: [B, X] int64, the rows that the layer updates; visual: [B, V], those it does not.
+        keys, values: [B, kv_heads, V, head_size] of the visual rows.
+    """
+
+    rows: Tensor
+    text: Tensor
+    visual: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def join(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all S rows in their order, from those of the text rows."""
+        order = torch.cat([self.text, self.visual], 1).argsort(1)[:, None, :, None]
+
+        def ordered(text: Tensor, visual: Tensor) -> Tensor:
+            both = torch.cat([text, visual.to(text.dtype)], 2)
+            return both.gather(2, order.expand(-1, both.shape[1], -1, both.shape[3]))
+
+        return ordered(keys, self.keys), ordered(values, self.values)
+
+    def back(self, updated: Tensor) -> Tensor:
+        """All rows behind the layer: the updated text rows [B, X, D], the others as they were."""
+        return self.rows.scatter(1, self.text[..., None].expand_as(updated), updated)
+
+
+def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]) -> Parked:
+    """Set the visual rows [B, V] among [B, S, D] aside.
+
+    Args:
+        layer: the decoder layer.
+        rows: what enters it.
+        visual: where the visual rows stand.
+        rotary: tables of all S rows.
+    """
+    marked = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device).scatter_(1, visual, False)
+    text = ranks_of(marked, rows.shape[1] - visual.shape[1])
+    attention = layer.self_attn
+    normed = layer.input_layernorm(take_rows(rows, visual))
+    tables = (take_rows(rotary[0], visual), take_rows(rotary[1], visual))
+    keys = AttentionInput(attention, normed, *tables).keys()
+    values = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    return Parked(rows, text, visual, keys, values)
+
+
+def mask_for(mask: Any, parked: Parked) -> Tensor:
+    """The mask of the text rows over all keys: cut from the stock mask, or written out where that is None.
+
+    Raises:
+        ModelError: an attention kernel that takes no such mask.
+    """
+    if mask is None:
+        keys = torch.arange(parked.rows.shape[1], device=parked.text.device)
+        return (keys <= parked.text[..., None])[:, None]  # [B, 1, X, S]
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        raise ModelError("this attention kernel cannot skip rows of a layer", why="it hides its mask",
+                         hint="--attn sdpa")  # fmt: skip
+    full: Tensor = mask.expand(parked.text.shape[0], *mask.shape[1:])
+    rows = parked.text.to(full.device)[:, None, :, None]
+    return full.gather(2, rows.expand(-1, full.shape[1], -1, full.shape[3]))

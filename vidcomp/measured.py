@@ -1,0 +1,75 @@
+"""From a finished generation to the ledger: what the forward pass measured, and whether it did what was asked."""
+
+from __future__ import annotations
+
+from vidcomp.errors import NotApplied
+from vidcomp.generation import Generation, Prefill
+from vidcomp.ledger import StageLedger, StageRecord
+
+__all__ = ["check_applied", "record_generation"]
+
+
+def record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
+    """Write down what the forward pass did: rows per layer, visual tokens at the entrance and after each reduction.
+
+    Raises:
+        NotApplied: the hooks did not run.
+    """
+    cache, counts = prefill.cache, ledger.tokens
+    if 0 not in cache.prefill_rows:
+        raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
+    visual = {layer: int(prefill.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
+    counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
+    counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
+    counts.cached, counts.after_llm_layer = prefill.cached, counts.kept
+    counts.sequence = prefill.cached + cache.prefill_rows[0]
+    ledger.layer_rows, ledger.layer_updated, ledger.layer_cached = (
+        [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows, cache.cached_rows)
+    )
+    ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
+    inside = sum(cache.reduce_seconds.values())
+    first = generation.first_token_at - waited - inside
+    ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
+    for layer, left in sorted(visual.items()):
+        seconds = cache.reduce_seconds[layer]
+        ledger.stages.append(StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, seconds))
+        counts.after_llm_layer, counts.layer = left, layer
+    if frozen := sorted(layer for layer in cache.frozen if layer in cache.reached):
+        name = f"frozen in layers {','.join(map(str, frozen))}"
+        ledger.stages.append(StageRecord(name, "tokens", counts.after_llm_layer, counts.after_llm_layer))
+    ledger.new_tokens = generation.new_tokens
+    _record_reads(ledger, prefill)
+    written = generation.done_at - generation.first_token_at
+    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
+
+
+def _record_reads(ledger: StageLedger, prefill: Prefill) -> None:
+    """One line for decode steps that read part of the visual keys: the mean over the steps."""
+    reads = prefill.cache.reads
+    if reads:
+        held, read = (round(sum(numbers) / len(reads)) for numbers in zip(*reads, strict=True))
+        ledger.stages.append(StageRecord(f"reads from layer {prefill.cache.read_layer}", "tokens", held, read))
+
+
+def check_applied(tokens: int, ledger: StageLedger, prefill: Prefill) -> None:
+    """Asked for but not applied is an error.
+
+    Args:
+        tokens: how many visual tokens were prepared.
+        ledger: what was measured.
+        prefill: holds the cache with its plan.
+
+    Raises:
+        NotApplied: another number of tokens entered the model, or the schedule did not run.
+    """
+    if ledger.tokens.kept != tokens:
+        raise NotApplied(
+            f"{tokens} tokens were prepared, {ledger.tokens.kept} entered the model",
+            why="the prefill did not read the compressed sequence",
+        )
+    cache = prefill.cache
+    unread = cache.read_layer is not None and not cache.reads and ledger.new_tokens > 1
+    if not cache.applied or unread:
+        raise NotApplied(
+            "the reduction inside the model did not run", why="its layer was not reached", hint="--inner none"
+        )

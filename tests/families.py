@@ -75,3 +75,25 @@ def sibling(replica: Path, folder: Path, model_type: str, seed: int = 0) -> Path
     made.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+SIBLINGS = {"qwen2_vl": "qwen2_5_vl", "qwen3_vl_moe": "qwen3_vl"}
+FAMILY_NAMES = (
+    "llava_onevision",
+    "llava_next_video",
+    "qwen2_5_vl",
+    "qwen2_5_vl_tied",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "internvl3",
+    "internvl3_5",
+    "smolvlm2",
+    "smolvlm2_2b",
+    "video_llama_3",
+)
+
+
+def checkpoint(replicas, folder: Path, name: str) -> Path:
+    """A replica, or a sibling made from one."""
+    return sibling(replicas(SIBLINGS[name]), folder / name, name) if name in SIBLINGS else replicas(name)

@@ -48,10 +48,9 @@ def defaults(replica, monkeypatch):
 def test_the_checkpoints_generation_defaults_rule_as_in_the_stock_model(replica, clip, defaults, values):
     """Penalties look at prompt ids too, which embeddings alone would hide."""
     defaults(values)
-    frames = replica.watch(clip).frames.pixels
-    prompt = replica.family.prompt(QUESTION)
-    video = torch.full((2 * 196 + 1,), replica.family.model.config.video_token_id)
-    ids = torch.cat([prompt.before, video, prompt.after])[None]
+    watched = replica.watch(clip)
+    frames, prompt = watched.frames.pixels, replica.family.prompt(QUESTION, watched.layout)
+    ids = prompt.full_ids(196, 1, replica.family.visual_id)[None]
     torch.manual_seed(3)
     stock = replica.family.model.generate(
         input_ids=ids, pixel_values_videos=replica.family.pixels(frames)[None], attention_mask=torch.ones_like(ids),

@@ -56,7 +56,7 @@ def tiny_model(attn: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.flo
 
 
 @torch.no_grad()
-def masked_reference(model, rows, positions, kept, replaced=None, frozen=None, unread=None, renumbered=None):
+def masked_reference(model, rows, positions, kept, replaced=None, frozen=None, unread=None, renumbered=None, added=()):
     """Logits [S, V] by an explicit loop over the decoder layers: nothing is cut, dropped rows are only hidden.
 
     kept: layer -> row indices visible from that layer on.
@@ -64,6 +64,7 @@ def masked_reference(model, rows, positions, kept, replaced=None, frozen=None, u
     frozen: layer -> row indices that it must leave as they are.
     unread: layer -> [S, S] bool, keys that a row must not read there.
     renumbered: layer -> positions [1, S] from that layer on.
+    added: (row indices, their values) per layer, added after it, from layer 0 on.
     """
     decoder = model.get_decoder()
     length = rows.shape[0]
@@ -97,4 +98,7 @@ def masked_reference(model, rows, positions, kept, replaced=None, frozen=None, u
         before, hidden = hidden, (out[0] if isinstance(out, tuple) else out).clone()
         if frozen and index in frozen:
             hidden[0, frozen[index]] = before[0, frozen[index]]
+        if index < len(added):
+            where, values = added[index]
+            hidden[0, where] += values
     return model.lm_head(decoder.norm(hidden))[0]

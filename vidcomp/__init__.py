@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vidcomp._version import __version__
 
 if TYPE_CHECKING:
+    from vidcomp.dropin import compress
     from vidcomp.errors import VidcompError
     from vidcomp.ledger import StageLedger
     from vidcomp.methods import get_method, methods
@@ -36,12 +37,14 @@ __all__ = [
     "VideoLM",
     "__version__",
     "apply_reduction",
+    "compress",
     "get_method",
     "load",
     "methods",
 ]
 
 _HOME = {
+    "compress": "dropin",
     "VidcompError": "errors",
     "StageLedger": "ledger",
     "get_method": "methods",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill
 from vidcomp.inllm import AttentionBalance, CompressedCache, Schedule
 from vidcomp.models import Family
+from vidcomp.models.base import Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Arrangement, Prompt
 from vidcomp.tokens import CompressedTokens
@@ -26,6 +27,7 @@ def assembled(
     question: str,
     positions: str,
     schedule: Schedule | None = None,
+    history: Sequence[Turn] = (),
     facts: Mapping[str, Tensor] | None = None,
     balance: AttentionBalance | None = None,
 ) -> Prefill:
@@ -38,13 +40,14 @@ def assembled(
         question: plain text.
         positions: ``keep`` or ``compact``.
         schedule: what is reduced inside the language model.
+        history: turns before the question.
         facts: what it may know about survivors and separators, in that order, each [M + S].
         balance: notes what the answer looks at.
 
     Raises:
         UsageError: the sequence is longer than the model can place.
     """
-    prompt, separators = family.prompt(question, layout), family.separators()
+    prompt, separators = family.prompt(question, layout, history), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
     joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
     order = rows.order.to(joined.device)

@@ -102,6 +102,8 @@ class StageLedger:
         layer_rows: rows that entered each decoder layer in the prefill.
         layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
+        video_rows: rows that entered each layer when that prefix was read for this answer; else empty.
+        video_updated: rows that each of them computed then.
         frame_times: [T] seconds, of the sampled frames.
         frames_encoded: how many of them went through the vision tower.
         keep_requested: the share that was asked for.
@@ -115,6 +117,8 @@ class StageLedger:
     layer_rows: list[int] = field(default_factory=list)
     layer_updated: list[int] = field(default_factory=list)
     layer_cached: list[int] = field(default_factory=list)
+    video_rows: list[int] = field(default_factory=list)
+    video_updated: list[int] = field(default_factory=list)
     frame_times: list[float] = field(default_factory=list)
     frames_encoded: int = 0
     keep_requested: float = 1.0
@@ -150,6 +154,11 @@ class StageLedger:
     def seconds(self) -> float:
         """Sum over the stages that ran."""
         return sum(stage.seconds for stage in self.stages if not stage.reused)
+
+    @property
+    def continues(self) -> bool:
+        """Whether an earlier answer had read the video already."""
+        return bool(self.layer_cached) and not self.video_rows
 
     def find(self, name: str) -> StageRecord | None:
         """The record of a stage, None when it did not run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -25,6 +25,7 @@ from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
+from vidcomp.models.base import Turn
 from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
@@ -114,23 +115,25 @@ class VideoLM:
 
     def ask(
         self,
-        video: VideoPath | EncodedVideo,
+        video: VideoPath | WatchedVideo | EncodedVideo,
         question: str,
         *,
         method: str | Method | None = None,
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        history: Sequence[Turn] = (),
         balance: AttentionBalance | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
 
         Args:
-            video: a file, or what :meth:`encode` returned.
+            video: a file, or what :meth:`encode` returned; what :meth:`watch` returned is compressed anew.
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
             stop: asked after every token; True ends the answer there.
+            history: turns of the conversation before this question, (question, answer) each.
             balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
@@ -141,7 +144,7 @@ class VideoLM:
         encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
-        prefill = self.prepare(encoded, question, balance)
+        prefill = self.prepare(encoded, question, history, balance)
         if encoded is video:  # it may be asked again: what comes before the question is read once
             prefill = encoded.prefix.continued(self.family, prefill, ledger)
         waited = time.perf_counter()
@@ -155,7 +158,7 @@ class VideoLM:
             seed=config.generate.seed,
         )  # fmt: skip
 
-    def stream(self, video: VideoPath | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
+    def stream(self, video: VideoPath | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
@@ -238,7 +241,11 @@ class VideoLM:
     # -- the stages
 
     def _encoded(
-        self, video: VideoPath | EncodedVideo, question: str, method: str | Method | None, settings: dict[str, Any]
+        self,
+        video: VideoPath | WatchedVideo | EncodedVideo,
+        question: str,
+        method: str | Method | None,
+        settings: dict[str, Any],
     ) -> EncodedVideo:
         if not isinstance(video, EncodedVideo):
             return self.encode(video, question=question, method=method, **settings)
@@ -286,13 +293,20 @@ class VideoLM:
         chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
         return chosen
 
-    def prepare(self, encoded: EncodedVideo, question: str, balance: AttentionBalance | None = None) -> Prefill:
+    def prepare(
+        self,
+        encoded: EncodedVideo,
+        question: str,
+        history: Sequence[Turn] = (),
+        balance: AttentionBalance | None = None,
+    ) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
-        watched, schedule = encoded.watched, encoded.schedule
+        watched, schedule, positions = encoded.watched, encoded.schedule, encoded.config.outer.positions
         separators = len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, encoded.tokens.positions, separators)
-        positions = encoded.config.outer.positions
-        return assembled(self.family, watched.layout, encoded.tokens, question, positions, schedule, facts, balance)
+        return assembled(
+            self.family, watched.layout, encoded.tokens, question, positions, schedule, history, facts, balance
+        )
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, caption, doctor, methods, report
+from vidcomp.cli import ask, bench, caption, chat, doctor, methods, models, report
 from vidcomp.cli.console import data, print_error
 from vidcomp.errors import BatchFailures, UsageError, VidcompError
 
@@ -33,9 +33,11 @@ app = typer.Typer(
     "5 some inputs of a batch failed, 6 out of memory, 130 interrupted.",
 )
 app.command()(ask.ask)
+app.command()(chat.chat)
 app.command()(caption.caption)
 app.command()(report.report)
 app.command()(methods.methods)
+app.command()(models.models)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 

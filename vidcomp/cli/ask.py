@@ -1,10 +1,10 @@
-"""vidcomp ask: one question about one video."""
+"""vidcomp ask: one question about one video, or several for one encode."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from vidcomp.cli.notes import model_notes, summary
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig
 
-__all__ = ["ask"]
+if TYPE_CHECKING:
+    from vidcomp.result import Answer
+
+__all__ = ["ask", "write_piece"]
 
 
 @with_ui
@@ -21,22 +24,39 @@ __all__ = ["ask"]
 def ask(
     video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
     question: Annotated[str, typer.Argument(help="what to ask about it", show_default=False)],
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="one more question for the same encode; repeatable", metavar="QUESTION"),
+    ] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
-    """Answer a question about a video; the answer streams to stdout."""
-    from vidcomp.cli.session import open_model
+    """Answer a question about a video; the answer streams to stdout. With --also, one line per answer."""
+    from vidcomp.cli.session import check_request, open_model
+    from vidcomp.conversation import Conversation
 
+    on_text = None if ui.json else write_piece
+    for more in also or ():
+        check_request(config, more)
     with open_model(config, ui, video, question) as lm:
-        answer = lm.ask(video, question, on_text=None if ui.json else _write)
+        if not also:
+            _show(lm.ask(video, question, on_text=on_text), config, ui)
+            return
+        talk = Conversation(lm, video, remember=False)
+        for each in (question, *also):
+            _show(talk.ask(each, on_text), config, ui)
+
+
+def write_piece(piece: str) -> None:
+    """A piece of an answer on stdout, at once."""
+    sys.stdout.write(printable(piece))
+    sys.stdout.flush()
+
+
+def _show(answer: Answer, config: RunConfig, ui: Ui) -> None:
     if ui.json:
         data({**answer.to_dict(), "notes": model_notes(config.model.model)})
         return
-    _write("\n")
+    write_piece("\n")
     ui.note(summary(answer))
-
-
-def _write(piece: str) -> None:
-    sys.stdout.write(printable(piece))
-    sys.stdout.flush()

@@ -24,8 +24,9 @@ def summary(answer: Answer) -> str:
     """One line: how much of the video the model read, and how long it took."""
     tokens, ledger = answer.ledger.tokens, answer.ledger
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
+    read = ", read before" if ledger.continues else ""
     degraded = f" [degraded: {answer.frames.degraded}]" if answer.frames.degraded else ""
     return (
-        f"{tokens.kept} of {tokens.uncompressed} visual tokens ({ledger.keep_actual:.1%}){inside}, "
+        f"{tokens.kept} of {tokens.uncompressed} visual tokens ({ledger.keep_actual:.1%}){inside}{read}, "
         f"{len(ledger.frame_times)} frames, {ledger.seconds:.2f} s{degraded}"
     )

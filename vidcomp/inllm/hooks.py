@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vidcomp.errors import ModelError
+from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.cache import CompressedCache
 from vidcomp.inllm.scoring import AttentionInput
 
@@ -24,10 +24,12 @@ class Attachment:
 
     Raises:
         ModelError: the decoder is not shaped as the hooks expect, or its attention kernel cannot be cut.
+        UsageError: the model has the hooks already; a second set would reduce twice.
     """
 
     def __init__(self, model: Any) -> None:
         check_decoder(model)
+        check_free(model)
         self._handles: list[RemovableHandle] = []
         decoder = model.get_decoder()
         for index, layer in enumerate(decoder.layers):
@@ -86,6 +88,18 @@ class _LayerHook:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, CompressedCache) and cache.balance is not None:
             cache.note_balance(self.index)
+
+
+def check_free(model: Any) -> None:
+    """Raise UsageError when the hooks are on this model."""
+    hooks = model.get_decoder().layers[0]._forward_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), _LayerHook) for hook in hooks):
+        raise UsageError(
+            "this model is being compressed already",
+            why="a VideoLM or another compress() block holds it",
+            hint="close that one first; threads share one block",
+            code="attached",
+        )
 
 
 def check_decoder(model: Any) -> None:

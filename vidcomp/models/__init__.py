@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_config, checkpoint_folder
-from vidcomp.models.architectures import ARCHITECTURES, random_family
+from vidcomp.models.architectures import ARCHITECTURES, find_architecture, random_checkpoint
 from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
 from vidcomp.models.internvl import InternVL
@@ -27,6 +29,7 @@ __all__ = [
     "Layout",
     "ModelShape",
     "Prompt",
+    "adapter_of",
     "family_class",
     "load_family",
     "random_family",
@@ -60,6 +63,26 @@ def load_family(config: ModelConfig) -> Family:
     return kind(load_checkpoint(config, folder))
 
 
+def adapter_of(model: Any) -> Family:
+    """The adapter of a stock model that is loaded already, without tokenizer and processor settings.
+
+    Raises:
+        ModelError: its family is not supported.
+    """
+    kind = str(getattr(getattr(model, "config", None), "model_type", None))
+    return family_class(kind, getattr(model, "name_or_path", "") or type(model).__name__).of_model(model)
+
+
+def random_family(name: str, config: ModelConfig, seed: int = 0) -> Family:
+    """A full-size architecture with random weights, for timing; arguments as :func:`random_checkpoint`.
+
+    Raises:
+        UsageError: unknown name. OutOfMemory: it does not fit.
+    """
+    kind = family_class(find_architecture(name).model_type, name)
+    return kind(random_checkpoint(name, kind, config, seed))
+
+
 def family_class(model_type: str, name: str) -> type[Family]:
     """The adapter class for a ``model_type``; ``name`` is for the error message."""
     kind = FAMILIES.get(model_type)
@@ -67,7 +90,7 @@ def family_class(model_type: str, name: str) -> type[Family]:
         raise ModelError(
             f"{name} is of the family {model_type!r}",
             why=f"supported families: {', '.join(sorted(FAMILIES))}",
-            hint="--model nano, or a checkpoint of a supported family",
+            hint="--model nano, or a checkpoint of a supported family (see: vidcomp models)",
             code="unknown_family",
         )
     return kind

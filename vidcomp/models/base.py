@@ -4,9 +4,10 @@ family."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.models.prompt import Markers, Prompt, tokenized
 
-__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape"]
+__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape", "Turn"]
+
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 DEFAULT_FRAMES = 32  # the customary number in the literature, for checkpoints that do not name one
 
@@ -84,6 +88,7 @@ class Family(ABC):
     signals: ClassVar[frozenset[str]] = TOWER_SIGNALS  # what the tower can tell besides features
     slot: ClassVar[str] = "<video>"  # what the chat template writes for a video
     visual: ClassVar[str] = "<video>"  # the token that stands for one visual row in the stock model's ids
+    visual_key: ClassVar[str] = "video_token_id"  # where the model's config has its id
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
     leading: ClassVar[int] = 0  # rows of the tower before the patches; the first is the class token
@@ -95,6 +100,14 @@ class Family(ABC):
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.settings = checkpoint.video_settings
+
+    @classmethod
+    def of_model(cls, model: Any) -> Family:
+        """The adapter of a model that someone else loaded. Without a tokenizer it writes no prompts, without the
+        processor's settings it makes no pixels; everything after them works."""
+        vision = model.config.vision_config
+        settings = {"patch_size": vision.patch_size, "merge_size": getattr(vision, "spatial_merge_size", 2)}
+        return cls(Checkpoint(model.name_or_path or cls.model_type, model, None, settings, None))
 
     # -- facts
 
@@ -128,7 +141,7 @@ class Family(ABC):
     @property
     def visual_id(self) -> int:
         """Id of the token that stands for a visual row."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.visual))
+        return int(getattr(self.model.config, self.visual_key))
 
     @property
     def position_limit(self) -> int | None:
@@ -177,6 +190,18 @@ class Family(ABC):
         """What is known per patch, [t, patches] or [t, patches, C] in the order of the tower's rows, brought to the
         tokens as the features are: [t, N] or [t, N, C]."""
 
+    @abstractmethod
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """The layout of the one video that the stock model has just read; its times are not known: one frame a second.
+
+        Args:
+            call: arguments by name of the tower's last call.
+            rows: how many visual tokens the request holds, separators left out.
+
+        Returns:
+            None when they are not the tokens of one whole video.
+        """
+
     def markers(self, layout: Layout) -> Markers:
         """Text around the visual tokens of each slice; none by default."""
         return Markers(("",) * layout.slices)
@@ -191,13 +216,13 @@ class Family(ABC):
         rows = len(prompt) + layout.slices * layout.tokens + len(self.separators())
         return torch.arange(rows)[None]
 
-    def render(self, question: str) -> str:
-        """The chat prompt with one ``slot`` for the video.
+    def render(self, question: str, history: Sequence[Turn] = ()) -> str:
+        """The chat prompt with one ``slot`` for the video, in front of the first question of a conversation.
 
         Raises:
             ModelError: the checkpoint has no chat template.
         """
-        return self._templated(question, self.checkpoint.chat_template)
+        return self._templated(question, history, self.checkpoint.chat_template)
 
     # -- what follows from it
 
@@ -213,13 +238,15 @@ class Family(ABC):
         """The layout of frames [F, h, w, 3] whose times are not known: one per second."""
         return self.layout([float(t) for t in range(len(frames))], frames.shape[1], frames.shape[2], len(frames))
 
-    def prompt(self, question: str, layout: Layout) -> Prompt:
+    def prompt(self, question: str, layout: Layout, history: Sequence[Turn] = ()) -> Prompt:
         """The request as text tokens with places for the visual tokens; the ids are those of the stock processor.
+
+        ``history`` holds the turns before this question.
 
         Raises:
             UsageError: the rendered prompt does not hold exactly one video.
         """
-        prompt = tokenized(self.tokenizer, self.render(question), self.slot, self.markers(layout), self.visual)
+        prompt = tokenized(self.tokenizer, self.render(question, history), self.slot, self.markers(layout), self.visual)
         if prompt is None:
             raise UsageError(
                 "the prompt does not hold exactly one video",
@@ -249,13 +276,18 @@ class Family(ABC):
 
     def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
         """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
-        if not signals:
-            return self.features(pixels, layout)
-        with probe_signals(encoder_layers(self.tower), self.last_layer, signals, self.leading) as found:
+        with self.watching(signals) as told:
             encoded = self.features(pixels, layout)
-        shape = (len(pixels), layout.patches)  # packed towers run on the rows of all slices
-        by_slice = {name: rows.reshape(*shape, *rows.shape[2:]) for name, rows in found.items()}
-        return replace(encoded, signals={name: self.pool(rows, layout) for name, rows in by_slice.items()})
+        return replace(encoded, signals=told(layout))
+
+    @contextmanager
+    def watching(self, signals: frozenset[str]) -> Iterator[Callable[[Layout], dict[str, Tensor]]]:
+        """Collect what the tower tells while the block runs it; yields a function that gives it, each [t, N, ...]."""
+        if not signals:
+            yield lambda layout: {}
+            return
+        with probe_signals(encoder_layers(self.tower), self.last_layer, signals, self.leading) as found:
+            yield lambda layout: {name: self.pool(_by_slice(rows, layout), layout) for name, rows in found.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [n] as input rows [n, D]."""
@@ -270,12 +302,17 @@ class Family(ABC):
             pixels = self.pixels(frames[start : start + step], layout)
             yield self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)
 
-    def _templated(self, question: str, template: str | None) -> str:
-        message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
+    def _templated(self, question: str, history: Sequence[Turn], template: str | None) -> str:
+        said = [text for turn in history for text in turn] + [question]
+        messages: list[dict[str, Any]] = [
+            {"role": ("user", "assistant")[index % 2], "content": [{"type": "text", "text": text}]}
+            for index, text in enumerate(said)
+        ]
+        messages[0]["content"].insert(0, {"type": "video"})
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [message], tokenize=False, add_generation_prompt=True, chat_template=template
+                    messages, tokenize=False, add_generation_prompt=True, chat_template=template
                 )
             )
         except (ValueError, TypeError) as error:
@@ -284,3 +321,8 @@ class Family(ABC):
                 why=str(error).splitlines()[0],
                 hint="a hub checkpoint ships chat_template.json or chat_template.jinja; is the folder complete?",
             ) from error
+
+
+def _by_slice(rows: Tensor, layout: Layout) -> Tensor:
+    """[t, patches, ...], also from towers that run on the rows of all slices at once."""
+    return rows.reshape(-1, layout.patches, *rows.shape[2:])

@@ -11,7 +11,7 @@ from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import CLASS_SIGNALS, TOWER_SIGNALS
 from vidcomp.models.prompt import Markers
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.square import SquareFamily
 
 __all__ = ["InternVL"]
 
@@ -21,6 +21,7 @@ class InternVL(SquareFamily):
 
     model_type = "internvl"
     visual = "<IMG_CONTEXT>"
+    visual_key = "image_token_id"
     leading = 1
     signals = TOWER_SIGNALS | CLASS_SIGNALS
     about = About(
@@ -35,11 +36,6 @@ class InternVL(SquareFamily):
     def tokens_per_side(self) -> int:
         """32 patches become 16 tokens."""
         return int(self.patches_per_side * self.model.config.downsample_ratio)
-
-    @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names."""
-        return last_feature_layer(self.model.config, self.tower)
 
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import CLASS_SIGNALS, TOWER_SIGNALS
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.square import SquareFamily, frame_rows
 from vidcomp.pixels import resize
 
 __all__ = ["LlavaNextVideo"]
@@ -24,17 +23,15 @@ class LlavaNextVideo(SquareFamily):
         "LLaVA-NeXT-Video",
         ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava-hf/LLaVA-NeXT-Video-34B-hf"),
         tokens="144 per frame (24 x 24 patches, 2 x 2 to one)",
-        limits=("a centre crop throws the sides of wide frames away, 44 % of a 16:9 picture",),
+        limits=(
+            "the language model was made for 4096 positions, stretched 2.5 times",
+            "a centre crop throws the sides of wide frames away, 44 % of a 16:9 picture",
+        ),
     )
 
     def tokens_per_side(self) -> int:
         """24 patches become 12 tokens."""
         return self.patches_per_side // int(self.model.config.spatial_pool_stride)
-
-    @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names, the last but one."""
-        return last_feature_layer(self.model.config, self.tower)
 
     def squared(self, frames: Tensor, mode: str) -> Tensor:
         """Shorter side to ``size.shortest_edge``, then a centre crop."""
@@ -50,5 +47,4 @@ class LlavaNextVideo(SquareFamily):
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]; a tensor in newer releases, one tensor per video in older ones."""
         out = self.model.base_model.get_video_features(pixels[None], return_dict=True).pooler_output
-        rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
-        return Encoded(rows.reshape(len(pixels), layout.tokens, -1))
+        return Encoded(frame_rows(out, layout))

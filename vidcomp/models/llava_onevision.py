@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
-from vidcomp.models.square import SquareFamily, last_feature_layer
+from vidcomp.models.square import SquareFamily
 
 __all__ = ["LlavaOnevision"]
 
@@ -32,11 +32,6 @@ class LlavaOnevision(SquareFamily):
     def tokens_per_side(self) -> int:
         """27 patches become 14 tokens."""
         return math.ceil(self.patches_per_side / 2)
-
-    @property
-    def last_layer(self) -> int:
-        """The layer that ``vision_feature_layer`` names."""
-        return last_feature_layer(self.model.config, self.tower)
 
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D], without the newline row."""

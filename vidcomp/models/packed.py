@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,18 @@ class PackedFamily(Family):
         unit = self.patch * self.merge
         grid = (size[0] // unit, size[1] // unit)
         return size, grid, grid[0] * grid[1] * self.merge**2
+
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """The tower is told the grid of patches; it is the same one in every copy of a batch."""
+        grids = call["grid_thw"].tolist()
+        merge = int(call["merge_sizes"][0]) if "merge_sizes" in call else self.merge
+        slices, high, wide = grids[0]
+        if any(grid != grids[0] for grid in grids) or slices * high * wide != rows * merge**2:
+            return None
+        times = tuple(float(second) for second in range(slices * self.frames_per_slice))
+        size = (high * self.patch, wide * self.patch)
+        grid = (high // merge, wide // merge)
+        return Layout(times, float(len(times)), size, grid, high * wide, self.frames_per_slice)
 
     def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
         """Patch rows of each slice: [t, patches, 3 * P * patch * patch]."""

@@ -20,7 +20,10 @@ from vidcomp.models.prompt import Prompt
 
 __all__ = ["Qwen25VL", "Qwen2VL"]
 
-_GRID_NOTE = "the grid follows the decoded size, with the checkpoint's pixel limits per frame: 1280 x 720 costs 1196"
+_GRID_NOTE = (
+    "the grid follows the decoded size, with the checkpoint's pixel limits per frame: two frames of 1280 x 720 cost "
+    "1196 tokens"
+)
 
 
 class Qwen2VL(PackedFamily):
@@ -36,7 +39,7 @@ class Qwen2VL(PackedFamily):
         limits=(
             _GRID_NOTE,
             "a slice is a pair of frames: it is encoded when either frame changed, and spans end at pairs",
-            "time is in positions only, and they carry no seconds in this family",
+            "temporal positions count slices, not seconds",
         ),
     )
 

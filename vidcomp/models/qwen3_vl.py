@@ -6,7 +6,9 @@ language model. They are merged with the weights of their tokens, and leave with
 
 from __future__ import annotations
 
-from vidcomp.models.base import About
+from dataclasses import replace
+
+from vidcomp.models.base import About, ModelShape
 from vidcomp.models.layout import Layout
 from vidcomp.models.packed import fitted
 from vidcomp.models.prompt import Markers
@@ -64,5 +66,11 @@ class Qwen3VLMoe(Qwen3VL):
         ("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-VL-235B-A22B-Instruct"),
         tokens=Qwen3VL.about.tokens,
         between=Qwen3VL.about.between,
-        limits=(*Qwen3VL.about.limits, "reported FLOPs count the dense width of a layer, not its experts"),
+        limits=(*Qwen3VL.about.limits, "reported FLOPs count the experts that a token visits, in every layer"),
     )
+
+    @property
+    def shape(self) -> ModelShape:
+        """The MLP is as wide as the experts that one token visits."""
+        text = self.model.config.get_text_config()
+        return replace(super().shape, mlp_width=text.num_experts_per_tok * text.moe_intermediate_size)

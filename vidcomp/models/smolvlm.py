@@ -6,15 +6,15 @@ enlarged first and squashed to the tower's square afterwards, as the stock proce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-import torch
 from torch import Tensor
 
-from vidcomp.models.base import About, Encoded
+from vidcomp.models.base import About, Encoded, Turn
 from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
-from vidcomp.models.square import SquareFamily
+from vidcomp.models.square import SquareFamily, frame_rows
 from vidcomp.pixels import resize
 
 __all__ = ["SmolVLM", "in_words"]
@@ -32,6 +32,7 @@ class SmolVLM(SquareFamily):
 
     model_type = "smolvlm"
     visual = "<image>"
+    visual_key = "image_token_id"
     about = About(
         "SmolVLM2",
         tuple(f"HuggingFaceTB/SmolVLM2-{size}-Instruct" for size in ("256M-Video", "500M-Video", "2.2B")),
@@ -61,8 +62,7 @@ class SmolVLM(SquareFamily):
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]; a list with one tensor per video in newer releases, a tensor in older ones."""
         out = self.model.base_model.get_image_features(pixels[None], return_dict=True).pooler_output
-        rows = torch.cat(list(out)) if isinstance(out, (list, tuple)) else out
-        return Encoded(rows.view(len(pixels), layout.tokens, -1))
+        return Encoded(frame_rows(out, layout))
 
     def markers(self, layout: Layout) -> Markers:
         """Minutes and seconds of every frame, cut to whole seconds."""
@@ -75,9 +75,11 @@ class SmolVLM(SquareFamily):
             outro="\n\n",
         )  # fmt: skip
 
-    def render(self, question: str) -> str:
+    def render(self, question: str, history: Sequence[Turn] = ()) -> str:
         """The library's own form for videos."""
-        return f"<|im_start|>User: {self.slot}{question}<end_of_utterance>\nAssistant:"
+        end = "<end_of_utterance>\n"
+        before = "".join(f"{asked}{end}Assistant: {answered}{end}User: " for asked, answered in history)
+        return f"<|im_start|>User: {self.slot}{before}{question}{end}Assistant:"
 
 
 def in_words(number: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import avg_pool2d
 
 from vidcomp.models.base import Family
 from vidcomp.models.checkpoint import Checkpoint
@@ -16,7 +18,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import encoder_layers
 from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
-__all__ = ["SquareFamily", "last_feature_layer"]
+__all__ = ["SquareFamily", "frame_rows"]
 
 
 class SquareFamily(Family):
@@ -34,13 +36,29 @@ class SquareFamily(Family):
         side = self.tokens_per_side()
         return side, side
 
+    @abstractmethod
     def tokens_per_side(self) -> int:
         """Tokens along one side of a frame, after pooling."""
-        raise NotImplementedError
+
+    @property
+    def last_layer(self) -> int:
+        """The layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
+        count = len(encoder_layers(self.tower))
+        chosen = getattr(self.model.config, "vision_feature_layer", -1)
+        states = [chosen] if isinstance(chosen, int) else list(chosen)
+        return max(state if state >= 0 else count + 1 + state for state in states) - 1
 
     def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
         """The same for every clip."""
         return (self.side, self.side), self.grid, self.patches_per_side**2
+
+    def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
+        """Every frame has the same number of tokens."""
+        frames, left = divmod(rows, self.grid[0] * self.grid[1])
+        if left or not frames:
+            return None
+        times = tuple(float(second) for second in range(frames))
+        return Layout(times, float(frames), (self.side, self.side), self.grid, self.patches_per_side**2)
 
     def pixels(self, frames: NDArray[np.uint8], layout: Layout | None = None) -> Tensor:
         """Brought to the tower's square and normalised: [t, 3, S, S]."""
@@ -62,15 +80,13 @@ class SquareFamily(Family):
 
     def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
         """[t, C, side, side] to [t, C, H, W]: the mean over the block of patches that becomes one token."""
-        return functional.avg_pool2d(planes, self.patches_per_side // grid[0])
+        return avg_pool2d(planes, self.patches_per_side // grid[0])
 
 
-def last_feature_layer(config: Any, tower: torch.nn.Module) -> int:
-    """Index of the last encoder layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
-    count = len(encoder_layers(tower))
-    chosen = config.vision_feature_layer
-    states = [chosen] if isinstance(chosen, int) else list(chosen)
-    return max(state if state >= 0 else count + 1 + state for state in states) - 1
+def frame_rows(output: Any, layout: Layout) -> Tensor:
+    """Features of the stock model as [t, N, D]: a tensor in some releases and families, one per video in others."""
+    rows = torch.cat(list(output)) if isinstance(output, (list, tuple)) else output
+    return rows.reshape(-1, layout.tokens, rows.shape[-1])
 
 
 def _number(side: Any) -> int:

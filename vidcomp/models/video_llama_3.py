@@ -32,6 +32,7 @@ class VideoLlama3(PackedFamily):
         limits=(
             "the upper pixel limit is shared by the frames of the clip, so more frames make smaller pictures",
             "the processor's own token compression is off: keep 1 is `use_token_compression=False`",
+            "the stock forward computes logits for every row of the prompt, so a long prompt takes much memory",
             "the original repositories run remote code and are not supported",
         ),
     )

@@ -52,8 +52,15 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     tokens = ledger.tokens
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
-    actual = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
+    actual = _actual(ledger, shape)
     return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual)
+
+
+def _actual(ledger: StageLedger, shape: ModelShape) -> Cost:
+    """What this answer computed, and the keys that were there when it was written."""
+    question = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
+    video = prefill_cost(shape, ledger.video_rows, ledger.video_updated)
+    return Cost(question.flops + video.flops, question.kv_bytes)
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int, actual: Cost) -> Iterator[ReportLine]:

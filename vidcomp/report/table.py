@@ -83,7 +83,7 @@ def _summary(report: Report, ledger: StageLedger) -> Text:
     tokens = ledger.tokens
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
     markers = f" + {tokens.markers} marker" if tokens.markers else ""
-    cached = f", {tokens.cached} of them read before" if tokens.cached else ""
+    cached = f", {tokens.cached} of them read before" if ledger.continues else ""
     left = f" ({tokens.markers_dropped} marker rows left with their frames)" if tokens.markers_dropped else ""
     return Text(
         f"visual tokens: {tokens.uncompressed} -> {tokens.kept} "

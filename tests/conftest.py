@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not eat the cores they wait for
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

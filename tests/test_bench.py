@@ -98,7 +98,7 @@ def test_an_interrupted_run_continues(nano, small, monkeypatch):
 
 def test_answers_read_off_are_those_of_generation(nano, tmp_path):
     """An answer counts as right exactly when greedy generation writes it."""
-    from vidcomp.bench.accuracy import _answers, _compare, _papers
+    from vidcomp.bench.accuracy import _compare, _papers, _read_answer
     from vidcomp.nano.files import write_mp4
     from vidcomp.nano.seeds import TEST
 
@@ -106,10 +106,18 @@ def test_answers_read_off_are_those_of_generation(nano, tmp_path):
     write_mp4(paper.video, tmp_path / "v.mp4")
     for keep in (1.0, 0.1):
         encoded = nano.encode(tmp_path / "v.mp4", keep=keep)
-        answers = _answers(nano, encoded, paper.questions)
+        answers = [_read_answer(nano, encoded, question) for question in paper.questions]
         marked = _compare(answers, answers, 0)["right"]
         written = [nano.ask(encoded, question.text).text == question.answer for question in paper.questions]
         assert marked == written
+
+
+def test_a_method_that_reads_the_question_is_asked_for_each(nano):
+    """Signals of all methods are collected in one pass; a question-aware one encodes the video per question."""
+    bench = bench_accuracy(nano, ["longvu", "flowcut"], [0.3], questions=4)
+    assert [(row.method, row.n) for row in bench.rows] == [("longvu", 4), ("flowcut", 4)]
+    longvu, flowcut = bench.rows
+    assert 1 <= longvu.tokens <= flowcut.tokens == 87  # the ceiling of 0.3 * 288
 
 
 def test_plots_open(small, tmp_path):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
 import torch
-from safetensors import safe_open
+from goldens import cases, check, needed, of, tensor
 from torch import Tensor
 
 from vidcomp.inllm.merge import halving_merge, kept_count
@@ -17,48 +13,12 @@ from vidcomp.methods.holitom import Holitom, effective_keep
 from vidcomp.spans.global_dp import global_spans
 from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
-GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "goldens"
 DEFAULTS = {"D": 0.0, "Beta": 0.6, "K": 7, "max_window_size": 1024, "NO_BETA": None}
+CASES = cases("holitom")
+pytestmark = needed
 
 
-def load_cases() -> list[dict[str, Any]]:
-    if not (GOLDENS / "index.json").is_file():
-        return []
-    index = json.loads((GOLDENS / "index.json").read_text())
-    return [case for case in index["cases"] if case["method"] == "holitom"]
-
-
-CASES = load_cases()
-pytestmark = pytest.mark.skipif(not CASES, reason="the shared goldens are not next to this repository")
-
-
-def of_stage(stage: str) -> list[Any]:
-    return [pytest.param(case, id=case["id"]) for case in CASES if case["stage"] == stage]
-
-
-def tensor(entry: dict[str, Any]) -> Tensor:
-    with safe_open(GOLDENS / entry["file"], framework="pt") as file:
-        return file.get_tensor(entry["tensor"])
-
-
-def check(case: dict[str, Any], name: str, value: Any) -> None:
-    """Compare one output as its entry asks; a case that hinges on ties is only compared in shape."""
-    entry = case["outputs"][name]
-    if "value" in entry:
-        assert np.isclose(value, entry["value"], rtol=1e-9, atol=0), name
-        return
-    value = torch.as_tensor(value)
-    assert list(value.shape) == entry["shape"], name
-    if case["parity"] == "informative" and name in case["stability"].get("unstable_outputs", {}):
-        return
-    expected = tensor(entry)
-    if entry["compare"] == "exact":
-        assert value.tolist() == expected.tolist(), name
-    else:
-        np.testing.assert_allclose(value.numpy(), expected.numpy(), **case["tolerance"], err_msg=name)
-
-
-@pytest.mark.parametrize("case", of_stage("windows"))
+@of("holitom", "windows")
 def test_windows(case: dict[str, Any]) -> None:
     params = case["params"]
     spans, saved = global_spans(tensor(case["inputs"]["feature_sim"]), params["tau"], params["max_window_size"])
@@ -112,7 +72,7 @@ def with_newlines(view: TokenView, reduction: Reduction, newline: Tensor, policy
     return torch.stack(rows if grid else [*rows, newline]), lengths
 
 
-@pytest.mark.parametrize("case", of_stage("outer"))
+@of("holitom", "outer")
 def test_outer(case: dict[str, Any]) -> None:
     view, reduction = run_outer(case)
     params = DEFAULTS | case["params"]
@@ -155,7 +115,7 @@ def repaired_twin(case: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("case", of_stage("inner"))
+@of("holitom", "inner")
 def test_inner(case: dict[str, Any]) -> None:
     params = case["params"]
     start, length = params["image_start"], params["image_length"]

@@ -28,6 +28,27 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("holitom", {"tau": 0.5, "beta": None, "k": 3}),
     ("holitom", {"contextual": 0.5, "max_span": 2}),
     ("holitom", {"contextual": 1.0, "k": 1, "tau": -2.0}),
+    ("fastvid", {}),
+    ("fastvid", {"cuts": 2, "tau": -1.0, "stride": 1, "context": 1.0, "beta": 0.0}),
+    ("fastvid", {"official": "onevision"}),
+    ("prunevid", {}),
+    ("prunevid", {"tau": 0.3, "segments": 1.0, "official": True}),
+    ("framefusion", {}),
+    ("framefusion", {"threshold": -1.0}),
+    ("longvu", {}),
+    ("longvu", {"same_frame": 2.0, "same_token": 0.3, "official": True}),
+    ("vidcom2", {}),
+    ("vidcom2", {"official": True, "temperature": 1.0}),
+    ("dycoke", {}),
+    ("aim", {}),
+    ("aim", {"official": True}),
+    ("visionzip", {}),
+    ("visionzip", {"dominant": 0.2}),
+    ("divprune", {}),
+    ("vispruner", {}),
+    ("vispruner", {"important": 0.0}),
+    ("fastervlm", {}),
+    ("flowcut", {}),
     ("evs", {}),
     ("evs", {"first": "budget"}),
     ("fopru", {}),
@@ -40,9 +61,32 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("vtc_cls", {"normalize": True, "start": 1}),
     ("flashvid", {}),
     ("flashvid", {"alpha": 0.0, "event": False, "segments": 1}),
+    ("kitoke", {}),
+    ("kitoke", {"sampling": "systematic", "project": 4}),
+    ("unified_st", {}),
+    ("unified_st", {"tau": 0.3, "clusters": 1.0, "project": 4}),
+    ("gleanvid", {}),
+    ("lftr_like", {}),
+    ("lftr_like", {"time": 1.0}),
+    ("globalcom2", {}),
+    ("tome", {}),
+    ("turbo", {}),
+    ("turbo", {"alpha": 0}),
+    ("todre", {}),
+    ("kffocus", {}),
+    ("mmtok", {}),
+    ("mmtok", {"window": 1, "alpha": 0.0}),
+    ("cluster", {}),
+    ("cluster", {"window": 3, "rounds": 1}),
+    ("recoverable", {}),
+    ("recoverable", {"adaptive": True}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
-EXACT = {"random", "uniform", "llavolta", "fopru", "vtc_cls", "vscan"}  # exactly the ceiling of keep * T * N
+EXACT = {  # exactly the ceiling of keep * T * N, but for settings that reproduce published counts
+    "aim", "divprune", "fastervlm", "fastvid", "flowcut", "fopru", "framefusion", "llavolta", "random", "uniform",
+    "vidcom2", "visionzip", "vispruner", "vscan", "vtc_cls",
+}  # fmt: skip
+PUBLISHED = {"fastvid", "vidcom2"}
 IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
 every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
 
@@ -82,7 +126,7 @@ def same(one: Reduction, other: Reduction) -> bool:
 
 
 @every_setting
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(kind=kinds, shape=shapes, dtype=dtypes, keep=keeps, seed=st.integers(0, 99))
 def test_every_method(
     name: str,
@@ -99,7 +143,7 @@ def test_every_method(
     frames, tokens = shape[:2]
 
     assert 1 <= reduction.kept <= view.total
-    if name in EXACT and parameters.get("mode") != "rows":
+    if name in EXACT and parameters.get("mode") != "rows" and not (name in PUBLISHED and "official" in parameters):
         assert reduction.kept == token_budget(view.total, keep)
     if reduction.raster:
         assert bool((reduction.anchors.diff() > 0).all())
@@ -126,14 +170,19 @@ def check_weights(reduction: Reduction) -> None:
     """Shares of each survivor sum to one, its anchor is a member of it, and dropped tokens weigh nothing."""
     used = reduction.assign >= 0
     sums = torch.zeros(reduction.kept).index_add_(0, reduction.assign[used], reduction.weights[used])
+    if reduction.more is not None:
+        sums.index_add_(0, reduction.more.survivor, reduction.more.weight)
+        assert bool((reduction.more.weight > 0).all())
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
     assert torch.equal(reduction.assign[reduction.anchors], torch.arange(reduction.kept))
     assert bool((reduction.weights[~used] == 0).all()) and bool((reduction.weights >= 0).all())
 
 
 @every_setting
-@pytest.mark.parametrize("kind", ["scenes", "one value", "repeated tokens", "zeros"])
-@pytest.mark.parametrize("shape", [(8, 36, 32), (6, 196, 64)])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("one value", (8, 36, 32)), ("zeros", (8, 36, 32)), ("scenes", (6, 196, 64)), ("repeated tokens", (6, 196, 64))],
+)
 def test_same_on_any_number_of_threads(
     name: str, parameters: dict[str, Any], kind: str, shape: tuple[int, int, int]
 ) -> None:
@@ -141,7 +190,7 @@ def test_same_on_any_number_of_threads(
     before = torch.get_num_threads()
     found = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 3):
             torch.set_num_threads(threads)
             reduction = method(view, 0.15)
             found.append((reduction, apply_reduction(view, reduction).features))
@@ -149,6 +198,16 @@ def test_same_on_any_number_of_threads(
         torch.set_num_threads(before)
     assert all(same(found[0][0], reduction) for reduction, _ in found)
     assert all(torch.equal(found[0][1], features) for _, features in found)
+
+
+@every_setting
+@pytest.mark.parametrize("keep", [0.07, 0.3, 0.77])
+def test_exact_means_that_the_count_follows_from_the_shape(name: str, parameters: dict[str, Any], keep: float) -> None:
+    method = get_method(name, **parameters)
+    if not method.exact or "adaptive" in parameters:  # recoverable: lets outliers decide, on request
+        pytest.skip("the count depends on the video")
+    videos = [make_view(kind, (5, 16, 16), torch.float32, 1) for kind in ("scenes", "noise", "still", "one value")]
+    assert len({method(view, keep).kept for view in videos}) == 1
 
 
 @every_setting

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from vidcomp import methods as registry
+from vidcomp import registry
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method, method_names, methods
 from vidcomp.methods.holitom import Holitom
@@ -36,9 +36,9 @@ class Plugin:
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
-        EntryPoint("plug-in", f"{__name__}:Plugin", registry.GROUP),
-        EntryPoint("broken", "no_such_package:Method", registry.GROUP),
-        EntryPoint("holitom", f"{__name__}:Plugin", registry.GROUP),
+        EntryPoint("plug-in", f"{__name__}:Plugin", "vidcomp.methods"),
+        EntryPoint("broken", "no_such_package:Method", "vidcomp.methods"),
+        EntryPoint("holitom", f"{__name__}:Plugin", "vidcomp.methods"),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
@@ -50,6 +50,9 @@ def test_every_method_describes_itself() -> None:
     assert holitom.needs == {"salience"} and holitom.inner == "holitom" and "2505.21334" in holitom.source
     assert holitom.parameters == {"tau": None, "beta": 0.6, "k": 7, "contextual": 0.0, "max_span": 1024}
     assert all(row.summary and "\n" not in row.summary and row.source for row in rows.values())
+    read = [row for row in rows.values() if row.parity == "own reading"]
+    assert len(read) > 10 and all("our reading" in row.text.lower() for row in read)
+    assert rows["evs"].code and rows["todre"].code is None and rows["mmtok"].question_aware
 
 
 def test_parameters_reach_the_method() -> None:

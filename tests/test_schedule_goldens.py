@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
-from test_holitom_goldens import GOLDENS, check, tensor
+from goldens import check, needed, of, tensor
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
@@ -15,23 +14,11 @@ from vidcomp.inllm import get_schedule
 from vidcomp.inllm.aim import shares_after
 from vidcomp.inllm.base import best_rows
 from vidcomp.inllm.framefusion import merge_repeats, required_removal
+from vidcomp.inllm.prunevid import best_of_groups
 from vidcomp.inllm.scoring import Attention, AttentionInput, page_rank
 
 __all__ = ["apply_rotary_pos_emb"]  # looked up in the module of the attention class
-
-
-def cases(method: str, stage: str) -> list[Any]:
-    import json
-
-    if not (GOLDENS / "index.json").is_file():
-        return []
-    listed = json.loads((GOLDENS / "index.json").read_text())["cases"]
-    return [pytest.param(case, id=case["id"]) for case in listed if (case["method"], case["stage"]) == (method, stage)]
-
-
-pytestmark = pytest.mark.skipif(
-    not (GOLDENS / "index.json").is_file(), reason="the shared goldens are not next to this repository"
-)
+pytestmark = needed
 
 
 class Projections(nn.Module):
@@ -54,7 +41,7 @@ def rotary(length: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", cases("pyramiddrop", "rank_drop"))
+@of("pyramiddrop", "rank_drop")
 def test_pyramiddrop(case: dict[str, Any]) -> None:
     params, inputs = case["params"], {name: tensor(entry) for name, entry in case["inputs"].items()}
     start, before = params["image_start"], params["image_tokens_before"]
@@ -90,7 +77,7 @@ def grouped_by_hand(module: Projections, rows: Tensor) -> Tensor:
     return total / heads
 
 
-@pytest.mark.parametrize("case", cases("framefusion", "merge"))
+@of("framefusion", "merge")
 def test_framefusion_merge(case: dict[str, Any]) -> None:
     params, inputs = case["params"], {name: tensor(entry) for name, entry in case["inputs"].items()}
     feat, before = inputs["feat"], len(inputs["text_pre"])
@@ -123,7 +110,7 @@ def test_framefusion_merge(case: dict[str, Any]) -> None:
         check(case, "sparsity_list", torch.tensor(removed, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("case", cases("framefusion", "prune"))
+@of("framefusion", "prune")
 def test_framefusion_prune(case: dict[str, Any]) -> None:
     params, hidden = case["params"], tensor(case["inputs"]["hidden"])
     start, length = params["image_start"], params["image_length_now"]
@@ -136,7 +123,7 @@ def test_framefusion_prune(case: dict[str, Any]) -> None:
     check(case, "hidden", hidden[:, index])
 
 
-@pytest.mark.parametrize("case", cases("aim", "importance"))
+@of("aim", "importance")
 def test_aim_importance(case: dict[str, Any]) -> None:
     params, logits = case["params"], tensor(case["inputs"]["logits"])
     sharp = logits.div(params["tau_imp"]).softmax(-1)
@@ -149,7 +136,7 @@ def test_aim_importance(case: dict[str, Any]) -> None:
     check(case, "importance", page_rank(walk, logits.shape[2], params["iters"], params["d"]))
 
 
-@pytest.mark.parametrize("case", cases("aim", "prune_mask"))
+@of("aim", "prune_mask")
 def test_aim_prune_mask(case: dict[str, Any]) -> None:
     params, importance = case["params"], tensor(case["inputs"]["importance"])
     start, end, depth = params["visual_start"], params["visual_end"], params["num_layers"]
@@ -162,3 +149,16 @@ def test_aim_prune_mask(case: dict[str, Any]) -> None:
     check(case, "keep_mask", mask)
     plan = get_schedule("aim").plan(28)
     assert plan.get(params["layer_idx"] + 1, 1.0) == shares[params["layer_idx"]]
+
+
+@of("prunevid", "llm_select")
+def test_prunevid_select(case: dict[str, Any]) -> None:
+    params = case["params"]
+    scores, group = tensor(case["inputs"]["attn"]).amax((0, 1)), []
+    for static, dynamic, frames in zip(
+        *(params[f"{name}_sizes"] for name in ("static", "dynamic", "window")), strict=True
+    ):
+        number = max(group, default=-1) + 1
+        group += [number] * static + [number + 1 + i * frames // dynamic for i in range(dynamic)]
+    selected = best_of_groups(scores, torch.tensor(group), params["alpha"]).nonzero()[:, 0]
+    check(case, "selected_sorted", selected)

@@ -100,6 +100,20 @@ def test_signals_of_a_tower_with_class_token():
     torch.testing.assert_close(heads.value_norm(), value[:, :, 1:].mean(1).abs().sum(-1))
 
 
+@pytest.mark.parametrize("trust", [1.2, 99.0])
+def test_attention_from_patches_that_receive_much_themselves(monkeypatch, trust):
+    monkeypatch.setattr("vidcomp.models.probe._TRUST", trust)
+    draw = torch.Generator().manual_seed(1)
+    query, key, value = 2 * torch.randn(3, 2, 4, 9, 5, generator=draw)
+    found = Heads(query, key, value, 0.4).trusted_attention()
+    for frame in range(2):
+        mean = (query[frame] @ key[frame].transpose(1, 2) * 0.4).softmax(-1).mean(0)
+        received = mean.mean(0)
+        trusted = [i for i in range(9) if received[i] > trust * received.mean()] or list(range(9))
+        assert (len(trusted) < 9) == (trust < 2)
+        torch.testing.assert_close(found[frame], mean[trusted].mean(0))
+
+
 @dataclass(frozen=True)
 class Reader(Method):
     """Notes what it is shown."""

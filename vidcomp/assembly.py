@@ -27,9 +27,11 @@ def assembled(
     question: str,
     positions: str,
     schedule: Schedule | None = None,
+    *,
     history: Sequence[Turn] = (),
     facts: Mapping[str, Tensor] | None = None,
     balance: AttentionBalance | None = None,
+    members: Tensor | None = None,
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -38,14 +40,15 @@ def assembled(
         layout: of the whole clip.
         tokens: survivors, [M, D].
         question: plain text.
-        positions: ``keep`` or ``compact``.
+        positions: ``keep``, ``compact`` or ``ppe``.
         schedule: what is reduced inside the language model.
         history: turns before the question.
         facts: what it may know about survivors and separators, in that order, each [M + S].
         balance: notes what the answer looks at.
+        members: [M, K], K members of each survivor whose positions it carries, for ``ppe``.
 
     Raises:
-        UsageError: the sequence is longer than the model can place.
+        UsageError: the sequence is longer than the model can place, or its rows have several rotary axes under ``ppe``.
     """
     prompt, separators = family.prompt(question, layout, history), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
@@ -56,7 +59,10 @@ def assembled(
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
     whole = layout.slices * layout.tokens + len(separators)
-    cache = CompressedCache(text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack)
+    several = None if members is None else _member_positions(family, layout, prompt, rows, members.cpu())
+    cache = CompressedCache(
+        text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
+    )
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
@@ -74,6 +80,23 @@ def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement
     else:
         chosen = full[:, rows.full.to(full.device)]
     return chosen if len(full) == 1 else chosen[:, None]
+
+
+def _member_positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, members: Tensor) -> Tensor:
+    """[K, S]: the positions of K members for each survivor, all the same for every other row."""
+    full = family.position_rows(prompt, layout)
+    if len(full) > 1:
+        raise UsageError(
+            "--positions ppe",
+            why=f"rows have {len(full)} rotary axes in {family.model_type} models",
+            hint="--positions keep",
+            code="bad_option",
+        )
+    _, first = prompt.places(layout.tokens, len(family.separators()))
+    stood = first[members // layout.tokens] + members % layout.tokens  # [M, K] in the uncompressed sequence
+    places, survivor = rows.full.expand(members.shape[1], -1).clone(), rows.order < len(members)
+    places[:, survivor] = stood[rows.order[survivor]].T
+    return full[0, places]
 
 
 def _check_length(family: Family, needed: int, layout: Layout) -> None:

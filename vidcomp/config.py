@@ -35,6 +35,7 @@ class Option:
         choices: the allowed values of a text option.
         low, high: inclusive range of a number.
         above: exclusive lower limit of a number.
+        listing: stage whose methods the word ``help`` prints instead of a value.
     """
 
     flag: str
@@ -43,6 +44,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    listing: str = ""
 
     def check(self, value: Any) -> None:
         """Raise UsageError when the value is outside the range or the choices."""
@@ -176,7 +178,10 @@ class OuterConfig(_Checked):
     """What is merged or dropped before and inside the language model."""
 
     method: str = option(
-        "holitom", "--method", "how tokens are reduced, with parameters: holitom:tau=0.8 (see: vidcomp methods)"
+        "holitom",
+        "--method",
+        "how tokens are reduced, with parameters: holitom:tau=0.8; help lists the names",
+        listing="outer",
     )
     keep: float = option(
         0.1,
@@ -186,13 +191,23 @@ class OuterConfig(_Checked):
         high=1,
     )
     inner: str = option(
-        "auto", "--inner", "reduction inside the language model: auto (the method's own), none, holitom:k=18,r=0.5"
+        "auto",
+        "--inner",
+        "reduction inside the language model: auto (the method's own), none, fastv:k=2,keep=0.5; or help",
+        listing="inner",
+    )
+    encoder: str = option(
+        "none",
+        "--encoder",
+        "merging inside the vision tower: none, tome:r=16, earlytom:tau=0.6; or help",
+        listing="encoder",
     )
     positions: str = option(
         "auto",
         "--positions",
-        "position ids of survivors: renumbered, those of the full video, or as the model prefers",
-        choices=("auto", "compact", "keep"),
+        "position ids of survivors: renumbered, those of the full video, those of several members (ppe), or as the "
+        "model prefers",
+        choices=("auto", "compact", "keep", "ppe"),
     )
 
 

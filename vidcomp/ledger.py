@@ -99,6 +99,7 @@ class StageLedger:
         stages: one record per stage that ran.
         tokens: visual token counts.
         spans: per-span lines.
+        tower_rows: rows that each layer of the vision tower read, over all frames; empty when none were merged there.
         layer_rows: rows that entered each decoder layer in the prefill.
         layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
@@ -114,6 +115,7 @@ class StageLedger:
     stages: list[StageRecord] = field(default_factory=list)
     tokens: TokenCounts = field(default_factory=TokenCounts)
     spans: list[SpanRecord] = field(default_factory=list)
+    tower_rows: list[int] = field(default_factory=list)
     layer_rows: list[int] = field(default_factory=list)
     layer_updated: list[int] = field(default_factory=list)
     layer_cached: list[int] = field(default_factory=list)
@@ -139,7 +141,7 @@ class StageLedger:
         """A ledger that further stages can be added to without touching this one; ``reused`` marks its stages."""
         return StageLedger(
             stages=[replace(stage, reused=reused or stage.reused) for stage in self.stages],
-            tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans),
+            tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans), tower_rows=list(self.tower_rows),
             layer_rows=list(self.layer_rows), layer_updated=list(self.layer_updated),
             layer_cached=list(self.layer_cached), frame_times=list(self.frame_times),
             frames_encoded=self.frames_encoded, keep_requested=self.keep_requested,

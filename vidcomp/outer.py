@@ -10,6 +10,7 @@ from vidcomp.config import OuterConfig
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import Method, reads
 from vidcomp.models import Family
+from vidcomp.positions import raster_policies
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 
@@ -78,7 +79,7 @@ def reduced(
                              hint="encode(video, question=...), or ask()", code="missing_question")  # fmt: skip
         settled = method.at(config.keep) if hasattr(method, "at") else method  # defaults follow the request
         reduction = settled(view, keep)
-        if config.positions == "keep":
+        if config.positions in raster_policies:
             reduction = reduction.in_raster_order()
         merged = apply_reduction(view, reduction)
     if encoded < slices:

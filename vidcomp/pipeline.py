@@ -19,7 +19,7 @@ from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, Schedule
-from vidcomp.inner import chosen_schedule, visual_facts
+from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
 from vidcomp.measured import check_applied, record_generation
 from vidcomp.methods import Method, get_method
@@ -27,6 +27,7 @@ from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
 from vidcomp.models.base import Turn
 from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
+from vidcomp.positions import GROUPS, spread_members
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -155,7 +156,8 @@ class VideoLM:
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
             method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
-            seed=config.generate.seed,
+            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
+            encoder=encoded.config.outer.encoder,
         )  # fmt: skip
 
     def stream(self, video: VideoPath | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
@@ -218,6 +220,7 @@ class VideoLM:
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
         signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
+        merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
             frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
@@ -225,16 +228,18 @@ class VideoLM:
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
         plan, seen = self._plan(frames, layout, config, ledger)
+        ledger.frame_times = list(layout.frame_times)
+        ledger.frames_encoded, apart = _frames_in(layout, plan), plan.encode
         with ledger.stage("encode", "tokens", self._settle) as record:
-            chosen_frames = layout.gather(frames.pixels, plan.encode.numpy())
-            with memory_errors(f"{self.family.device} for {len(chosen_frames)} frames"):
-                encoded = self.family.encode(chosen_frames, signals=signals, layout=layout)
+            with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
+                encoded, plan, ledger.tower_rows = encoded_with(
+                    merger, self.family, frames.pixels, layout, plan, signals
+                )
             record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
         times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
         view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
         ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
-        ledger.frame_times = list(layout.frame_times)
-        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+        seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # slices may have merged in the tower
         view = completed(view, chosen, self.family, seen)
         return WatchedVideo(frames, layout, plan, view, seen, config, ledger)
 
@@ -274,7 +279,7 @@ class VideoLM:
             regions = layout.by_slice(encoder(frames.pixels))
             plan = find_duplicates(regions, encoder, config.spans.same_frame)
             record.into = layout.frames
-            record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+            record.out = _frames_in(layout, plan)
         return plan, regions[plan.encode].flatten(1)
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
@@ -301,12 +306,16 @@ class VideoLM:
         balance: AttentionBalance | None = None,
     ) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
-        watched, schedule, positions = encoded.watched, encoded.schedule, encoded.config.outer.positions
+        watched, policy, reduction = encoded.watched, encoded.config.outer.positions, encoded.reduction
         separators = len(self.family.separators())
-        facts = visual_facts(schedule, watched.view, watched.plan, encoded.tokens.positions, separators)
-        return assembled(
-            self.family, watched.layout, encoded.tokens, question, positions, schedule, history, facts, balance
+        facts = visual_facts(
+            encoded.schedule, watched.view, watched.plan, encoded.tokens.positions, separators, reduction
         )
+        members = spread_members(reduction, GROUPS) if policy == "ppe" else None
+        return assembled(
+            self.family, watched.layout, encoded.tokens, question, policy, encoded.schedule,
+            history=history, facts=facts, balance=balance, members=members,
+        )  # fmt: skip
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
@@ -351,6 +360,11 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
     return named
+
+
+def _frames_in(layout: Layout, plan: FramePlan) -> int:
+    """How many frames the encoded slices hold."""
+    return sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:

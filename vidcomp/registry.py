@@ -3,19 +3,95 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
+import re
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from vidcomp.errors import UsageError
-from vidcomp.methods.base import MethodInfo, parameters_of
 
-__all__ = ["Registry", "suggest"]
+__all__ = ["MethodInfo", "Parity", "Registry", "parameters_of", "suggest"]
+
+Parity = Literal["goldens", "own reading", "control"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One row of a list of methods, read off a class; what the class does not say has the default given here.
+
+    Attributes:
+        name: what the user types.
+        summary: one line, what it does.
+        source: paper and repository in words, with a URL or arXiv id.
+        parameters: each with its default.
+        needs, wants: signals it cannot do without, and signals it reads when the model can give them.
+        inner: name of the in-LLM schedule that was published with it.
+        exact: whether the number of survivors follows from shape and request alone.
+        attends: whether it decides by what the rows of the question look at, inside the language model.
+        stage: ``outer``, ``inner`` or ``encoder``.
+        parity: ``goldens``, ``own reading`` or ``control``.
+        text: the docstrings of its module and class: the method in plain words, what is not as published, parameters.
+    """
+
+    name: str
+    summary: str
+    source: str
+    parameters: Mapping[str, Any]
+    needs: frozenset[str] = frozenset()
+    wants: frozenset[str] = frozenset()
+    inner: str | None = None
+    exact: bool = False
+    attends: bool = False
+    stage: str = "outer"
+    parity: Parity = "own reading"
+    text: str = ""
+
+    @classmethod
+    def of(cls, name: str, kind: Any) -> MethodInfo:
+        """The row of a class that is registered as ``name``.
+
+        Raises:
+            AttributeError: the class lacks a summary or a source.
+        """
+        optional = ("needs", "wants", "inner", "exact", "attends", "stage", "parity")
+        facts: dict[str, Any] = {item: getattr(kind, item) for item in optional if hasattr(kind, item)}
+        texts = [inspect.getdoc(sys.modules[kind.__module__]), inspect.cleandoc(kind.__doc__ or "")]
+        text = "\n\n".join(part for part in texts if part)
+        return cls(name, kind.summary, kind.source, parameters_of(kind), text=text, **facts)
+
+    @property
+    def question_aware(self) -> bool:
+        """Whether the decision depends on the question."""
+        return self.attends or "query" in self.needs
+
+    @property
+    def code(self) -> str | None:
+        """Address of the published code, None when there is none."""
+        found = re.search(r"https://[^\s,;)]+", self.source)
+        return found.group() if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        sets = {name: sorted(plain[name]) for name in ("needs", "wants")}
+        return {**plain, **sets, "question_aware": self.question_aware, "code": self.code}
+
+
+def parameters_of(kind: Any) -> dict[str, Any]:
+    """Fields of a method's dataclass with their defaults."""
+    return {
+        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+        for item in fields(kind)
+        if item.init
+    }
 
 
 class Registry(Generic[T]):
@@ -24,15 +100,12 @@ class Registry(Generic[T]):
     Args:
         noun: what one of them is called in messages.
         group: entry-point group of other packages, ``name = "module:Class"``; built-in names cannot be replaced.
-        option: the command-line option that takes such a name.
         built_in: name to ``module:Class``.
-        also: further words that the option takes.
+        also: further words that may stand in place of a name.
     """
 
-    def __init__(
-        self, noun: str, *, group: str, option: str, built_in: Mapping[str, str], also: tuple[str, ...] = ()
-    ) -> None:
-        self.noun, self.group, self.option, self.also = noun, group, option, also
+    def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str], also: tuple[str, ...] = ()) -> None:
+        self.noun, self.group, self.also = noun, group, also
         self._built_in = dict(built_in)
 
     def names(self) -> tuple[str, ...]:
@@ -58,10 +131,10 @@ class Registry(Generic[T]):
             what = f"{self.noun} {name!r} refuses its parameters"
             raise UsageError(what, why=str(error), code="bad_option") from error
 
-    def rows(self) -> tuple[MethodInfo, ...]:
-        """Every one that can be loaded; one that cannot is left out, with a warning in the log."""
+    def rows(self, built_in: bool = False) -> tuple[MethodInfo, ...]:
+        """Every one that can be loaded, or only the built-in ones. What cannot is left out, with a warning."""
         found = []
-        for name, load in self._factories().items():
+        for name, load in self._factories(built_in).items():
             try:
                 found.append(MethodInfo.of(name, load()))
             except Exception as error:  # a broken package of somebody else must not hide the others
@@ -76,7 +149,7 @@ class Registry(Generic[T]):
                 f"no {self.noun} named {name!r}",
                 why=f"there are: {', '.join(words)}",
                 hint=suggest(name, words, "see: vidcomp methods"),
-                code="bad_option",
+                code=f"unknown_{self.noun.replace(' ', '_')}",
             )
         try:
             return factories[name]()
@@ -84,9 +157,9 @@ class Registry(Generic[T]):
             why, hint = f"{type(error).__name__}: {error}", "update or remove the package that registers it"
             raise UsageError(f"{self.noun} {name!r} cannot be loaded", why=why, hint=hint, code="broken") from error
 
-    def _factories(self) -> dict[str, Callable[[], Callable[..., T]]]:
+    def _factories(self, built_in: bool = False) -> dict[str, Callable[[], Callable[..., T]]]:
         found = {name: _importer(target) for name, target in self._built_in.items()}
-        for point in entry_points(group=self.group):
+        for point in () if built_in else entry_points(group=self.group):
             found.setdefault(point.name, point.load)
         return found
 

@@ -33,6 +33,8 @@ class Answer:
         spans: the spans the method worked on.
         ledger: tokens, seconds and rows of every stage.
         seed: seed of the run.
+        inner: the schedule inside the language model, with its parameters.
+        encoder: the merger inside the vision tower, with its parameters.
     """
 
     text: str
@@ -44,6 +46,8 @@ class Answer:
     spans: tuple[Span, ...]
     ledger: StageLedger
     seed: int
+    inner: str = "none"
+    encoder: str = "none"
 
     @property
     def status(self) -> str:
@@ -71,6 +75,8 @@ class Answer:
             "answer": self.text,
             "model": self.model,
             "method": self.method,
+            "inner": self.inner,
+            "encoder": self.encoder,
             "keep": {"requested": ledger.keep_requested, "actual": round(ledger.keep_actual, 6)},
             "tokens": ledger.tokens.to_dict(),
             "frames": {

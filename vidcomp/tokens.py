@@ -68,6 +68,8 @@ class TokenView:
         cls_by_layer: [T, N, L], ``cls_attention`` of each of the L layers that run, first to last.
         summary_attention: [T, N], attention of whatever sums a frame up: the class token, else the mean of all queries
             (softmax of the mean query's products, not the mean of the softmax).
+        trusted_attention: [T, N], attention that each token receives from the patches that themselves receive more than
+            30 times the mean, or from all where there are none.
         keys: [T, N, K], keys, mean over heads.
         value_norm: [T, N], sum of absolute entries of the values, which are averaged over heads first.
         value_similarity: [T, N], softmax over the tokens of the class value's products with every value, without a
@@ -90,6 +92,7 @@ class TokenView:
     cls_attention: Tensor | None = None
     cls_by_layer: Tensor | None = None
     summary_attention: Tensor | None = None
+    trusted_attention: Tensor | None = None
     keys: Tensor | None = None
     value_norm: Tensor | None = None
     value_similarity: Tensor | None = None

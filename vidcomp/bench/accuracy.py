@@ -22,13 +22,17 @@ from torch import Tensor
 
 from vidcomp.batch import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
+from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
+from vidcomp.methods import Method, get_method
+from vidcomp.methods.base import reads
 from vidcomp.nano.files import write_mp4
 from vidcomp.nano.questions import KINDS, Question, make_questions
 from vidcomp.nano.scoring import blind_floor
 from vidcomp.nano.seeds import TEST
 from vidcomp.nano.world import Options, Video, make_video
-from vidcomp.pipeline import EncodedVideo, VideoLM
+from vidcomp.outer import ADDED
+from vidcomp.pipeline import EncodedVideo, VideoLM, WatchedVideo
 
 __all__ = ["AccuracyBench", "AccuracyRow", "bench_accuracy"]
 
@@ -192,16 +196,35 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="vidcomp-bench-") as folder:
         path = Path(folder) / "video.mp4"
         write_mp4(paper.video, path)
-        watched = lm.watch(path, method="holitom")
-    full = _answers(lm, lm.encode(watched, keep=1.0, inner="none"), paper.questions)
+        wanted = [reads(_method(name), lm.family.signals) & lm.family.signals for name, _ in settings]
+        watched = lm.watch(path, method="none", signals=frozenset().union(*wanted))
+    plain = lm.encode(watched, method="none", keep=1.0, inner="none")
+    full = [_read_answer(lm, plain, question) for question in paper.questions]
     marks = {"full": _compare(full, full, watched.view.total)}
     for method, keep in settings:
         if keep >= 1:
             marks[_label(method, keep)] = marks["full"]
             continue
-        encoded = lm.encode(watched, method=method, keep=keep)
-        marks[_label(method, keep)] = _compare(_answers(lm, encoded, paper.questions), full, len(encoded.tokens))
+        encoded = _encoded(lm, watched, method, keep, paper.questions)
+        pairs = zip(encoded, paper.questions, strict=True)
+        answers = [_read_answer(lm, video, question) for video, question in pairs]
+        tokens = sum(len(video.tokens) for video in encoded) / len(encoded)
+        marks[_label(method, keep)] = _compare(answers, full, tokens)
     return marks
+
+
+def _method(name: str) -> Method:
+    kind, parameters = parse_spec(name)
+    return get_method(kind, **parameters)
+
+
+def _encoded(
+    lm: VideoLM, watched: WatchedVideo, method: str, keep: float, questions: Sequence[Question]
+) -> list[EncodedVideo]:
+    """The compressed video for each question: the same one, unless the method looks at the question."""
+    if "query" in reads(_method(method), ADDED):
+        return [lm.encode(watched, method=method, keep=keep, question=question.text) for question in questions]
+    return [lm.encode(watched, method=method, keep=keep)] * len(questions)
 
 
 def _label(method: str, keep: float) -> str:
@@ -209,10 +232,6 @@ def _label(method: str, keep: float) -> str:
 
 
 Answer = tuple[Tensor, Tensor]  # log-probabilities [n, V] along the true answer, and its tokens [n]
-
-
-def _answers(lm: VideoLM, encoded: EncodedVideo, questions: Sequence[Question]) -> list[Answer]:
-    return [_read_answer(lm, encoded, question) for question in questions]
 
 
 @torch.no_grad()
@@ -234,7 +253,7 @@ def _read_answer(lm: VideoLM, encoded: EncodedVideo, question: Question) -> Answ
     return logits.float().log_softmax(-1).cpu(), target
 
 
-def _compare(answers: list[Answer], full: list[Answer], tokens: int) -> dict[str, Any]:
+def _compare(answers: list[Answer], full: list[Answer], tokens: float) -> dict[str, Any]:
     right = [bool((logs.argmax(-1) == target).all()) for logs, target in answers]
     pairs = zip(answers, full, strict=True)
     divergence = [float((plain.exp() * (plain - logs)).sum(-1).mean()) for (logs, _), (plain, _) in pairs]

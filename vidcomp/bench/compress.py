@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcomp.errors import UsageError
+from vidcomp.bench.memory import peak_memory
 from vidcomp.methods import Method, get_method
+from vidcomp.methods.base import reads
 from vidcomp.tokens import TokenView, apply_reduction
 
-__all__ = ["CompressTiming", "bench_compress", "made_up_view", "near_square"]
+__all__ = ["CompressTiming", "bench_compress", "made_up_view", "near_square", "with_signals"]
 
-_SIGNALS_MADE_UP = frozenset({"salience"})
+_TOWER = {"layers": 26, "keys": 72, "width": 1152}  # SigLIP so400m, the tower of LLaVA-OneVision
+_ATTENTION = ("cls_attention", "summary_attention", "value_norm", "value_similarity")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class CompressTiming:
         feature_bytes: size of the features.
         read_pass_seconds: median time of one full read of the features (their sum), taken between the same runs.
         passes_equivalent: median_seconds / read_pass_seconds.
+        peak_bytes: most memory that one run took beyond its inputs; None where that cannot be measured.
     """
 
     method: str
@@ -54,6 +57,7 @@ class CompressTiming:
     feature_bytes: int
     read_pass_seconds: float
     passes_equivalent: float
+    peak_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -87,18 +91,15 @@ def bench_compress(
         device: where they live.
 
     Raises:
-        UsageError: unknown method or parameter, or a method that needs a signal this bench cannot make up.
+        UsageError: unknown method or parameter.
         ValueError: a shape or repeats below 1, or keep outside its range.
     """
     if min(shape) < 1 or repeats < 1:
         raise ValueError(f"shape and repeats must be at least 1, got {shape} and {repeats}")
     method = get_method(method_name, **parameters)
-    if missing := method.needs - _SIGNALS_MADE_UP:
-        raise UsageError(f"cannot time {method_name!r} alone", why=f"it needs {', '.join(sorted(missing))}",
-                         hint="time it on a video: vidcomp bench ask", code="bad_option")  # fmt: skip
     with torch.inference_mode(), _threads(threads):
-        view = _moved(made_up_view(shape, seed=seed, dtype=dtype), device)
-        seconds, kept = _measure(view, method, keep, repeats)
+        view = _moved(with_signals(made_up_view(shape, seed=seed, dtype=dtype), method, seed), device)
+        seconds, kept, peak = _measure(view, method, keep, repeats)
         used = torch.get_num_threads()
     both = [decide + merge for _, decide, merge in seconds]
     median, low, high = (_quantile(both, share) for share in (0.5, 0.1, 0.9))
@@ -107,14 +108,18 @@ def bench_compress(
     size = view.features.numel() * view.features.element_size()
     kind = str(dtype).removeprefix("torch.")
     return CompressTiming(method_name, shape, kind, device, used, keep, kept, repeats, median, low, high, decide, size,
-                          read, median / read)  # fmt: skip
+                          read, median / read, peak)  # fmt: skip
 
 
-def _measure(view: TokenView, method: Method, keep: float, repeats: int) -> tuple[list[tuple[float, ...]], int]:
-    """Seconds of (read pass, method, merge) for each repeat, and the survivors."""
+def _measure(
+    view: TokenView, method: Method, keep: float, repeats: int
+) -> tuple[list[tuple[float, ...]], int, int | None]:
+    """Seconds of (read pass, method, merge) for each repeat, the survivors, and the peak memory of one run before."""
     wait: Callable[[], None] = torch.cuda.synchronize if view.features.is_cuda else lambda: None
+    with peak_memory(view.features.device) as peak:
+        apply_reduction(view, method(view, keep))
     rows = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         marks = [_now(wait)]
         view.features.sum()
         marks.append(_now(wait))
@@ -123,12 +128,41 @@ def _measure(view: TokenView, method: Method, keep: float, repeats: int) -> tupl
         apply_reduction(view, reduction)
         marks.append(_now(wait))
         rows.append(tuple(after - before for before, after in pairwise(marks)))
-    return rows[1:], reduction.kept
+    return rows, reduction.kept, peak.bytes
 
 
 def _moved(view: TokenView, device: str) -> TokenView:
-    salience = None if view.salience is None else view.salience.to(device)
-    return replace(view, features=view.features.to(device), salience=salience)
+    signals: dict[str, Any] = {name: value.to(device) for name, value in view.signals.items()}
+    return replace(view, features=view.features.to(device), times=view.times.to(device), **signals)
+
+
+def with_signals(view: TokenView, method: Method, seed: int = 0) -> TokenView:
+    """The view with made-up signals that the method reads, in the sizes of LLaVA-OneVision's tower.
+
+    Attention follows the view's salience with noise; keys and the tower's output are random projections of the
+    features; frame features are their means; the question has 16 tokens.
+    """
+    draw = torch.Generator().manual_seed(seed + 1)
+    frames, tokens, width = view.features.shape
+
+    def projected(size: int) -> Tensor:
+        table = view.features.float() @ torch.randn(width, size, generator=draw)
+        return (table / math.sqrt(width)).to(view.features.dtype)
+
+    def noisy() -> Tensor:
+        assert view.salience is not None
+        return view.salience * (0.5 + torch.rand(frames, tokens, generator=draw))
+
+    makers: dict[str, Callable[[], Tensor]] = {
+        "keys": lambda: projected(_TOWER["keys"]),
+        "encoder_features": lambda: projected(_TOWER["width"]),
+        "cls_by_layer": lambda: torch.stack([noisy() for _ in range(_TOWER["layers"])], dim=-1),
+        "frame_features": lambda: view.features.float().mean(1),
+        "query": lambda: torch.randn(16, width, generator=draw).to(view.features.dtype),
+        **dict.fromkeys(_ATTENTION, noisy),
+    }
+    made: dict[str, Any] = {name: makers[name]() for name in makers if name in reads(method, frozenset(makers))}
+    return replace(view, **made)
 
 
 def _now(wait: Callable[[], None]) -> float:

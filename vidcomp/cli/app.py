@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, caption, chat, doctor, methods, models, report
+from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, methods, models, report
 from vidcomp.cli.console import data, print_error
 from vidcomp.errors import BatchFailures, UsageError, VidcompError
 
@@ -38,6 +38,7 @@ app.command()(caption.caption)
 app.command()(report.report)
 app.command()(methods.methods)
 app.command()(models.models)
+app.command()(calibrate.calibrate)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 

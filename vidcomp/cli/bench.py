@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -18,6 +20,7 @@ from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
     from vidcomp.bench import AskBench
+    from vidcomp.bench.compress import CompressTiming
 
 __all__ = ["app"]
 
@@ -54,7 +57,7 @@ def ask(
 @app.command()
 @with_ui
 def compress(
-    method: Annotated[str, typer.Option("--method", help="how tokens are reduced")] = "holitom",
+    method: Annotated[str, typer.Option("--method", help="how tokens are reduced; all for every method")] = "holitom",
     shape: Annotated[str, typer.Option("--shape", help="frames x tokens x width", metavar="TxNxD")] = "32x196x3584",
     keep: Annotated[float, typer.Option("--keep", help="share of the tokens to keep")] = 0.1,
     repeats: Annotated[int, typer.Option("--repeats", help="measurements", min=1, max=10000)] = 20,
@@ -71,8 +74,12 @@ def compress(
         raise UsageError(f"--keep {keep:g}", why="it must be above 0 and at most 1", code="bad_option")
     from vidcomp.bench.compress import bench_compress
 
+    run: Any = partial(bench_compress, shape=sizes, keep=keep, repeats=repeats, threads=threads, seed=seed)
+    if method == "all":
+        _compare(run, ui)
+        return
     name, parameters = parse_spec(method)
-    result = bench_compress(name, shape=sizes, keep=keep, repeats=repeats, threads=threads, seed=seed, **parameters)
+    result = run(name, **parameters)
     if ui.json:
         data(result.to_dict())
         return
@@ -85,6 +92,27 @@ def compress(
         f"(10-90 %: {result.p10_seconds * 1e3:.1f}-{result.p90_seconds * 1e3:.1f} ms), "
         f"{result.passes_equivalent:.2f} read passes over {result.feature_bytes / 2**20:.0f} MiB of features"
     )
+
+
+def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
+    """Every method in one table, or one JSON line each; one after the other, so none disturbs another."""
+    from vidcomp.methods import method_names
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method")
+    for head in ("median ms (10-90 %)", "kept", "peak MiB"):
+        table.add_column(head, justify="right")
+    for name in method_names():
+        result = run(name)
+        if ui.json:
+            data(result.to_dict())
+            continue
+        median, low, high = (x * 1e3 for x in (result.median_seconds, result.p10_seconds, result.p90_seconds))
+        peak = "" if result.peak_bytes is None else f"{result.peak_bytes / 2**20:.0f}"
+        table.add_row(name, f"{median:.1f} ({low:.1f}-{high:.1f})", f"{result.kept}", peak)
+        ui.note(f"{name}: {median:.1f} ms")
+    if not ui.json:
+        out_console().print(table)
 
 
 def _shape(text: str) -> tuple[int, int, int]:

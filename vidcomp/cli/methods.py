@@ -1,39 +1,60 @@
-"""vidcomp methods: every token-reduction method, with needs and source."""
+"""vidcomp methods: what can reduce tokens, before and inside the networks."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from vidcomp.cli.console import Ui, data
+import typer
+
+from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import with_ui
+from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
-    from vidcomp.methods import MethodInfo
+    from vidcomp.report.listing import StageRows
 
-__all__ = ["methods"]
+__all__ = ["methods", "show_names"]
 
 
 @with_ui
-def methods(*, ui: Ui) -> None:
-    """List the methods, their parameters, what they need and where they come from."""
-    from vidcomp.methods import methods as known
+def methods(
+    name: Annotated[str | None, typer.Argument(help="one of them, in full", show_default=False)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print docs/methods.md")] = False,
+    *,
+    ui: Ui,
+) -> None:
+    """List the methods: what they do, what they need, whether their budget is exact and how they are proven."""
+    from vidcomp.registry import suggest
+    from vidcomp.report.listing import described_method, methods_page
 
-    listed = known()
-    if ui.json:
-        data([{**asdict(info), "needs": sorted(info.needs)} for info in listed])
+    if markdown:
+        data(methods_page(_stages(built_in=True)).rstrip("\n"))
         return
-    for info in listed:
-        data(_described(info))
+    stages = _stages()
+    rows = [row for stage in stages.values() for row in stage if name in (None, row.name)]
+    if not rows:
+        names = sorted({row.name for stage in stages.values() for row in stage})
+        raise UsageError(f"no method named {name!r}", hint=suggest(str(name), names, "vidcomp methods"),
+                         code="unknown_method")  # fmt: skip
+    if ui.json:
+        data([row.to_dict() for row in rows])
+    elif name:
+        data("\n\n".join(map(described_method, rows)))
+    else:
+        for stage in stages:
+            show_names(stage)
 
 
-def _described(info: MethodInfo) -> str:
-    parameters = ", ".join(f"{key}={value}" for key, value in info.parameters.items())
-    facts = {
-        "parameters": parameters,
-        "needs": ", ".join(sorted(info.needs)),
-        "in the LLM": info.inner,
-        "source": info.source,
-    }
-    lines = [f"  {name:<11} {text}" for name, text in facts.items() if text]
-    return "\n".join([f"{info.name}: {info.summary}", *lines])
+def show_names(stage: str) -> None:
+    """Print the table of one stage."""
+    from vidcomp.report.listing import methods_table
+
+    out_console().print(methods_table(stage, _stages()[stage]))
+
+
+def _stages(built_in: bool = False) -> StageRows:
+    from vidcomp.inllm import schedules
+    from vidcomp.intower import mergers
+    from vidcomp.methods import methods as outer
+
+    return {"outer": outer(built_in), "inner": schedules(built_in), "encoder": mergers(built_in)}

@@ -90,9 +90,25 @@ def _parameter(group: type, name: str) -> inspect.Parameter:
         metavar=_metavar(face, kind),
         rich_help_panel=_PANELS[group],
         show_default=item.default is not None,
+        callback=_lister(face.listing) if face.listing else None,
+        is_eager=bool(face.listing),
     )
     annotation = Annotated[kind, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=annotation)
+
+
+def _lister(stage: str) -> Callable[[str], str]:
+    """Print the names of a stage in place of a value ``help``, before anything else is asked for."""
+
+    def callback(value: str) -> str:
+        if value == "help":
+            from vidcomp.cli.methods import show_names
+
+            show_names(stage)
+            raise typer.Exit
+        return value
+
+    return callback
 
 
 def _flag(name: str, text: str) -> inspect.Parameter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,12 @@ from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.notes import model_notes
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig
+from vidcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcomp.inllm import AttentionBalance
+    from vidcomp.pipeline import VideoLM
+    from vidcomp.result import Answer
 
 __all__ = ["report"]
 
@@ -20,25 +26,52 @@ __all__ = ["report"]
 def report(
     video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
     question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
+    attention: Annotated[
+        bool, typer.Option("--attention", help="also ask the uncompressed model, and print what both answers look at")
+    ] = False,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
-    from vidcomp.report import make_report, render_report
+    from vidcomp.report import attention_record, make_report, render_attention, render_report
 
+    balances: tuple[AttentionBalance, AttentionBalance | None] | None = None
     with open_model(config, ui, video, question) as lm:
-        answer = lm.ask(video, question)
+        if attention:
+            answer, balances = _looked_at(lm, video, question)
+        else:
+            answer = lm.ask(video, question)
         made = make_report(answer.ledger, lm.family.shape)
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
-        data(
-            {**answer.to_dict(), "report": {**made.to_dict(), "spans": spans}, "notes": model_notes(config.model.model)}
-        )
+        more = {"attention": attention_record(*balances)} if balances else {}
+        whole = {**made.to_dict(), "spans": spans, **more}
+        data({**answer.to_dict(), "report": whole, "notes": model_notes(config.model.model)})
         return
     console = out_console()
     console.print(f"{question}  ->  {answer.text}", markup=False)
     if answer.frames.degraded:
         console.print(f"degraded: {answer.frames.degraded}", markup=False)
     console.print(render_report(made, answer.ledger))
+    if balances:
+        console.print(render_attention(*balances))
+
+
+def _looked_at(
+    lm: VideoLM, video: Path, question: str
+) -> tuple[Answer, tuple[AttentionBalance, AttentionBalance | None]]:
+    """Ask as configured and without compression, over one pass of the vision tower."""
+    from vidcomp.inllm import AttentionBalance
+
+    watched, compressed = lm.watch(video), AttentionBalance()
+    answer = lm.ask(lm.encode(watched, question=question), question, balance=compressed)
+    plain = AttentionBalance()
+    try:
+        lm.ask(lm.encode(watched, method="none", inner="none", keep=1.0), question, balance=plain)
+    except UsageError as error:
+        if error.code != "too_long":
+            raise
+        return answer, (compressed, None)  # the whole video does not fit this model
+    return answer, (compressed, plain)

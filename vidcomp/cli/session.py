@@ -9,6 +9,7 @@ from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig, parse_spec
 from vidcomp.inllm import get_schedule
+from vidcomp.intower import get_merger
 from vidcomp.methods import get_method
 from vidcomp.models import random_family
 from vidcomp.pipeline import VideoLM, check_question, load_config
@@ -33,7 +34,7 @@ def open_model(
 
 
 def check_request(config: RunConfig, question: str | None) -> None:
-    """Fail on a wrong method, inner schedule or question before any weight is read."""
+    """Fail on a wrong method, inner schedule, merger or question before any weight is read."""
     if question is not None:
         check_question(question)
     name, parameters = parse_spec(config.outer.method)
@@ -41,3 +42,6 @@ def check_request(config: RunConfig, question: str | None) -> None:
     name, parameters = parse_spec(config.outer.inner)
     if name not in ("auto", "none") or parameters:
         get_schedule(name, **parameters)
+    name, parameters = parse_spec(config.outer.encoder)
+    if name != "none" or parameters:
+        get_merger(name, **parameters)

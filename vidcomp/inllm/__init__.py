@@ -10,8 +10,7 @@ from vidcomp.inllm.cache import CompressedCache
 from vidcomp.inllm.hooks import Attachment
 from vidcomp.inllm.prefix import PrefixCache, QuestionCache
 from vidcomp.inllm.stage import Stage
-from vidcomp.methods.base import MethodInfo
-from vidcomp.registry import Registry
+from vidcomp.registry import MethodInfo, Registry
 
 __all__ = [
     "Attachment",
@@ -31,11 +30,11 @@ __all__ = [
 _SCHEDULES: Registry[Schedule] = Registry(
     "inner schedule",
     group="vidcomp.schedules",
-    option="--inner",
     also=("auto", "none"),
     built_in={
         "holitom": "vidcomp.inllm.holitom:HolitomInner",
         "fastv": "vidcomp.inllm.fastv:FastV",
+        "prunevid": "vidcomp.inllm.prunevid:PruneVidInner",
         "pyramiddrop": "vidcomp.inllm.pyramiddrop:PyramidDrop",
         "visiondrop": "vidcomp.inllm.visiondrop:VisionDropInner",
         "vscan": "vidcomp.inllm.vscan:VScanInner",
@@ -68,6 +67,6 @@ def get_schedule(name: str, **parameters: Any) -> Schedule:
     return _SCHEDULES.get(name, **parameters)
 
 
-def schedules() -> tuple[MethodInfo, ...]:
+def schedules(built_in: bool = False) -> tuple[MethodInfo, ...]:
     """Every inner schedule that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
-    return _SCHEDULES.rows()
+    return _SCHEDULES.rows(built_in)

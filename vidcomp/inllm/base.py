@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.methods.base import Parity
+from vidcomp.parameters import check_share, listed
 
 if TYPE_CHECKING:
     from vidcomp.inllm.stage import Stage
@@ -23,11 +24,8 @@ __all__ = [
     "Cut",
     "Schedule",
     "best_rows",
-    "check_choice",
-    "check_share",
     "every_row",
     "layer_within",
-    "listed",
     "placed",
     "scaled_layer",
     "stage_shares",
@@ -72,6 +70,7 @@ class Schedule:
         parity: ``goldens`` when outputs of the published code are reproduced in the tests, else ``own reading``.
         needs: signals of the vision tower that it reads, by their :class:`~vidcomp.tokens.TokenView` names.
         exact: whether the number of rows follows from shapes alone.
+        attends: whether it decides by what text rows look at, so that the question matters.
 
     Dimension letters: B sequences, S rows at the layer, V visual rows among them, W visual rows left, D width.
     """
@@ -82,7 +81,7 @@ class Schedule:
     parity: ClassVar[Parity] = "own reading"
     needs: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = True
-    inner: ClassVar[str | None] = None
+    attends: ClassVar[bool] = True
     stage: ClassVar[str] = "inner"
 
     @property
@@ -150,24 +149,6 @@ def placed(layers: Sequence[int] | None, published: Sequence[int], made_for: int
     return {scaled_layer(layer, made_for, depth): number for number, layer in enumerate(published)}
 
 
-def listed(name: str, value: Any, kind: type) -> tuple[Any, ...] | None:
-    """A parameter that holds several numbers: a tuple or list of them, one number, or text like ``8/16/24``.
-
-    Raises:
-        ValueError: something else.
-    """
-    if value is None:
-        return None
-    parts = value.split("/") if isinstance(value, str) else value if isinstance(value, (tuple, list)) else (value,)
-    try:
-        numbers = tuple(kind(part) for part in parts)
-    except (TypeError, ValueError):
-        numbers = ()
-    if not numbers or any(kind is int and float(part) != number for part, number in zip(parts, numbers, strict=True)):
-        raise ValueError(f"{name} must be numbers, written 8/16/24 or (8, 16, 24), got {value!r}")
-    return numbers
-
-
 def stage_shares(at: Any, keep: Any, published: int) -> tuple[float, ...]:
     """The shares of a schedule with several stages, one for each layer in ``at`` (``published`` many when it is None).
 
@@ -182,19 +163,6 @@ def stage_shares(at: Any, keep: Any, published: int) -> tuple[float, ...]:
         raise ValueError(f"at must be ascending layers from 1 on, got {layers}")
     check_share("keep", *shares)
     return shares
-
-
-def check_share(name: str, *values: Any, low: float = 0.0, high: float = 1.0) -> None:
-    """Raise ValueError unless every value is a number from ``low`` to ``high``."""
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
 
 
 def best_rows(scores: Tensor, count: int) -> Tensor:

@@ -18,6 +18,7 @@ from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.balance import AttentionBalance
 from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.freeze import Parked, mask_for, park
+from vidcomp.inllm.ppe import grouped_tables
 from vidcomp.inllm.rows import ranks_of, take_rows
 from vidcomp.inllm.scoring import Attention, AttentionInput
 from vidcomp.inllm.stage import Stage
@@ -40,6 +41,7 @@ class CompressedCache(DynamicCache):
         uncompressed: number of visual rows without an outer stage, None for as many as there are.
         deepstack: [V, D] each: tensor i is added to the visual rows after layer i of the prefill. A row that is gone
             by then takes its share with it.
+        places: [K, S], several positions for each row of the prefill (``--positions ppe``), None for one.
 
     All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
     does not.
@@ -55,6 +57,7 @@ class CompressedCache(DynamicCache):
         balance: AttentionBalance | None = None,
         uncompressed: int | None = None,
         deepstack: Sequence[Tensor] = (),
+        places: Tensor | None = None,
     ) -> None:
         super().__init__(config=config)
         if deepstack and len(deepstack) >= depth:
@@ -64,6 +67,9 @@ class CompressedCache(DynamicCache):
         plan = schedule or Schedule()
         self.stages: frozenset[int] = frozenset(plan.layers(depth))
         self._watched, self.frozen, self._renumbers = plan.watched(depth), plan.frozen(depth), plan.renumbers
+        if places is not None and plan.renumbers:
+            raise UsageError("--positions ppe with an inner stage that renumbers rows",
+                             why="renumbered rows have one position each", code="bad_option")  # fmt: skip
         self.read_layer = plan.read_from(depth)
         self.planned = visual.numel()
         self._visual = visual.nonzero()[:, 0]  # [V] visual rows of the prefill
@@ -91,6 +97,8 @@ class CompressedCache(DynamicCache):
         self._parked: dict[int, Parked] = {}
         self._positions: Tensor | None = None
         self._rotary: Callable[[Tensor, Tensor], Tables] | None = None
+        self._turned: dict[int, tuple[Tables, int]] = {}  # of this forward: renumbered tables and their lag
+        self.places, self._spread = places, cast("Tables | None", None)  # tables of several positions per row
 
     # -- one forward pass, in the order in which the hooks call
 
@@ -98,6 +106,7 @@ class CompressedCache(DynamicCache):
         """Called before layer 0 with [B, S, D], the position ids of its rows and the decoder's rotary embedding."""
         (self._batch, self._length), self._past = hidden.shape[:2], self.get_seq_length(0)
         self.rows = self._reading = None
+        self._turned = {}
         self._positions, self._rotary = positions, rotary
         self.inputs.clear()
         self._prefilling = self._past == 0
@@ -110,6 +119,14 @@ class CompressedCache(DynamicCache):
             self._places = self._visual.to(hidden.device).expand(hidden.shape[0], -1)
             self._origin = torch.arange(self._places.shape[1], device=hidden.device).expand_as(self._places)
             self.survivors[0] = self._places
+
+    def turned(self, rotary: Tables) -> Tables:
+        """The rotary tables of this forward, those of several positions per row where the plan asks for them."""
+        if self.places is None or not self._prefilling or self._rotary is None:
+            return rotary
+        if self._spread is None:
+            self._spread = grouped_tables(self._rotary, rotary[0], self.places)
+        return self._spread
 
     def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Reduce before ``layer`` where the plan says so: [B, S, D] to [B, S', D]."""
@@ -231,7 +248,7 @@ class CompressedCache(DynamicCache):
     @property
     def forks(self) -> bool:
         """Whether a question can go on from a shared prefix, whose keys keep the positions that they have."""
-        return not self._renumbers
+        return not self._renumbers and self.places is None
 
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""
@@ -331,11 +348,19 @@ class CompressedCache(DynamicCache):
                 hint="positions=keep",
                 code="bad_option",
             )
-        places = self._positions - self.shift.get(layer, 0)
-        if self.rows is not None:
-            places = self._positions[:, :1] + torch.arange(self.rows.shape[1], device=self.rows.device)
-            self.shift[layer] = int(self._positions[0, -1] - places[0, -1])
-        return self._rotary(rotary[0], places)
+        key = self._length - self.shift[layer] if self.rows is None else self.rows.shape[1]
+        if key not in self._turned:  # once for all layers behind a stage
+            self._turned[key] = self._without_gaps(layer, rotary[0], self._positions)
+        tables, self.shift[layer] = self._turned[key]
+        return tables
+
+    def _without_gaps(self, layer: int, like: Tensor, positions: Tensor) -> tuple[Tables, int]:
+        """Tables of renumbered rows, and how far the last of them lags behind its own position."""
+        assert self._rotary is not None
+        if self.rows is None:
+            return self._rotary(like, positions - self.shift[layer]), self.shift[layer]
+        places = positions[:, :1] + torch.arange(self.rows.shape[1], device=positions.device)
+        return self._rotary(like, places), int(positions[0, -1] - places[0, -1])
 
     def _new_columns(self, like: Tensor) -> Tensor:
         if self.rows is not None:

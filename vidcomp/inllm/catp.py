@@ -18,9 +18,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.inllm.base import Cut, Schedule, best_rows, check_share, layer_within, scaled_layer
+from vidcomp.inllm.base import Cut, Schedule, best_rows, layer_within, scaled_layer
 from vidcomp.inllm.rows import take_rows
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import check_share
 
 __all__ = ["CatpInner"]
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from vidcomp.budget import guarded_floor
-from vidcomp.inllm.base import Schedule, best_rows, check_share, layer_within
+from vidcomp.inllm.base import Schedule, best_rows, layer_within
+from vidcomp.parameters import check_share
 
 __all__ = ["DyCokeInner"]
 

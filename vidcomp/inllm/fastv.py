@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import check_share, layer_within
+from vidcomp.inllm.base import layer_within
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import check_share
 
 __all__ = ["FastV"]
 

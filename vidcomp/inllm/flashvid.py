@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.budget import guarded_ceil
-from vidcomp.inllm.base import check_share, layer_within, scaled_layer
+from vidcomp.inllm.base import layer_within, scaled_layer
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import check_share
 
 __all__ = ["FlashVidInner"]
 

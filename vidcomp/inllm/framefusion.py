@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import UsageError
-from vidcomp.inllm.base import Cut, Schedule, best_rows, check_share
+from vidcomp.inllm.base import Cut, Schedule, best_rows
 from vidcomp.inllm.stage import Stage
 from vidcomp.methods.base import Parity
+from vidcomp.parameters import check_share
 from vidcomp.tokens import merge_rows
 
 __all__ = ["FrameFusionInner", "Merged", "merge_repeats", "required_removal"]

@@ -16,7 +16,9 @@ from vidcomp.errors import ModelError
 from vidcomp.inllm.rows import ranks_of, take_rows
 from vidcomp.inllm.scoring import AttentionInput
 
-__all__ = ["Parked", "park"]
+__all__ = ["Parked", "mask_for", "park"]
+
+_KERNELS = ("sdpa", "eager")  # those that take a mask [B, 1, rows, keys]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,14 @@ def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]
         rows: what enters it.
         visual: where the visual rows stand.
         rotary: tables of all S rows.
+
+    Raises:
+        ModelError: an attention kernel that cannot be told which keys a row may see.
     """
+    kernel = layer.self_attn.config._attn_implementation
+    if kernel not in _KERNELS:
+        raise ModelError(f"attention kernel {kernel} cannot skip rows of a layer", why="it takes no mask of its own",
+                         hint="--attn sdpa", code="unsupported_attention")  # fmt: skip
     marked = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device).scatter_(1, visual, False)
     text = ranks_of(marked, rows.shape[1] - visual.shape[1])
     attention = layer.self_attn
@@ -69,18 +78,11 @@ def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]
     return Parked(rows, text, visual, keys, values)
 
 
-def mask_for(mask: Any, parked: Parked) -> Tensor:
-    """The mask of the text rows over all keys: cut from the stock mask, or written out where that is None.
-
-    Raises:
-        ModelError: an attention kernel that takes no such mask.
-    """
+def mask_for(mask: Tensor | None, parked: Parked) -> Tensor:
+    """The mask of the text rows over all keys: cut from the stock mask, or written out where that is None."""
     if mask is None:
         keys = torch.arange(parked.rows.shape[1], device=parked.text.device)
         return (keys <= parked.text[..., None])[:, None]  # [B, 1, X, S]
-    if not isinstance(mask, Tensor) or mask.dim() != 4:
-        raise ModelError("this attention kernel cannot skip rows of a layer", why="it hides its mask",
-                         hint="--attn sdpa")  # fmt: skip
     full: Tensor = mask.expand(parked.text.shape[0], *mask.shape[1:])
     rows = parked.text.to(full.device)[:, None, :, None]
     return full.gather(2, rows.expand(-1, full.shape[1], -1, full.shape[3]))

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import layer_within, listed, stage_shares
+from vidcomp.inllm.base import layer_within, stage_shares
 from vidcomp.inllm.presets import read_preset
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import listed
 
 __all__ = ["GSearch", "search_shares"]
 
@@ -45,6 +46,7 @@ class GSearch(Ranked):
             raise ValueError(f"keep cannot grow with depth, got {shares}")
         object.__setattr__(self, "at", listed("at", at, int))
         object.__setattr__(self, "keep", shares)
+        object.__setattr__(self, "file", None)  # its content is known now, and says what runs
 
     def _read(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         assert self.file is not None

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import Cut, Schedule, check_share, layer_within, scaled_layer
+from vidcomp.inllm.base import Cut, Schedule, layer_within, scaled_layer
 from vidcomp.inllm.merge import halving_merge
 from vidcomp.inllm.stage import Stage
 from vidcomp.methods.base import Parity
+from vidcomp.parameters import check_share
 
 __all__ = ["HolitomInner"]
 

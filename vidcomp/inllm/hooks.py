@@ -62,7 +62,7 @@ class _LayerHook:
         hidden = args[0] if args else kwargs.pop("hidden_states")
         if self.index == 0:
             cache.begin(hidden, kwargs.get("position_ids"), self.rotary)
-        mask, tables = kwargs.get("attention_mask"), kwargs["position_embeddings"]
+        mask, tables = kwargs.get("attention_mask"), cache.turned(kwargs["position_embeddings"])
         hidden = cache.enter(self.index, module, hidden, tables)
         mask, tables = cache.fit(self.index, mask, tables)
         hidden, mask, tables = cache.park(self.index, module, hidden, mask, tables)

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from vidcomp.inllm.base import check_share
 from vidcomp.inllm.presets import read_preset
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import check_share
 
 __all__ = ["PSigmoid", "sigmoid_shares"]
 
@@ -43,6 +43,7 @@ class PSigmoid(Ranked):
         if self.file is not None:
             for name in ("a", "b"):
                 object.__setattr__(self, name, float(read_preset(self.file, self.name, name)))
+            object.__setattr__(self, "file", None)  # its content is known now, and says what runs
         check_share("keep", self.keep)
         check_share("a", self.a, high=1000)
         check_share("b", self.b)

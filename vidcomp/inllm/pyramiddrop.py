@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import check_choice, listed, placed, stage_shares
+from vidcomp.inllm.base import placed, stage_shares
 from vidcomp.inllm.ranked import Ranked
 from vidcomp.methods.base import Parity
+from vidcomp.parameters import check_choice, listed
 
 __all__ = ["PyramidDrop"]
 
@@ -42,6 +43,8 @@ class PyramidDrop(Ranked):
     def __post_init__(self) -> None:
         check_choice("positions", self.positions, ("keep", "compact"))
         shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
         if list(shares) != sorted(shares, reverse=True):
             raise ValueError(f"keep counts from the first number of rows and cannot grow, got {shares}")
 

@@ -43,6 +43,10 @@ class AttentionInput:
         every = torch.arange(self.hidden.shape[1], device=self.hidden.device).expand(self.hidden.shape[0], -1)
         return self._projected("k", every)
 
+    def unrotated(self) -> AttentionInput:
+        """The same input at no position at all."""
+        return AttentionInput(self.module, self.hidden, torch.ones_like(self.cos), torch.zeros_like(self.sin))
+
     def _projected(self, which: str, rows: Tensor) -> Tensor:
         heads = getattr(self.module, f"{which}_proj")(take_rows(self.hidden, rows))
         heads = heads.unflatten(-1, (-1, self.module.head_dim))
@@ -59,15 +63,16 @@ def rotated(module: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention:
-    """Causal softmax attention of one layer, mean over heads, in float32.
+    """Softmax attention of one layer, mean over heads, in float32.
 
     Args:
         source: input of the layer's attention, S rows.
         keys: [B, kv_heads, L, head_size], rotated; the last S of the L keys belong to the S rows.
+        causal: whether a row sees only the keys up to its own.
     """
 
-    def __init__(self, source: AttentionInput, keys: Tensor) -> None:
-        self.source, self._keys = source, keys
+    def __init__(self, source: AttentionInput, keys: Tensor, causal: bool = True) -> None:
+        self.source, self._keys, self._causal = source, keys, causal
 
     @cached_property
     def mean_keys(self) -> Tensor:
@@ -121,8 +126,9 @@ class Attention:
             query = self.source.queries(part)
             scores = query.reshape(batch, groups, -1, size) @ self._keys.transpose(2, 3)
             scores = scores.float().view(batch, heads, -1, length) * (self.source.module.scaling / temperature)
-            ahead = columns > (part + first)[:, None, :, None]
-            yield slice(start, start + part.shape[1]), scores.masked_fill_(ahead, -torch.inf).softmax(-1)
+            if self._causal:
+                scores = scores.masked_fill_(columns > (part + first)[:, None, :, None], -torch.inf)
+            yield slice(start, start + part.shape[1]), scores.softmax(-1)
 
 
 def page_rank(

@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import Schedule, listed
+from vidcomp.inllm.base import Schedule
 from vidcomp.inllm.presets import read_preset
+from vidcomp.parameters import listed
 
 __all__ = ["PUBLISHED_ORDERS", "ShortV"]
 
@@ -46,6 +47,7 @@ class ShortV(Schedule):
     name: ClassVar[str] = "shortv"
     summary: ClassVar[str] = "visual rows pass unchanged through the layers that do little to them; none is dropped"
     source: ClassVar[str] = "ShortV, ICCV 2025, arXiv 2504.00502, https://github.com/icip-cas/ShortV"
+    attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.n is not None and (isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1):
@@ -62,6 +64,7 @@ class ShortV(Schedule):
         if layers is not None and len(set(layers)) != len(layers):
             raise ValueError("order names a layer twice")
         object.__setattr__(self, "order", layers)
+        object.__setattr__(self, "file", None)  # its content is known now, and says what runs
 
     def frozen(self, depth: int) -> frozenset[int]:
         """The layers that visual rows pass unchanged.

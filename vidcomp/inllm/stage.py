@@ -34,7 +34,8 @@ class Stage:
         uncompressed: how many there would be without an outer stage.
         after: A.
         facts: what is known about the visual rows of layer 0, each [total]; ``frame`` and ``place`` (index within the
-            frame) are -1 for separators, signals of the tower have their :class:`~vidcomp.tokens.TokenView` names.
+            frame) are -1 for separators, ``span`` numbers its span, ``still`` is 1 for a row that stands for several
+            frames, else 0; signals of the tower have their :class:`~vidcomp.tokens.TokenView` names.
         memory: kept from stage to stage of one forward pass.
         attention_of: the attention of a watched layer below this one.
         coming: the attention that this layer is about to compute.

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import Cut, Schedule, check_share, every_row, layer_within, scaled_layer
+from vidcomp.inllm.base import Cut, Schedule, every_row, layer_within, scaled_layer
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import check_share
 
 __all__ = ["ToDREInner"]
 

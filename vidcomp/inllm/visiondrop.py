@@ -10,6 +10,7 @@ Our reading where the published code has a defect: the causal mask lets early ro
 divided by the number of rows that can see it (``official=true`` does not); the published sum doubles the length of
 merged rows (``official=true`` sums). Rows keep their order and places here; the published code puts merged rows last
 and renumbers.
+Cost: one pass over heads * V * S scores per stage, in blocks of 32 MB.
 Published are counts for an average of 32 tokens: 48 in, then 30 + 5, 22 + 4 and 16 + 3 after layers 8, 16 and 24 of 32.
 """
 
@@ -21,10 +22,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.inllm.base import Cut, Schedule, best_rows, check_choice, check_share, listed, placed, stage_shares
+from vidcomp.inllm.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.inllm.merge import dropped_rows, mean_merge
 from vidcomp.inllm.rows import take_rows
 from vidcomp.inllm.stage import Stage
+from vidcomp.parameters import check_choice, check_share, listed
 
 __all__ = ["VisionDropInner"]
 
@@ -44,9 +46,12 @@ class VisionDropInner(Schedule):
     name: ClassVar[str] = "visiondrop"
     summary: ClassVar[str] = "drops at several depths, ranked by the attention among visual rows; the rest is merged"
     source: ClassVar[str] = "VisionDrop, AAAI 2026, arXiv 2506.22283, https://github.com/Ruixxxx/VisionDrop"
+    attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        stage_shares(self.at, self.keep, len(_LAYERS))
+        shares = stage_shares(self.at, self.keep, len(_LAYERS))
+        object.__setattr__(self, "at", listed("at", self.at, int))
+        object.__setattr__(self, "keep", shares)
         check_share("contextual", self.contextual)
         check_choice("positions", self.positions, ("keep", "compact"))
 

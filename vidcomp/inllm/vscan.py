@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.inllm.base import check_choice, check_share, layer_within, scaled_layer
+from vidcomp.inllm.base import layer_within, scaled_layer
 from vidcomp.inllm.ranked import Ranked
+from vidcomp.parameters import check_choice, check_share
 
 __all__ = ["VScanInner"]
 

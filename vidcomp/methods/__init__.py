@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 import sys
-from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
-from vidcomp.errors import UsageError
-from vidcomp.methods.base import Method, MethodInfo, parameters_of
+from vidcomp.methods.base import Method
+from vidcomp.registry import MethodInfo, Registry
 
-__all__ = ["GROUP", "Method", "MethodInfo", "get_method", "method_names", "methods"]
+__all__ = ["Method", "MethodInfo", "get_method", "method_names", "methods"]
 
-GROUP = "vidcomp.methods"  # entry points of other packages: name = "module:Class"
-
-_BUILT_IN = {
-    "holitom": "vidcomp.methods.holitom:Holitom",
-    "evs": "vidcomp.methods.evs:Evs",
-    "fopru": "vidcomp.methods.fopru:Fopru",
-    "llavolta": "vidcomp.methods.llavolta:Llavolta",
-    "v_cast": "vidcomp.methods.v_cast:VCast",
-    "vscan": "vidcomp.methods.vscan:Vscan",
-    "vtc_cls": "vidcomp.methods.vtc_cls:VtcCls",
-    "flashvid": "vidcomp.methods.flashvid:Flashvid",
-    "none": "vidcomp.methods.controls:Keep",
-    "frames": "vidcomp.methods.controls:FewerFrames",
-    "pool": "vidcomp.methods.controls:Pool",
-    "random": "vidcomp.methods.controls:Random",
-    "uniform": "vidcomp.methods.controls:Uniform",
-}
-
-_log = logging.getLogger(__name__)
+_METHODS: Registry[Method] = Registry(
+    "method",
+    group="vidcomp.methods",
+    built_in={
+        "holitom": "vidcomp.methods.holitom:Holitom",
+        "aim": "vidcomp.methods.aim:Aim",
+        "cluster": "vidcomp.methods.cluster:Cluster",
+        "divprune": "vidcomp.methods.divprune:Divprune",
+        "dycoke": "vidcomp.methods.dycoke:Dycoke",
+        "evs": "vidcomp.methods.evs:Evs",
+        "fastervlm": "vidcomp.methods.vispruner:Fastervlm",
+        "fastvid": "vidcomp.methods.fastvid:Fastvid",
+        "flashvid": "vidcomp.methods.flashvid:Flashvid",
+        "flowcut": "vidcomp.methods.flowcut:Flowcut",
+        "fopru": "vidcomp.methods.fopru:Fopru",
+        "framefusion": "vidcomp.methods.framefusion:Framefusion",
+        "gleanvid": "vidcomp.methods.gleanvid:Gleanvid",
+        "globalcom2": "vidcomp.methods.globalcom2:Globalcom2",
+        "kffocus": "vidcomp.methods.kffocus:Kffocus",
+        "kitoke": "vidcomp.methods.kitoke:Kitoke",
+        "lftr_like": "vidcomp.methods.lftr_like:LftrLike",
+        "llavolta": "vidcomp.methods.llavolta:Llavolta",
+        "longvu": "vidcomp.methods.longvu:Longvu",
+        "mmtok": "vidcomp.methods.mmtok:Mmtok",
+        "prunevid": "vidcomp.methods.prunevid:Prunevid",
+        "recoverable": "vidcomp.methods.recoverable:Recoverable",
+        "todre": "vidcomp.methods.todre:Todre",
+        "tome": "vidcomp.methods.tome:Tome",
+        "turbo": "vidcomp.methods.turbo:Turbo",
+        "unified_st": "vidcomp.methods.unified_st:UnifiedSt",
+        "v_cast": "vidcomp.methods.v_cast:VCast",
+        "vidcom2": "vidcomp.methods.vidcom2:Vidcom2",
+        "visionzip": "vidcomp.methods.visionzip:Visionzip",
+        "vispruner": "vidcomp.methods.vispruner:Vispruner",
+        "vscan": "vidcomp.methods.vscan:Vscan",
+        "vtc_cls": "vidcomp.methods.vtc_cls:VtcCls",
+        "none": "vidcomp.methods.controls:Keep",
+        "random": "vidcomp.methods.controls:Random",
+        "uniform": "vidcomp.methods.controls:Uniform",
+        "frames": "vidcomp.methods.controls:FewerFrames",
+        "pool": "vidcomp.methods.controls:Pool",
+    },
+)
 
 
 def method_names() -> tuple[str, ...]:
     """Names that :func:`get_method` accepts: the built-in ones, then those of installed packages."""
-    return tuple(_factories())
+    return _METHODS.names()
 
 
 def get_method(name: str, **parameters: Any) -> Method:
@@ -52,55 +71,15 @@ def get_method(name: str, **parameters: Any) -> Method:
     Raises:
         UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
-    factories = _factories()
-    if name not in factories:
-        hint = _suggest(name, list(factories), "see: vidcomp methods")
-        why = f"there are: {', '.join(factories)}"
-        raise UsageError(f"no method named {name!r}", why=why, hint=hint, code="unknown_method")
-    try:
-        kind = factories[name]()
-    except Exception as error:
-        why, hint = f"{type(error).__name__}: {error}", "update or remove the package that registers it"
-        raise UsageError(f"method {name!r} cannot be loaded", why=why, hint=hint, code="broken_method") from error
-    known = list(parameters_of(kind))
-    for key in parameters:
-        if key not in known:
-            why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
-            what = f"method {name!r} has no parameter {key!r}"
-            raise UsageError(what, why=why, hint=_suggest(key, known), code="bad_option")
-    try:
-        return kind(**parameters)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"method {name!r} refuses its parameters", why=str(error), code="bad_option") from error
+    return _METHODS.get(name, **parameters)
 
 
-def methods() -> tuple[MethodInfo, ...]:
-    """Every method that can be loaded; one that cannot is left out, with a warning in the log."""
-    rows = []
-    for name, load in _factories().items():
-        try:
-            rows.append(MethodInfo.of(name, load()))
-        except Exception as error:  # a broken package of somebody else must not hide the others
-            _log.warning("method %r left out of the list: %s: %s", name, type(error).__name__, error)
-    return tuple(rows)
+def methods(built_in: bool = False) -> tuple[MethodInfo, ...]:
+    """Every method that can be loaded, those of installed packages too unless only the ``built_in`` ones are wanted.
 
-
-def _factories() -> dict[str, Callable[[], type[Method]]]:
-    """Name to a function that imports the class. Built-in names cannot be replaced."""
-    found: dict[str, Callable[[], type[Method]]] = {name: _importer(target) for name, target in _BUILT_IN.items()}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, point.load)
-    return found
-
-
-def _importer(target: str) -> Callable[[], type[Method]]:
-    module, _, attribute = target.partition(":")
-    return lambda: getattr(import_module(module), attribute)
-
-
-def _suggest(word: str, known: list[str], otherwise: str = "") -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else otherwise
+    One that cannot be loaded is left out, with a warning in the log.
+    """
+    return _METHODS.rows(built_in)
 
 
 class _CallableModule(ModuleType):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.methods.base import Method, Parity
-from vidcomp.methods.bipartite import pair_up
+from vidcomp.methods.bipartite import Merging, pair_up
 from vidcomp.methods.select import even_budgets
 from vidcomp.tokens import Reduction, TokenView
 
@@ -53,26 +53,37 @@ class Aim(Method):
         """
         counts = even_budgets(view, keep)
         features, tokens = view.features.detach(), view.features.shape[1]
-        owner = torch.full(counts.shape, -1, device=counts.device)[:, None].repeat(1, tokens)
-        weight = torch.zeros(owner.shape, device=counts.device)
-        anchor = torch.zeros_like(owner)
-        for count in set(counts.tolist()) - {0}:  # two numbers that differ by one
-            some = (counts == count).nonzero()[:, 0]
-            owner[some], weight[some], anchor[some, :count] = _halved(features[some], count, not self.official)
+        raster = not self.official
+        most = max(1, int(counts.max()))
+        owner, weight, anchor = _merged(features, counts.clamp(min=1), most, raster)
         first = (counts.cumsum(0) - counts)[:, None]
-        used = torch.arange(tokens, device=counts.device) < counts[:, None]
+        used = torch.arange(most, device=counts.device) < counts[:, None]
         every = torch.arange(len(counts), device=counts.device)[:, None] * tokens
-        assign = torch.where(owner >= 0, owner + first, -1)
-        return Reduction((anchor + every)[used], assign.flatten(), weight.flatten(), raster=not self.official)
+        alive = counts[:, None] > 0
+        assign, share = torch.where(alive, owner + first, -1), weight.where(alive, 0.0)
+        return Reduction((anchor + every)[used], assign.flatten(), share.flatten(), raster=raster)
 
 
-def _halved(features: Tensor, count: int, raster: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge frames [F, N, D] down to ``count`` tokens: owner [F, N], weight [F, N], anchor [F, count]."""
+def _merged(features: Tensor, counts: Tensor, most: int, raster: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge frames [T, N, D] down to ``counts`` [T] tokens, ``most`` or one less.
+
+    Returns:
+        Owner [T, N], weight [T, N], and anchor [T, most], of which a frame uses the first ones.
+    """
     owner = torch.arange(features.shape[1], device=features.device).repeat(len(features), 1)
     anchor, weight, rows = owner, torch.ones(owner.shape, device=owner.device), features
-    while (left := rows.shape[1]) > count:
-        step = pair_up(rows, min(left // 2, left - count), raster=raster)
-        weight = weight * step.share.gather(1, owner)
-        owner, anchor = step.owner.gather(1, owner), anchor.gather(1, step.anchor)
-        rows = step.merged(rows) if anchor.shape[1] > count else anchor  # the last round is not compared again
-    return owner, weight, anchor
+    while (left := rows.shape[1]) > most and left - left // 2 >= most:  # rounds that are the same for all frames
+        step = pair_up(rows, left // 2, raster=raster)
+        owner, weight, anchor = _follow(step, owner, weight, anchor)
+        rows = step.merged(rows)
+    final = torch.zeros(len(features), most, dtype=torch.int64, device=owner.device)
+    for count in set(counts.tolist()):
+        some = (counts == count).nonzero()[:, 0]
+        step = pair_up(rows[some] if left > count else rows[some, :, :0], left - count, raster=raster)
+        owner[some], weight[some], final[some, :count] = _follow(step, owner[some], weight[some], anchor[some])
+    return owner, weight, final
+
+
+def _follow(step: Merging, owner: Tensor, weight: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Owners, weights and anchors after one more step."""
+    return step.owner.gather(1, owner), weight * step.share.gather(1, owner), anchor.gather(1, step.anchor)

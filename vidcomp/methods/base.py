@@ -8,11 +8,11 @@ methods; one that does not is read with the same defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import MISSING, Field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vidcomp.errors import UsageError
+from vidcomp.registry import MethodInfo, Parity, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +30,6 @@ __all__ = [
     "signal",
     "tower_layer",
 ]
-
-Parity = Literal["goldens", "own reading", "control"]
 
 
 class Method(Protocol):
@@ -75,56 +73,20 @@ class Method(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class MethodInfo:
-    """One row of the list of methods: the attributes of :class:`Method`, and ``parameters`` with their defaults."""
-
-    name: str
-    summary: str
-    source: str
-    needs: frozenset[str]
-    parameters: Mapping[str, Any]
-    inner: str | None
-    exact: bool = False
-    stage: str = "outer"
-    parity: Parity = "own reading"
-    wants: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, name: str, kind: Any) -> MethodInfo:
-        """Read the row off a method's class, registered as ``name``.
-
-        Raises:
-            AttributeError: the class lacks a summary or a source.
-        """
-        common = ("needs", "wants", "inner", "exact", "stage", "parity")
-        facts: dict[str, Any] = {item: getattr(kind, item, getattr(Method, item)) for item in common}
-        return cls(name, kind.summary, kind.source, parameters=parameters_of(kind), **facts)
-
-    @property
-    def question_aware(self) -> bool:
-        """Whether the decision depends on the question."""
-        return "query" in self.needs
-
-
 def reads(method: Method, available: frozenset[str]) -> frozenset[str]:
     """The signals to collect for a method when a model can give ``available``: all it needs, and what it wants."""
     return frozenset(method.needs) | (frozenset(getattr(method, "wants", ())) & available)
 
 
-def parameters_of(kind: Any) -> dict[str, Any]:
-    """Fields of a method's dataclass with their defaults."""
-    return {
-        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-        for item in fields(kind)
-        if item.init
-    }
-
-
 def described(method: Any) -> str:
     """A method object as the user would type it: its name, and the parameters that differ from their defaults."""
-    changed = [f"{item.name}={getattr(method, item.name)}" for item in fields(method) if _differs(method, item)]
+    changed = [f"{item.name}={_typed(getattr(method, item.name))}" for item in fields(method) if _differs(method, item)]
     return f"{method.name}:{','.join(changed)}" if changed else str(method.name)
+
+
+def _typed(value: Any) -> str:
+    """A parameter as it is written on the command line; several numbers are 8/16/24."""
+    return "/".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _differs(method: Any, item: Field[Any]) -> bool:

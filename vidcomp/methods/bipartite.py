@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.similarity import block_bytes, products
+from vidcomp.methods.similarity import block_bytes, cosines
 from vidcomp.tokens import merge_rows
 
 __all__ = ["Merging", "best_partners", "pair_up"]
@@ -54,8 +53,7 @@ def best_partners(metric: Tensor) -> tuple[Tensor, Tensor]:
     step = max(1, block_bytes(metric.device) // (8 * metric.shape[1] * metric.shape[2]))
     found = []
     for part in torch.split(metric, step):
-        unit = unit_rows(part)
-        found.append(products(unit[:, ::2], unit[:, 1::2]).max(dim=2))
+        found.append(cosines(part[:, ::2], part[:, 1::2]).max(dim=2))
     return torch.cat([pair.values for pair in found]), torch.cat([pair.indices for pair in found])
 
 

@@ -25,6 +25,7 @@ class Keep(Method):
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "no reduction: every token, unchanged, whatever keep says"
     source: ClassVar[str] = "control of this project"
+    exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
@@ -90,6 +91,7 @@ class FewerFrames(Method):
     name: ClassVar[str] = "frames"
     summary: ClassVar[str] = "control: fewer frames, each whole; at most the budget, at least one frame"
     source: ClassVar[str] = "control of this project"
+    exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
@@ -114,6 +116,7 @@ class Pool(Method):
         "control: lower resolution, means over a coarser grid; at most the budget, at least one per frame"
     )
     source: ClassVar[str] = "control of this project; average pooling is the baseline of most papers"
+    exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "control"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:

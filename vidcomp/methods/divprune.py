@@ -28,7 +28,13 @@ __all__ = ["Divprune"]
 
 @dataclass(frozen=True)
 class Divprune(Method):
-    """Exactly the ceiling of ``keep * T * N`` tokens (the published code rounds)."""
+    """Exactly the ceiling of ``keep * T * N`` tokens.
+
+    Attributes:
+        official: round to the nearest number instead, as in the published code; still at least one.
+    """
+
+    official: bool = False
 
     name: ClassVar[str] = "divprune"
     summary: ClassVar[str] = "keeps tokens that are far from each other, over the whole video"
@@ -43,6 +49,8 @@ class Divprune(Method):
             ValueError: keep outside (0, 1].
         """
         count = token_budget(view.total, keep)
+        if self.official:
+            count = max(1, round(view.total * keep))
         rows = view.features.detach().reshape(view.total, -1)
         picks = farthest_first(rows, count, shifts=(1, view.features.shape[1]))
         return keep_only(picks.sort().values, view.total)

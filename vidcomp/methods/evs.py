@@ -45,7 +45,8 @@ class Evs(Method):
 
     name: ClassVar[str] = "evs"
     summary: ClassVar[str] = "keeps the first frame and the tokens that changed most since the previous frame"
-    source: ClassVar[str] = "Efficient Video Sampling, arXiv 2510.14624; vLLM"
+    source: ClassVar[str] = "Efficient Video Sampling, arXiv 2510.14624, https://github.com/vllm-project/vllm"
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.first not in ("full", "budget"):

@@ -39,7 +39,7 @@ from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.dpc_knn import ranked_groups
 from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import products, widest_float
+from vidcomp.methods.similarity import cosines, widest_float
 from vidcomp.tokens import Links, Reduction, Span, TokenView, identity
 
 __all__ = ["Fastvid", "Quota", "cut_spans"]
@@ -129,7 +129,7 @@ class Fastvid(Method):
 
     def _spread(self, length: int, budget: int, tokens: int) -> tuple[NDArray[np.int64], ...]:
         """Counts of one segment with an exact sum."""
-        context = guarded_floor(budget * self.context)
+        context = int(budget * self.context) if self.official else guarded_floor(budget * self.context)
         peaks, salient = _anchor_frames(length, self.stride), _front(budget - context, length)
         anchors = np.zeros(length, dtype=np.int64)
         anchors[peaks] = np.minimum(_front(context, len(peaks))[::-1], tokens - salient[peaks])
@@ -159,8 +159,8 @@ class Fastvid(Method):
         targets = peak.nonzero()[:, 0]
         if not len(targets):
             return None
-        unit = unit_rows(features[part].flatten(0, 1))
-        cosine = products(unit[free], unit[targets])  # [m, A]
+        rows = features[part].flatten(0, 1)
+        cosine = cosines(rows[free], rows[targets])  # [m, A]
         links = []
         for frame in sorted(set((targets // tokens).tolist())):
             own = (targets // tokens == frame).nonzero()[:, 0]

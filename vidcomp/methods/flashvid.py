@@ -34,6 +34,7 @@ from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.dpc_knn import cluster_groups, squared_distances
 from vidcomp.methods.equal import first_equal
+from vidcomp.methods.maxmin import spread_out
 from vidcomp.methods.merge import weighted_mean
 from vidcomp.methods.similarity import block_bytes
 from vidcomp.tokens import Reduction, Span, TokenView, merge_rows
@@ -70,6 +71,7 @@ class Flashvid(Method):
     summary: ClassVar[str] = "keeps attended and mutually different tokens, merges the rest in trees across frames"
     source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
+    inner: ClassVar[str | None] = "flashvid"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -85,12 +87,12 @@ class Flashvid(Method):
         """Choose, link and cluster; between b - 1 and b + 1 tokens per frame survive, where there are as many roots."""
         check_keep(keep)
         features = view.features.detach()
-        frames, tokens = features.shape[:2]
+        tokens = features.shape[1]
         budget = min(tokens, max(1, guarded_ceil(tokens * keep * self.expansion)))
         chosen_count = guarded_ceil(budget * self.alpha)
         middle = features.mean(dim=1, dtype=torch.float32)  # [T, D]
         spans = cut_segments(middle, self.cut, self.segments)
-        weight = signal(view, "salience", self.name).float().clamp(min=0)
+        weight = signal(view, "salience", self.name).float().nan_to_num(nan=0.0).clamp(min=0)
         if self.event:
             weight = weight * _event(features, middle, spans)
         chosen = attended_and_different(features, weight, chosen_count)
@@ -120,7 +122,6 @@ class Flashvid(Method):
         self, features: Tensor, root: Tensor, chosen: Tensor, spans: tuple[Span, ...], left: int
     ) -> Reduction:
         """Trees to the budget of ``left`` tokens per frame."""
-        frames, tokens = root.shape
         index = torch.arange(root.numel(), device=root.device).reshape(root.shape)
         roots = (root == index) & ~chosen  # [T, N]
         found = roots.sum(dim=1).cpu()
@@ -187,23 +188,15 @@ def attended_and_different(features: Tensor, weight: Tensor, count: int) -> Tens
     Returns:
         [T, N] bool; of equals the lower index is taken.
     """
-    chosen = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
-    if count == 0:
-        return chosen
-    width = features.shape[2]
-    step = max(1, 4 * block_bytes(features.device) // (4 * features.shape[1] * (width + features.shape[1])))
+    step = max(1, block_bytes(features.device) // (features.shape[1] * (features.shape[2] + features.shape[1])))
+    chosen = []
     for low in range(0, len(features), step):
-        part, mark = slice(low, low + step), chosen[low : low + step]
-        unit = unit_rows(features[part])
-        away = squared_distances(unit - unit[:, :1], torch.ones_like(mark))[0] * (width / 2)  # [t, N, N], 1 - cosine
-        away = away * weight[part, None, :]
-        nearest = away.topk(min(2, away.shape[1]), dim=1, largest=False).values[:, -1]  # its own distance is zero
-        for _ in range(count):
-            pick = nearest.masked_fill(mark, -1).argmax(dim=1, keepdim=True)
-            row = away.gather(1, pick[:, :, None].expand(-1, 1, away.shape[2]))[:, 0]
-            nearest = torch.minimum(nearest, row) if bool(mark.any()) else row
-            mark.scatter_(1, pick, True)
-    return chosen
+        unit = unit_rows(features[low : low + step])
+        valid = torch.ones(unit.shape[:2], dtype=torch.bool, device=unit.device)
+        away = squared_distances(unit - unit[:, :1], valid)[0] * (unit.shape[2] / 2)  # [t, N, N], 1 - cosine
+        counts = torch.full((len(unit),), count, device=unit.device)
+        chosen.append(spread_out(away * weight[low : low + step, None, :], counts))
+    return torch.cat(chosen)
 
 
 def _event(features: Tensor, middle: Tensor, spans: tuple[Span, ...]) -> Tensor:

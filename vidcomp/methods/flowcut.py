@@ -77,7 +77,8 @@ def cut_count(attention: Tensor, target: int, layers_left: int) -> int:
         target: tokens in the end, the class token included.
         layers_left: layers after this one that could drop some.
     """
-    share = attention.double() / attention.double().sum(dim=1, keepdim=True)
+    wide = attention.cpu().double()
+    share = wide / wide.sum(dim=1, keepdim=True)
     surplus, size = attention.shape[1] - target, attention.shape[1]
     if layers_left == 0 or size < 2:
         return surplus

@@ -6,17 +6,20 @@ arXiv 2410.17434, https://github.com/Vision-CAIR/LongVU. Needs: frame_features, 
 In plain words, for a budget of V tokens, N per frame and n per frame at low resolution (two thirds per side, bilinear):
 1. If the video would not fit even at low resolution, frames are dropped: in windows of 16, a frame's mean cosine with
    all frames of the window, itself included, has to be below ``same_frame``; the middle frame always stays.
-2. If the frames fit at full resolution, that is the result. If there is room for more than low resolution, the frames
-   that score highest against the question (mean product of their low-resolution tokens with its embeddings) are kept at
-   full resolution, as many as fit.
+2. If the frames fit at full resolution, they get it. If there is room for more than low resolution, the frames that
+   score highest against the question (mean product of their low-resolution tokens with its embeddings) are kept at full
+   resolution, as many as fit.
 3. Otherwise, if the low-resolution tokens do not fit, windows of 8 frames keep their first frame and, of the others,
    tokens whose cosine with that frame's token is below ``same_token``.
 4. If that is still too much, the tokens most similar to what they were compared with go, the first frames of windows
-   being compared with the window before. The published code cuts off the end of every window instead, however different
-   it is, and thins more than 400 frames evenly: ``official=True``.
+   being compared with the window before.
+5. If less than V is used, dropped frames come back at low resolution, those least like their windows first.
+The published code has no step 5; in step 4 it cuts off the end of every window, however different it is; and it thins
+more than 400 frames evenly: ``official=True``.
 
 The published system is trained; in a stock model the products of step 2 mean less. frame_features come from
-``--segmenter dinov2``, as published, or else are means of the model's own features. The achieved number is at most V.
+``--segmenter dinov2``, as published, or else are means of the model's own features, which are much more alike: the
+threshold of step 1 was made for DINOv2. The achieved number is at most V.
 """
 
 from __future__ import annotations
@@ -90,10 +93,13 @@ class Longvu(Method):
         elif room > 0:
             scores = (features[chosen].float().transpose(1, 2) @ low.mean) @ query.float().mean(dim=0)
             sharp[chosen[scores.argsort(descending=True, stable=True)[:room]]] = True
-        kept = torch.ones(len(chosen), low.count, dtype=torch.bool, device=features.device)
-        if not bool(sharp.any()):
+        if len(chosen) * low.count > budget:
             kept = changed_tokens(low.apply(features[chosen]), budget, self.same_token, tail=self.official)
-        return low.reduction(frames, sharp, chosen, kept)
+            return low.reduction(frames, sharp, chosen, kept)
+        if not self.official:
+            spare = budget - len(chosen) * low.count - int(sharp.sum()) * (tokens - low.count)
+            chosen = _brought_back(chosen, seen, spare // low.count)
+        return low.reduction(frames, sharp, chosen, torch.ones(len(chosen), low.count, device=sharp.device).bool())
 
 
 def unusual_frames(seen: Tensor, threshold: float, limit: int, window: int = _WINDOW) -> Tensor:
@@ -108,16 +114,26 @@ def unusual_frames(seen: Tensor, threshold: float, limit: int, window: int = _WI
     Returns:
         Ascending indices of the frames that stay, int64.
     """
-    unit = unit_rows(seen).to(widest_float(seen.device))
-    stays = []
-    for part in torch.split(unit, window):
-        stay = (part @ part.mean(dim=0)).float() < threshold
-        stay[len(part) // 2] = True
-        stays.append(stay)
-    left = torch.cat(stays).nonzero()[:, 0]
+    left = (_likeness(seen, window) < threshold).nonzero()[:, 0]
     if len(left) > limit:
         left = left[torch.arange(limit, device=left.device) * len(left) // limit]
     return left
+
+
+def _likeness(seen: Tensor, window: int) -> Tensor:
+    """[T] float32: mean cosine with the frames of its window; minus infinity for the middle frame."""
+    unit = unit_rows(seen).to(widest_float(seen.device))
+    parts = [(part @ part.mean(dim=0)).float() for part in torch.split(unit, window)]
+    for part in parts:
+        part[len(part) // 2] = -torch.inf
+    return torch.cat(parts)
+
+
+def _brought_back(chosen: Tensor, seen: Tensor, count: int) -> Tensor:
+    """``chosen`` and up to ``count`` more frames, those least like their windows, ascending."""
+    order = _likeness(seen, _WINDOW).argsort(stable=True)
+    order = order[~torch.isin(order, chosen)]
+    return torch.cat([chosen, order[: max(0, count)]]).sort().values
 
 
 def changed_tokens(features: Tensor, budget: int, threshold: float, *, tail: bool, window: int = _CHUNK) -> Tensor:

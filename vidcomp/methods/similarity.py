@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["block_bytes", "frame_cosine", "neighbour_cosine", "products", "widest_float"]
+__all__ = ["block_bytes", "cosines", "frame_cosine", "neighbour_cosine", "products", "widest_float"]
 
 
 def block_bytes(device: torch.device) -> int:
@@ -28,6 +28,23 @@ def products(rows: Tensor, others: Tensor) -> Tensor:
     """
     wide = widest_float(rows.device)
     return (rows.to(wide) @ others.to(wide).transpose(-1, -2)).float()
+
+
+def cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Cosines of rows [..., P, D] with others [..., Q, D] of any float dtype: [..., P, Q] float32, as :func:`products`.
+
+    Rounded from float64, 0 for a zero row; the lengths are divided out of the products, so no row is scaled first.
+    """
+    wide = widest_float(rows.device)
+    two = others.to(wide)
+    length = torch.linalg.vector_norm(two, dim=-1).unsqueeze(-2)
+    step = max(1, block_bytes(rows.device) // (8 * rows.shape[-1]))
+    found = []
+    for part in torch.split(rows, step, dim=-2):
+        one = part.to(wide)
+        both = torch.linalg.vector_norm(one, dim=-1).unsqueeze(-1) * length
+        found.append(torch.where(both > 0, (one @ two.transpose(-1, -2)) / both, 0.0).float())
+    return torch.cat(found, dim=-2).clamp(-1, 1)
 
 
 def frame_cosine(features: Tensor, frame: Tensor, other: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class VCast(Method):
     name: ClassVar[str] = "v_cast"
     summary: ClassVar[str] = "gives frames where the video turns more tokens, keeps those unlike their frame"
     source: ClassVar[str] = "V-CAST, arXiv 2603.27650, https://github.com/xinyouu/V-CAST"
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -56,9 +57,9 @@ class VCast(Method):
         features = view.features.detach()
         frames, tokens = features.shape[:2]
         middle = unit_rows(features.mean(dim=1, dtype=torch.float32))  # [T, D]
-        shares = (bends(middle) / self.temperature).double().softmax(dim=0)
+        shares = (bends(middle) / self.temperature).cpu().double().softmax(dim=0)
         total = max(frames, round(view.total * keep))
-        counts = allocate(shares.cpu().numpy(), total, [tokens] * frames, least=1)
+        counts = allocate(shares.numpy(), total, [tokens] * frames, least=1)
         scores = _scores(features, middle)
         return keep_marked(top_mask(scores, torch.from_numpy(counts).to(scores.device)))
 
@@ -76,7 +77,7 @@ def _scores(features: Tensor, middle: Tensor) -> Tensor:
     for frame, centre in enumerate(middle):  # one at a time: no float32 copy of the video
         rows = features[frame].float()
         length[frame] = rows.square().sum(dim=1).sqrt()
-        cosine[frame] = (unit_rows(rows) * centre).sum(dim=1)
+        cosine[frame] = (rows * centre).sum(dim=1) / length[frame].clamp(min=1e-20)
     low, high = length.aminmax(dim=1, keepdim=True)
     scores: Tensor = 1 - cosine + (length - low) / (high - low).clamp(min=1e-12)
     return scores

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from vidcomp.budget import token_budget
 from vidcomp.methods.base import Method, Parity
-from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.equal import first_equal, first_of_same
 from vidcomp.methods.select import keep_marked, top_mask
 from vidcomp.tokens import Reduction, TokenView
@@ -69,7 +68,7 @@ class Vidcom2(Method):
         budget = token_budget(view.total, keep)
         common = Commonness.of(view.features.detach(), self.channels)
         score, tokens = common.video + common.frame, view.features.shape[1]
-        counts = (common.scales(keep, self.temperature) * tokens).round().clamp(min=1).long()
+        counts = (common.scales(keep, self.temperature) * tokens).round().clamp(min=1).long().to(score.device)
         kept = top_mask(-score, counts)
         return keep_marked(kept if self.official else _reconciled(kept, score, budget))
 
@@ -86,26 +85,56 @@ class Commonness:
         """Measure features [T, N, D] over the share of channels that varies least."""
         frames, tokens, width = features.shape
         rows = features.reshape(-1, width)
-        calm = rows.float().var(dim=0, correction=0).argsort(stable=True)[: max(1, int(width * channels))]
-        unit = unit_rows(rows[:, calm.sort().values]).view(frames, tokens, -1)
-        centre = unit.mean(dim=1)  # [T, C]
+        calm = _variance(features).argsort(stable=True)[: max(1, int(width * channels))]
+        mask = torch.zeros(width, device=rows.device)
+        mask[calm] = 1
+        length, centre, own = (
+            torch.stack(column) for column in zip(*(_centred(f, mask) for f in features), strict=True)
+        )
+        middle = centre.mean(dim=0)
+        along = torch.stack([(frame.float() @ middle) for frame in features]) / length
         first = first_equal(rows)  # products may round differently per row: equal tokens must score equally
         frame_of = torch.arange(len(rows), device=rows.device) // tokens
-        own = _nearness(unit, centre[:, :, None]).flatten()
-        wide = _nearness(unit, centre.mean(dim=0)[None, :, None]).flatten()[first]
         twin = first_of_same(first * frames + frame_of)  # the first equal token of the same frame
-        return cls(wide.view(frames, tokens), own[twin].view(frames, tokens))
+        solid = length.isfinite()  # a zero vector stays where it is
+        video = _nearness(solid + middle.square().sum() - 2 * along)
+        frame = _nearness(solid + centre.square().sum(dim=1, keepdim=True) - 2 * own)
+        return cls(video.flatten()[first].view(frames, tokens), frame.flatten()[twin].view(frames, tokens))
 
     def scales(self, keep: float, temperature: float) -> Tensor:
-        """[T] float64, the share of its tokens that each frame keeps."""
-        unusual = -self.video.double().mean(dim=1)
+        """[T] float64 on the CPU, the share of its tokens that each frame keeps."""
+        unusual = -self.video.cpu().double().mean(dim=1)
         share = ((unusual - unusual.max()) / temperature).softmax(dim=0)
         return (keep * (1 + share - share.mean())).clamp(max=1)
 
 
-def _nearness(unit: Tensor, centre: Tensor) -> Tensor:
-    """Sum of Gaussians of the distance: [T, N, C] and [T or 1, C, 1] to [T, N]."""
-    apart = unit.square().sum(dim=2) + centre.square().sum(dim=1) - 2 * (unit @ centre)[:, :, 0]
+def _variance(features: Tensor) -> Tensor:
+    """[D] float32, of each channel over all tokens, in one read; the first token is taken off for precision."""
+    shift, total = features[0, 0].float(), features.shape[0] * features.shape[1]
+    sums, squares = torch.zeros(2, features.shape[2], device=features.device)
+    for frame in features:
+        apart = frame.float() - shift
+        sums += apart.sum(dim=0)
+        squares += apart.square_().sum(dim=0)
+    variance: Tensor = squares / total - (sums / total).square()
+    return variance
+
+
+def _centred(frame: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [N, D] over the channels in ``mask`` [D] and scaled to length one, without writing them down.
+
+    Returns:
+        [N] lengths, infinite for a zero vector; [D] their mean; [N] products with it.
+    """
+    rows = frame.float()
+    length = (rows.square() @ mask).sqrt()
+    length = torch.where(length > 0, length, torch.inf)
+    mean = (1 / length) @ rows * mask / len(rows)
+    return length, mean, (rows @ mean) / length
+
+
+def _nearness(apart: Tensor) -> Tensor:
+    """Sum of Gaussians of squared distances [T, N]."""
     return torch.stack([(-apart / (2 * scale)).exp() for scale in _SCALES]).sum(dim=0)
 
 

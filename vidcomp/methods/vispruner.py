@@ -21,11 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import guarded_floor
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.methods.similarity import products
+from vidcomp.methods.similarity import cosines
 from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["Fastervlm", "Vispruner", "without_duplicates"]
@@ -66,7 +64,7 @@ class Vispruner(Method):
         line = attention.float().argsort(dim=1, descending=True, stable=True)
         for count in set(counts.tolist()):  # two numbers that differ by one
             some = (counts == count).nonzero()[:, 0]
-            best = guarded_floor(count * self.important)
+            best = int(count * self.important)
             varied = without_duplicates(rows[some], line[some, best:], count - best)
             kept[some[:, None], torch.cat([line[some, :best], varied], dim=1)] = True
         return keep_marked(kept)
@@ -106,8 +104,7 @@ def without_duplicates(rows: Tensor, line: Tensor, count: int) -> Tensor:
     """
     if count == 0 or line.shape[1] == count:
         return line[:, :count]
-    unit = unit_rows(rows)
-    similar = products(unit, unit)  # [F, N, N]
+    similar = torch.stack([cosines(frame, frame) for frame in rows])  # [F, N, N]
     while (size := line.shape[1]) > count:
         even, odd = line[:, ::2], line[:, 1::2]
         leave = min(_ROUND, size - count, even.shape[1])

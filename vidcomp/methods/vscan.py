@@ -53,6 +53,7 @@ class Vscan(Method):
     summary: ClassVar[str] = "half of the tokens per window by a shallow layer, half by the last; drops are averaged in"
     source: ClassVar[str] = "VScan, TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent"
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
+    inner: ClassVar[str | None] = "vscan"
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

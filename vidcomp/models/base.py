@@ -112,6 +112,12 @@ class Family(ABC):
     # -- facts
 
     @property
+    def merging_layers(self) -> tuple[nn.Module, ...]:
+        """Layers of the tower up to the first one whose output is used, where rows may be merged between them; none
+        when this family's tower cannot host that."""
+        return ()
+
+    @property
     def default_frames(self) -> int:
         """Frames to sample when the user names no number."""
         return int(self.settings.get("num_frames") or DEFAULT_FRAMES)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidcomp.models.base import About, Encoded
 from vidcomp.models.layout import Layout
+from vidcomp.models.probe import encoder_layers
 from vidcomp.models.square import SquareFamily
 
 __all__ = ["LlavaOnevision"]
@@ -43,6 +44,11 @@ class LlavaOnevision(SquareFamily):
     def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
         """Resized like the features."""
         return F.interpolate(planes, size=grid, mode="bilinear")
+
+    @property
+    def merging_layers(self) -> tuple[nn.Module, ...]:
+        """All layers up to the first one whose output the projector reads."""
+        return tuple(encoder_layers(self.tower)[: min(self.used_layers) + 1])
 
     def separators(self) -> Tensor:
         """The learned newline that follows the last frame: [1, D]."""

@@ -33,6 +33,7 @@ __all__ = [
 
 _NAME = "vidcomp_probe"
 _SCRATCH_BYTES = 32 * 2**20
+_TRUST = 30.0  # VFlowOpt's released thresholds lie between 28.7 and 39.3
 _PROBING = threading.Lock()  # the swapped config is seen by every thread that runs the tower
 
 
@@ -65,6 +66,13 @@ class Heads:
         rows = self.query[:, :, :1] if self.leading else self.query.float().mean(2, keepdim=True)
         return self._attention_of(rows)
 
+    def trusted_attention(self) -> Tensor:
+        """``trusted_attention``: [B, P]."""
+        received = received_attention(self.query, self.key, self.scaling)
+        trusted = received > _TRUST * received.mean(1, keepdim=True)
+        trusted |= ~trusted.any(1, keepdim=True)
+        return received_attention(self.query, self.key, self.scaling, trusted)[:, self.leading :]
+
     def mean_keys(self) -> Tensor:
         """``keys``: [B, P, head_size]."""
         return self.key[:, :, self.leading :].float().mean(1)
@@ -90,6 +98,7 @@ ATTENTION_SIGNALS: Mapping[str, Recipe] = {
     "salience": Heads.attended,
     "cls_attention": Heads.class_attention,
     "summary_attention": Heads.summary_attention,
+    "trusted_attention": Heads.trusted_attention,
     "keys": Heads.mean_keys,
     "value_norm": Heads.value_norm,
     "value_similarity": Heads.value_similarity,
@@ -103,24 +112,29 @@ TOWER_SIGNALS = frozenset(ATTENTION_SIGNALS) - CLASS_SIGNALS | {"cls_by_layer", 
 """What :func:`probe_signals` can collect from every tower."""
 
 
-def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def received_attention(query: Tensor, key: Tensor, scaling: float, givers: Tensor | None = None) -> Tensor:
     """Mean over heads and queries of the attention that each key receives.
 
     Args:
         query, key: [B, heads, N, head_size] and [B, kv_heads, N, head_size].
         scaling: factor on the dot products.
+        givers: [B, N] bool, the queries that count; all of them when None.
 
     Returns:
         [B, N] float32; rows sum to 1. Queries are taken in blocks, so the temporary stays under 32 MB.
     """
     batch, heads, queries, _ = query.shape
     key = _spread(key, heads)
+    counts = query.new_ones(batch, queries, dtype=torch.float32) if givers is None else givers.float()
     received = query.new_zeros(batch, key.shape[2], dtype=torch.float32)
     block = max(1, _SCRATCH_BYTES // (4 * batch * heads * key.shape[2]))
     for start in range(0, queries, block):
         scores = (query[:, :, start : start + block] @ key.transpose(2, 3)).float() * scaling
-        received += scores.softmax(-1).sum((1, 2))
-    return received / (heads * queries)
+        weights = scores.softmax(-1)
+        if givers is not None:
+            weights *= counts[:, None, start : start + block, None]
+        received += weights.sum((1, 2))
+    return received / (heads * counts.sum(1, keepdim=True))
 
 
 def _spread(key: Tensor, heads: int) -> Tensor:

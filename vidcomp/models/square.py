@@ -41,12 +41,17 @@ class SquareFamily(Family):
         """Tokens along one side of a frame, after pooling."""
 
     @property
-    def last_layer(self) -> int:
-        """The layer whose output feeds the projector; hidden state k is the output of layer k - 1."""
+    def used_layers(self) -> tuple[int, ...]:
+        """The layers whose output feeds the projector; hidden state k is the output of layer k - 1."""
         count = len(encoder_layers(self.tower))
         chosen = getattr(self.model.config, "vision_feature_layer", -1)
         states = [chosen] if isinstance(chosen, int) else list(chosen)
-        return max(state if state >= 0 else count + 1 + state for state in states) - 1
+        return tuple((state if state >= 0 else count + 1 + state) - 1 for state in states)
+
+    @property
+    def last_layer(self) -> int:
+        """The last of the used layers."""
+        return max(self.used_layers)
 
     def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
         """The same for every clip."""

@@ -29,11 +29,20 @@ class ReportLine:
 
 @dataclass(frozen=True)
 class Report:
-    """All lines, and the two ends: the plain model's prefill and the one that ran."""
+    """All lines, and the two ends: the plain model's prefill and the one that ran.
+
+    Attributes:
+        lines: one per stage.
+        plain, actual: cost of the two prefills.
+        tower_rows: rows that each layer of the vision tower read, empty when nothing was merged there.
+        layer_rows: rows that entered each layer of the language model.
+    """
 
     lines: tuple[ReportLine, ...]
     plain: Cost
     actual: Cost
+    tower_rows: tuple[int, ...] = ()
+    layer_rows: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report --json``."""
@@ -44,6 +53,8 @@ class Report:
                 "plain": {"flops": self.plain.flops, "kv_bytes": self.plain.kv_bytes},
                 "actual": {"flops": self.actual.flops, "kv_bytes": self.actual.kv_bytes},
             },
+            "tower_rows": list(self.tower_rows),
+            "layer_rows": list(self.layer_rows),
         }
 
 
@@ -52,8 +63,8 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
     tokens = ledger.tokens
     around = tokens.text + tokens.separators + tokens.markers
     plain = prefill_cost(shape, [tokens.uncompressed + around + tokens.markers_dropped] * shape.layers)
-    actual = _actual(ledger, shape)
-    return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual)
+    actual, rows = _actual(ledger, shape), (tuple(ledger.tower_rows), tuple(ledger.layer_rows))
+    return Report(tuple(_lines(ledger, shape, around, actual)), plain, actual, *rows)
 
 
 def _actual(ledger: StageLedger, shape: ModelShape) -> Cost:

@@ -81,12 +81,13 @@ def _span_table(spans: list[SpanRecord]) -> Table:
 
 def _summary(report: Report, ledger: StageLedger) -> Text:
     tokens = ledger.tokens
+    tower = f"vision tower, rows per layer: {' '.join(map(str, report.tower_rows))}\n" if report.tower_rows else ""
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
     markers = f" + {tokens.markers} marker" if tokens.markers else ""
     cached = f", {tokens.cached} of them read before" if ledger.continues else ""
     left = f" ({tokens.markers_dropped} marker rows left with their frames)" if tokens.markers_dropped else ""
     return Text(
-        f"visual tokens: {tokens.uncompressed} -> {tokens.kept} "
+        f"{tower}visual tokens: {tokens.uncompressed} -> {tokens.kept} "
         f"({ledger.keep_actual:.1%}, asked {ledger.keep_requested:.1%}){inside}\n"
         f"prefill: {tokens.sequence} rows = {tokens.kept} visual + {tokens.separators} separator + {tokens.text} text"
         f"{markers}{cached}{left}\n"

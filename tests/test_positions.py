@@ -1,0 +1,101 @@
+"""Position ids of survivors: the policies by hand, and several positions per row against rotary tables made by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_inllm import STEPS, Drop, sequence, visible_rows, with_answer
+from tiny import masked_reference, tiny_model
+from torch import nn
+
+from vidcomp.errors import UsageError
+from vidcomp.inllm import Attachment, CompressedCache
+from vidcomp.positions import GROUPS, spread_members
+from vidcomp.tokens import Reduction
+
+REDUCTION = Reduction(  # of 12 tokens: one alone, one of ten members, one dropped
+    torch.tensor([0, 5]), torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, -1, 1, 1, 1]),
+    torch.tensor([1.0, *[0.1] * 7, 0, *[0.1] * 3]),
+)  # fmt: skip
+
+
+class Angles(nn.Module):
+    """Rotary tables from the definition: frequency f turns by its own row of places [K, S]."""
+
+    def __init__(self, places: torch.Tensor, size: int, base: float) -> None:
+        super().__init__()
+        self.places, self.size, self.base = places, size, base
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = self.size // 2
+        columns = [self.places[f * len(self.places) // half] / self.base ** (2 * f / self.size) for f in range(half)]
+        angles = torch.stack(columns * 2, dim=-1)[None]
+        return angles.cos(), angles.sin()
+
+
+def test_members_at_equal_distances() -> None:
+    assert spread_members(REDUCTION, 4).tolist() == [[0, 0, 0, 0], [2, 4, 7, 10]]  # members 1, 3, 6, 8 of ten
+
+
+@pytest.mark.parametrize("layers", [(), (3,), (1, 4)])
+def test_rows_with_several_positions_equal_tables_made_by_hand(layers: tuple[int, ...]) -> None:
+    model = tiny_model()
+    rows, flags = sequence(model)
+    base = torch.arange(len(rows)) * 2
+    moved = torch.randint(0, 9, (GROUPS, len(rows)), generator=torch.Generator().manual_seed(0)).sort(0).values
+    places = base + torch.where(flags, moved, 0)
+    out, cache = generated(model, rows, flags, base[None], Drop(*layers) if layers else None, places)
+    full, positions = with_answer(model, rows, base[None], out.sequences[0])
+    steps = positions[0, len(rows) :]
+    text = model.config.text_config
+    kept = {layer: visible_rows(cache, layer, flags, len(full)) for layer in layers}
+    decoder = model.get_decoder()
+    decoder.rotary_emb = Angles(
+        torch.cat([places, steps.expand(GROUPS, -1)], 1), text.hidden_size // text.num_attention_heads,
+        text.rope_parameters["rope_theta"],
+    )  # fmt: skip
+    expected = masked_reference(model, full, positions, kept)[len(rows) - 1 :]
+    assert torch.stack(out.logits)[:, 0].sub(expected).abs().max() < 1e-4
+    decoder.rotary_emb.places = positions.expand(GROUPS, -1)
+    plain = masked_reference(model, full, positions, kept)[len(rows) - 1 :]
+    assert (plain - expected).abs().max() > 1e-2  # the reference can fail
+
+
+@torch.no_grad()
+def generated(model, rows, flags, positions, schedule, places):
+    text = model.config.text_config
+    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, places=places)
+    with Attachment(model):
+        out = model.generate(
+            inputs_embeds=rows[None], position_ids=positions, past_key_values=cache, max_new_tokens=STEPS,
+            attention_mask=torch.ones(1, len(rows), dtype=torch.long), do_sample=False, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    return out, cache
+
+
+def test_equal_positions_are_the_stock_models_to_the_bit() -> None:
+    model = tiny_model()
+    rows, flags = sequence(model)
+    positions = torch.arange(len(rows))[None]
+    plain, _ = generated(model, rows, flags, positions, None, None)
+    several, _ = generated(model, rows, flags, positions, None, positions.expand(GROUPS, -1))
+    assert all(torch.equal(a, b) for a, b in zip(plain.logits, several.logits, strict=True))
+
+
+def test_every_merger_takes_them(nano, samples) -> None:
+    clip, question = samples / "blue_cross_moves_right.mp4", "what happens?"
+    for method in ("pool", "holitom", "tome"):
+        encoded = nano.encode(clip, method=method, keep=0.25, positions="ppe")
+        prefill = nano.prepare(encoded, question)
+        merged = int((encoded.tokens.members > 1).sum())
+        before = len(nano.family.prompt(question, encoded.watched.layout).before)
+        places = prefill.cache.places
+        kept = slice(before, before + len(encoded.tokens))
+        assert torch.equal(places[:, kept].T - before, spread_members(encoded.reduction, GROUPS))
+        assert int((places[0] != places[-1]).sum()) == merged > 0
+        assert torch.equal(places[0, kept.stop :], prefill.positions[0, kept.stop :])
+        assert prefill.positions[0, before : before + len(encoded.tokens)].diff().min() > 0
+        assert nano.ask(encoded, question).text
+    with pytest.raises(UsageError, match="renumbers"):
+        nano.ask(clip, question, keep=0.25, positions="ppe", inner="pyramiddrop:positions=compact")

@@ -1,0 +1,35 @@
+"""Mergers that work inside the vision tower: fewer rows, or fewer frames, for its later layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vidcomp.models.tower import TowerMerger
+from vidcomp.registry import MethodInfo, Registry
+
+__all__ = ["get_merger", "mergers"]
+
+_MERGERS: Registry[TowerMerger] = Registry(
+    "encoder merger",
+    group="vidcomp.mergers",
+    also=("none",),
+    built_in={
+        "tome": "vidcomp.intower.tome:TomeTower",
+        "turbo": "vidcomp.intower.turbo:TurboTower",
+        "earlytom": "vidcomp.intower.earlytom:EarlyTom",
+    },
+)
+
+
+def get_merger(name: str, **parameters: Any) -> TowerMerger:
+    """The merger of that name, ``get_merger("tome", r=16)`` for example.
+
+    Raises:
+        UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
+    """
+    return _MERGERS.get(name, **parameters)
+
+
+def mergers(built_in: bool = False) -> tuple[MethodInfo, ...]:
+    """Every merger that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
+    return _MERGERS.rows(built_in)

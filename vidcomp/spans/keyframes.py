@@ -1,0 +1,102 @@
+"""Which frames to look at: key frames of the video codec with evenly spaced ones between them, or frames that stand
+out.
+
+Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Its code is not public;
+the rule for gaps is known from an independent implementation. What happens before the first and after the last key
+frame, and under a limit, is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["KeyTimes", "key_times", "standing_out", "unusual_level"]
+
+_HEAD = 0.05  # seconds: a first key frame later than this leaves the start unseen
+_PER_SECOND = 2.0  # more key frames than this say nothing about the content
+_SPREAD = 3 * 1.4826  # median deviations that make three standard deviations
+
+
+@dataclass(frozen=True)
+class KeyTimes:
+    """Times in seconds, ascending: of key frames, and of frames added in the gaps between them."""
+
+    keys: tuple[float, ...]
+    added: tuple[float, ...]
+
+
+def key_times(intra: Sequence[float], duration: float, limit: int | None = None, delta: float = 0.05) -> KeyTimes:
+    """Frames that leave no stretch longer than ``delta * duration`` unseen.
+
+    Codec key frames say something about the content when there are at least two and at most two per second; otherwise
+    only the evenly spaced ones are taken. The start counts as a key frame when the first one is late; the end only as
+    the end of the last gap. A gap of length g gets floor(g / (delta * duration)) frames at equal distances.
+
+    Args:
+        intra: presentation times of the intra-coded frames, in any order.
+        duration: of the video, in seconds.
+        limit: most frames in all. Key frames go first where neighbours are nearest; added ones where the gaps are
+            shortest.
+        delta: longest unseen stretch, as a share of the duration.
+
+    Raises:
+        ValueError: a duration or delta not above zero, or a limit below one.
+    """
+    if not (duration > 0 and 0 < delta <= 1 and (limit is None or limit >= 1)):
+        raise ValueError(f"duration and delta must be above 0, limit at least 1; got {duration}, {delta}, {limit}")
+    keys = sorted({float(time) for time in intra if 0 <= time <= duration})
+    if len(keys) < 2 or len(keys) > _PER_SECOND * duration:
+        keys = []
+    if not keys or keys[0] > _HEAD:
+        keys.insert(0, 0.0)
+    keys = _thinned(keys, duration, len(keys) if limit is None else limit)
+    added = sorted(_between(keys, duration, delta), key=lambda gap_and_time: (-gap_and_time[0], gap_and_time[1]))
+    room = len(added) if limit is None else limit - len(keys)
+    return KeyTimes(tuple(keys), tuple(sorted(time for _, time in added[:room])))
+
+
+def _thinned(keys: list[float], duration: float, most: int) -> list[float]:
+    """At most ``most`` times: the one goes whose absence leaves the shortest gap, and so on; the first one stays.
+
+    Equal gaps: the earlier one goes.
+    """
+    left = list(keys)
+    while len(left) > most:
+        edges = np.array([*left, duration])
+        left.pop(1 + int((edges[2:] - edges[:-2]).argmin()))
+    return left
+
+
+def _between(keys: list[float], duration: float, delta: float) -> list[tuple[float, float]]:
+    """(length of the gap, time) of the frames to add between key frames and after the last one."""
+    found = []
+    for start, end in pairwise([*keys, duration]):
+        count = int((end - start) / (delta * duration) + 1e-9)
+        found += [(end - start, start + (end - start) * (i + 1) / (count + 1)) for i in range(count)]
+    return found
+
+
+def unusual_level(values: NDArray[Any]) -> float:
+    """Where values begin to stand out: the median plus three times the spread, robustly estimated; 0 for no values."""
+    if len(values) == 0:
+        return 0.0
+    middle = float(np.median(values))
+    return middle + _SPREAD * float(np.median(np.abs(values - middle)))
+
+
+def standing_out(change: NDArray[Any]) -> NDArray[np.bool_]:
+    """Key frames from frame differences, for videos whose codec says nothing.
+
+    Args:
+        change: [T - 1], how much each frame after the first differs from the one before.
+
+    Returns:
+        [T] bool: the first frame, and those that differ unusually much.
+    """
+    return np.concatenate([[True], np.asarray(change) > unusual_level(np.asarray(change))])

@@ -29,6 +29,8 @@ view = vidcomp.TokenView(torch.zeros(2, 4, 8), (2, 2), torch.arange(2), salience
 reduction: vidcomp.Reduction = method(view, keep=0.15)
 tokens: torch.Tensor = vidcomp.apply_reduction(view, reduction).features
 names = [info.name for info in vidcomp.methods()]
+with vidcomp.compress(lm.family.model, method="holitom", keep=0.1) as run:
+    ledgers: list[vidcomp.StageLedger] = run.ledgers
 """
 
 

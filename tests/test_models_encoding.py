@@ -116,6 +116,15 @@ def test_pooled_signals_follow_the_librarys_pixel_shuffle(family, name):
     torch.testing.assert_close(ours, shuffled.mean(-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llava_onevision", "internvl3", "qwen2_5_vl", "qwen3_vl"])
+def test_signals_with_channels_are_pooled_channel_by_channel(family, name):
+    adapter = family(name)
+    layout = adapter.layout(TIMES[:2], 28 * 5, 28 * 7)
+    values = torch.randn(2, layout.patches, 3, generator=torch.Generator().manual_seed(1))
+    each = [adapter.pool(values[:, :, channel], layout) for channel in range(3)]
+    torch.testing.assert_close(adapter.pool(values, layout), torch.stack(each, -1), rtol=0, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def half_still(tmp_path_factory):
     """Six seconds at ten frames per second: nothing moves in the first four."""

@@ -146,7 +146,7 @@ def late_reference(model, rows, positions, hidden_columns):
 
 def dropped(fork, layer):
     gone = set(range(BEFORE, BEFORE + VISUAL)) - set(fork.survivors[layer][0].tolist())
-    return torch.tensor(sorted(gone))
+    return torch.tensor(sorted(gone), dtype=torch.long)
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])

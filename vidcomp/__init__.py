@@ -6,6 +6,9 @@
     out = lm.ask("movie.mp4", "what happens at the end?", keep=0.1, method="holitom")
     print(out.text, out.ledger.tokens)
 
+    with vidcomp.compress(model, keep=0.1):                      # a stock model that you loaded yourself
+        model.generate(**inputs)
+
 Names are imported on first use, so that ``import vidcomp`` stays cheap.
 """
 

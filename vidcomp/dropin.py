@@ -138,7 +138,8 @@ class Compression:
 
     def _before_tower(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = self._call
-        call.tower = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        call.tower = {name: value for name, value in arguments.items() if not _is_pixels(value)}  # which are large
         call.told = call.stack.enter_context(self.family.watching(self.signals))
 
     def _after_tower(self, module: Any, args: Any, output: Any) -> None:
@@ -291,6 +292,10 @@ class _ReducedCache(CompressedCache):
             raise UsageError("an attention mask that was prepared elsewhere", hint="a mask [B, S], or none",
                              code="dropin")  # fmt: skip
         return torch.cat([mask[:, self._kept.to(mask.device)], mask[:, self._full :]], 1)
+
+
+def _is_pixels(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _one_prompt(ids: Tensor, embeds: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class _Talk:
 def _lines() -> Iterator[str]:
     """What is typed, with line editing where there is a terminal; Ctrl-C at the prompt clears the line."""
     if not sys.stdin.isatty():
-        for line in sys.stdin:  # noqa: UP028 -- `yield from` would close it with this generator
+        for line in sys.stdin:  # noqa: UP028 - `yield from` would close it with this generator
             yield line
         return
     with contextlib.suppress(ImportError):  # not on every system

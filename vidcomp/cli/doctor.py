@@ -16,6 +16,7 @@ from vidcomp.cli.options import with_ui
 __all__ = ["doctor"]
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "typer", "rich")
+_OPTIONAL = ("accelerate", "bitsandbytes", "flash_attn")
 _READERS = (("decord", "decord"), ("opencv", "cv2"))
 
 
@@ -36,17 +37,18 @@ def _examine() -> dict[str, dict[str, Any]]:
     return {
         "vidcomp": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "packages": {name: _version_of(name) for name in _PACKAGES},
+        "optional": {name: _version_of(name, "not installed") for name in _OPTIONAL},
         "readers": {name: _reader(module) for name, module in _READERS},
         "device": _device(),
         "models": _embedded(),
     }
 
 
-def _version_of(package: str) -> str:
+def _version_of(package: str, otherwise: str = "missing: pip install -c constraints.txt -e .") -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "missing: pip install -c constraints.txt -e ."
+        return otherwise
 
 
 def _reader(module: str) -> str:

@@ -28,6 +28,10 @@ def open_model(
     if arch is not None:
         ui.note(f"note: {arch} has random weights: its times are real, its answers mean nothing")
         return VideoLM(random_family(arch, config.model), config)
+    if ui.quiet:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
     for line in model_notes(config.model.model):
         ui.note(f"note: {line}")
     return load_config(config)

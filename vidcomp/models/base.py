@@ -193,8 +193,8 @@ class Family(ABC):
 
     @abstractmethod
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """What is known per patch, [t, patches] or [t, patches, C] in the order of the tower's rows, brought to the
-        tokens as the features are: [t, N] or [t, N, C]."""
+        """A signal per patch, in the order of the tower's rows, brought to the tokens: [t, patches] to [t, N], and
+        [t, patches, C] to [t, N, C]."""
 
     @abstractmethod
     def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:

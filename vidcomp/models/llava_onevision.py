@@ -41,9 +41,9 @@ class LlavaOnevision(SquareFamily):
         tokens: Tensor = out.pooler_output[0, : len(pixels) * layout.tokens]
         return Encoded(tokens.view(len(pixels), -1, tokens.shape[-1]))
 
-    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Resized like the features."""
-        return F.interpolate(planes, size=grid, mode="bilinear")
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] resized like the features: [t, C, H, W]."""
+        return F.interpolate(planes, size=layout.grid, mode="bilinear")
 
     @property
     def merging_layers(self) -> tuple[nn.Module, ...]:

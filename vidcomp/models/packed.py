@@ -92,7 +92,7 @@ class PackedFamily(Family):
         return self.model.base_model.get_video_features(rows, thw, return_dict=True)
 
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] or [t, patches, C] averaged over the patches of each token: [t, N] or [t, N, C]."""
+        """A signal per patch averaged over the patches of each token: [t, N] or [t, N, C]."""
         return signal.reshape(len(signal), layout.tokens, -1, *signal.shape[2:]).mean(2)
 
 

@@ -77,15 +77,15 @@ class SquareFamily(Family):
         return resize(frames, (int(size["height"]), int(size["width"])), mode)
 
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """[t, patches] or [t, patches, C] to [t, N] or [t, N, C]."""
+        """A signal per patch resized with the pooling of the features: [t, N] or [t, N, C]."""
         side = self.patches_per_side
         planes = signal.reshape(len(signal), side, side, -1).movedim(-1, 1)  # [t, C, side, side]
-        pooled = self.pool_planes(planes, layout.grid).flatten(2).transpose(1, 2)
+        pooled = self.pooled(planes, layout).flatten(2).transpose(1, 2)
         return pooled if signal.dim() > 2 else pooled[:, :, 0]
 
-    def pool_planes(self, planes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[t, C, side, side] to [t, C, H, W]: the mean over the block of patches that becomes one token."""
-        return avg_pool2d(planes, self.patches_per_side // grid[0])
+    def pooled(self, planes: Tensor, layout: Layout) -> Tensor:
+        """[t, C, side, side] averaged over the block of patches that becomes one token: [t, C, H, W]."""
+        return avg_pool2d(planes, self.patches_per_side // layout.grid[0])
 
 
 def frame_rows(output: Any, layout: Layout) -> Tensor:

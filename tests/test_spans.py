@@ -109,9 +109,7 @@ def test_skipped_frames_cost_no_vision_pass_and_are_in_the_ledger(nano, tmp_path
     clip = write_clip(tmp_path / "still.mp4", frames)
     seen = []
     encode = nano.family.encode
-    monkeypatch.setattr(
-        nano.family, "encode", lambda pixels, **rest: seen.append(len(pixels)) or encode(pixels, **rest)
-    )
+    monkeypatch.setattr(nano.family, "encode", lambda pixels, *rest: seen.append(len(pixels)) or encode(pixels, *rest))
     answer = nano.ask(clip, "what happens at the end?", keep=0.25, segmenter=segmenter, max_new_tokens=2)
     stage = answer.ledger.find("segment")
     assert (stage.into, stage.out) == (8, seen[0])

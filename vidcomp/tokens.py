@@ -119,8 +119,8 @@ class TokenView:
     @property
     def signals(self) -> dict[str, Tensor]:
         """The signals that this view carries, by name."""
-        named = {item.name: getattr(self, item.name) for item in fields(self)[3:] if item.name != "deepstack"}
-        return {name: value for name, value in named.items() if value is not None}
+        named = {item.name: getattr(self, item.name) for item in fields(self)[3:]}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
     @property
     def total(self) -> int:

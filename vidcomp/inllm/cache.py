@@ -124,6 +124,9 @@ class CompressedCache(DynamicCache):
         """The rotary tables of this forward, those of several positions per row where the plan asks for them."""
         if self.places is None or not self._prefilling or self._rotary is None:
             return rotary
+        if self._positions is None or self._positions.dim() != 2:
+            raise UsageError("--positions ppe with this model", why="its positions are not one number per row",
+                             hint="--positions keep", code="bad_option")  # fmt: skip
         if self._spread is None:
             self._spread = grouped_tables(self._rotary, rotary[0], self.places)
         return self._spread

@@ -8,6 +8,9 @@ similar pairs merge, a receiver becomes the plain mean of itself and its givers.
 left. What an earlier round merged counts like any other token. The published rounds halve the frame (keep 0.5, 0.25,
 0.125 ...); here the last round merges as many pairs as the budget asks for.
 
+A first round compares N / 2 with N / 2 tokens of every frame, T * N * N * D / 4 products, computed in float64 so that
+ties are ties; every later round costs a quarter of the one before.
+
 Where a round leaves givers unmerged, the published code puts them in front, by falling similarity; here everything
 stays in the order of the picture, and ``official=True`` does as published.
 """

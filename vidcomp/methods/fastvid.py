@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +45,7 @@ from vidcomp.tokens import Links, Reduction, Span, TokenView, identity
 __all__ = ["Fastvid", "Quota", "cut_spans"]
 
 _VERSIONS = (None, "onevision", "llava_video")
+_MEMBERS = 2048  # compared with all anchors of their segment at once
 
 
 @dataclass(frozen=True)
@@ -159,29 +160,28 @@ class Fastvid(Method):
         targets = peak.nonzero()[:, 0]
         if not len(targets):
             return None
-        rows = features[part].flatten(0, 1)
-        cosine = cosines(rows[free], rows[targets])  # [m, A]
+        frames, sizes = torch.unique_consecutive(targets // tokens, return_counts=True)
+        groups = torch.split(targets, sizes.tolist())
+        value, index = _nearest(features[part].flatten(0, 1), free, groups)
         links = []
-        for frame in sorted(set((targets // tokens).tolist())):
-            own = (targets // tokens == frame).nonzero()[:, 0]
+        for i, frame in enumerate(frames.tolist()):
             joins = torch.ones_like(free, dtype=torch.bool)
             if quota.alone[span.start + frame]:
                 joins = free // tokens == frame
             if self.official == "llava_video":
                 joins = ~(peak[free] & (free // tokens == frame))
-            links.append(self._shares(free[joins], targets[own], cosine[joins][:, own]))
+            links.append(self._shares(free[joins], groups[i], value[joins, i], index[joins, i]))
         token, survivor, weight, value = (torch.cat(column) for column in zip(*links, strict=True))
         return token + offset, survivor + offset, weight, value
 
-    def _shares(self, members: Tensor, targets: Tensor, cosine: Tensor) -> tuple[Tensor, ...]:
-        """Links of one anchor frame: members [m] join one of targets [a] by cosine [m, a]; targets keep their share."""
-        best = cosine.max(dim=1)
-        count = torch.bincount(best.indices, minlength=len(targets)).float()
+    def _shares(self, members: Tensor, targets: Tensor, cosine: Tensor, nearest: Tensor) -> tuple[Tensor, ...]:
+        """Links of one anchor frame: members [m] join the target at ``nearest`` [m]; targets keep their own share."""
+        count = torch.bincount(nearest, minlength=len(targets)).float()
         keeps = (1 / (count + 1)).clamp(min=self.beta)
         token = torch.cat([targets, members])
-        survivor = torch.cat([targets, targets[best.indices]])
-        weight = torch.cat([keeps, ((1 - keeps) / count)[best.indices]])
-        return token, survivor, weight, torch.cat([torch.full_like(keeps, torch.inf), best.values])
+        survivor = torch.cat([targets, targets[nearest]])
+        weight = torch.cat([keeps, ((1 - keeps) / count)[nearest]])
+        return token, survivor, weight, torch.cat([torch.full_like(keeps, torch.inf), cosine])
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,22 @@ def _peaks(features: Tensor, salient: Tensor, counts: NDArray[np.int64], k: int)
     row, column = centre.nonzero().unbind(1)
     marked[index[row], places[row, column]] = True
     return marked
+
+
+def _nearest(rows: Tensor, members: Tensor, groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """For each member [m] and group of targets the largest cosine and the index in the group, both [m, groups].
+
+    A block of members at a time: a long still segment has many anchors, and a table of all pairs would not fit.
+    """
+    targets = rows[torch.cat(list(groups))]
+    bounds = [0, *accumulate(len(group) for group in groups)]
+    values, indices = [], []
+    for part in torch.split(members, _MEMBERS):
+        table = cosines(rows[part], targets)
+        best = [table[:, low:high].max(dim=1) for low, high in pairwise(bounds)]
+        values.append(torch.stack([pair.values for pair in best], dim=1))
+        indices.append(torch.stack([pair.indices for pair in best], dim=1))
+    return torch.cat(values), torch.cat(indices)
 
 
 def _reduction(

@@ -61,11 +61,12 @@ class Vispruner(Method):
         counts = even_budgets(view, keep)
         attention, rows = (signal(view, name, self.name) for name in ("cls_attention", "encoder_features"))
         kept = torch.zeros(attention.shape, dtype=torch.bool, device=attention.device)
+        similar = torch.stack([cosines(frame, frame) for frame in rows])  # [T, N, N]
         line = attention.float().argsort(dim=1, descending=True, stable=True)
         for count in set(counts.tolist()):  # two numbers that differ by one
             some = (counts == count).nonzero()[:, 0]
             best = int(count * self.important)
-            varied = without_duplicates(rows[some], line[some, best:], count - best)
+            varied = without_duplicates(similar[some], line[some, best:], count - best)
             kept[some[:, None], torch.cat([line[some, :best], varied], dim=1)] = True
         return keep_marked(kept)
 
@@ -91,20 +92,19 @@ class Fastervlm(Method):
         return keep_marked(top_mask(signal(view, "cls_attention", self.name).float(), counts))
 
 
-def without_duplicates(rows: Tensor, line: Tensor, count: int) -> Tensor:
+def without_duplicates(similar: Tensor, line: Tensor, count: int) -> Tensor:
     """Step 2.
 
     Args:
-        rows: [F, N, C].
+        similar: [F, N, N], cosines between the tokens of each frame.
         line: [F, R] int64, positions in order.
         count: how many stay, from 0 to R.
 
     Returns:
         [F, count] int64, the positions that stay, in their last order.
     """
-    if count == 0 or line.shape[1] == count:
-        return line[:, :count]
-    similar = torch.stack([cosines(frame, frame) for frame in rows])  # [F, N, N]
+    if count == 0:
+        return line[:, :0]
     while (size := line.shape[1]) > count:
         even, odd = line[:, ::2], line[:, 1::2]
         leave = min(_ROUND, size - count, even.shape[1])

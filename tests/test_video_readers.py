@@ -100,6 +100,15 @@ CLIPS: dict[str, tuple[Maker, int, int, tuple[str, ...]]] = {
     "turned90.mp4": (lambda p: quarter_turns(p, 1), 0, 30, ALL),
     "turned270.mp4": (lambda p: quarter_turns(p, 3), 0, 30, ALL),
     "interlaced.mp4": (lambda p: make_clip(p, 60, options={"x264-params": "tff=1"}), 0, 60, ("decord", "pyav")),
+    "interlaced.ts": (lambda p: make_clip(p, 60, options={"x264-params": "tff=1", "g": "12"}), 0, 60, ("pyav",)),
+    "av1.mp4": (lambda p: make_clip(p, 40, codec="libsvtav1", options={"preset": "12"}), 0, 40, ("pyav",)),
+    "every_key.mov": (lambda p: make_clip(p, 30, codec="mjpeg", pix_fmt="yuvj420p", options={}), 0, 30, OTHERS),
+    "odd_size.mkv": (
+        lambda p: make_clip(p, 30, size=(323, 241), codec="ffv1", pix_fmt="yuv444p", options={}),
+        0,
+        30,
+        OTHERS,
+    ),
     "b_frames.avi": (lambda p: make_clip(p, 60, codec="mpeg4", options={"bf": "2", "q": "5"}), 0, 60, OTHERS),
     "plain.mpg": (lambda p: make_clip(p, 60, codec="mpeg2video", options={"bf": "2", "g": "15"}), 0, 60, OTHERS),
     "plain.flv": (lambda p: make_clip(p, 60), 0, 60, OTHERS),
@@ -226,6 +235,27 @@ def test_a_truncated_file_says_what_is_missing(clip: Callable[[str], Path], tmp_
 def test_sound_alone_has_its_own_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
         read_frames(make_sound(tmp_path / name), Sampling(4))
+    assert caught.value.code == "no_video_stream"
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "song.mp4"
+    source = make_sound(tmp_path / "plain.m4a")
+    with av.open(str(source)) as sound, av.open(str(path), "w") as output:
+        track = output.add_stream_from_template(sound.streams.audio[0])
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        output.mux(cover.encode(av.VideoFrame(64, 64, "yuvj420p")))
+        output.mux(cover.encode())
+        for packet in sound.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = track
+                output.mux(packet)
+    with pytest.raises(InputError) as caught:
+        read_frames(path, Sampling(4))
     assert caught.value.code == "no_video_stream"
 
 

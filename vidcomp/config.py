@@ -21,6 +21,7 @@ __all__ = [
     "SpanConfig",
     "VideoConfig",
     "option_of",
+    "parse_seconds",
     "parse_spec",
 ]
 
@@ -91,6 +92,24 @@ def option_of(item: dataclasses.Field[Any]) -> Option:
     return found
 
 
+def parse_seconds(flag: str, text: str | float) -> float:
+    """Seconds from ``90``, ``1:30`` or ``00:01:30.5``.
+
+    Raises:
+        UsageError: it is no such time, naming ``flag``.
+    """
+    parts = str(text).strip().split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    seconds: float = sum(value * 60.0**place for place, value in enumerate(reversed(values)))
+    good = 1 <= len(values) <= 3 and all(0 <= value for value in values) and all(value < 60 for value in values[1:])
+    if not good or not seconds < float("inf"):
+        raise UsageError(f"{flag} {text}", why="it must be seconds, mm:ss or hh:mm:ss", code="bad_option")
+    return seconds
+
+
 class _Checked:
     """Checks every field against its Option."""
 
@@ -113,7 +132,25 @@ class VideoConfig(_Checked):
     fps: float | None = option(
         None, "--fps", "sample this many frames per second instead of a fixed number", above=0, high=1000
     )
-    max_frames: int = option(512, "--max-frames", "upper limit for --fps", low=1, high=4096)
+    max_frames: int = option(512, "--max-frames", "upper limit for --fps and --sample", low=1, high=4096)
+    sample: str | None = option(
+        None,
+        "--sample",
+        "which frames: uniform in time, fps, keyframes of the file, from every scene, or as the model's own processor "
+        "(default: uniform, or fps with --fps)",
+        choices=("uniform", "fps", "keyframes", "scene", "model"),
+    )
+    start: str | None = option(None, "--start", "leave out what comes before: seconds, or hh:mm:ss")
+    end: str | None = option(None, "--end", "leave out what comes after: seconds, or hh:mm:ss")
+    seek: str = option(
+        "exact",
+        "--seek",
+        "fast may take a key frame up to a quarter of the sampling step away from the wanted moment",
+        choices=("exact", "fast"),
+    )
+    deadline: float = option(
+        30.0, "--deadline", "seconds that a reader may take, plus one per minute of video", above=0, high=86400
+    )
     strict: bool = option(False, "--strict", "fail when only part of the video can be decoded")
 
     def __post_init__(self) -> None:
@@ -121,6 +158,21 @@ class VideoConfig(_Checked):
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames together with --fps", why="each one alone decides how many frames are read",
                              hint="give one of them", code="bad_option")  # fmt: skip
+        if self.sample is not None and self.sample != "fps" and self.fps is not None:
+            raise UsageError(f"--fps together with --sample {self.sample}", why="that rule does not go by rate",
+                             hint="--sample fps, or leave --fps out", code="bad_option")  # fmt: skip
+        if self.sample == "fps" and self.frames is not None:
+            raise UsageError("--frames together with --sample fps", why="that rule goes by rate",
+                             hint="--max-frames limits it", code="bad_option")  # fmt: skip
+        start, end = self.window
+        if end is not None and end <= start:
+            raise UsageError(f"--end {self.end} is not after --start {self.start or 0}", code="bad_option")
+
+    @property
+    def window(self) -> tuple[float, float | None]:
+        """``start`` and ``end`` in seconds."""
+        end = None if self.end is None else parse_seconds("--end", self.end)
+        return parse_seconds("--start", self.start or 0), end
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video.options import sampling_of
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
 
@@ -223,7 +224,10 @@ class VideoLM:
         merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         with ledger.stage("read", "frames") as record:
-            frames = read_frames(Path(fspath(video)), self._sampling(config), strict=config.video.strict)
+            frames = read_frames(
+                Path(fspath(video)), self._sampling(config),
+                deadline_seconds=config.video.deadline, strict=config.video.strict,
+            )  # fmt: skip
             record.into, record.out = frames.info.frames_total, len(frames.times)
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
@@ -264,10 +268,7 @@ class VideoLM:
         return video
 
     def _sampling(self, config: RunConfig) -> Sampling:
-        video = config.video
-        if video.fps is not None:
-            return Sampling(frames=None, fps=video.fps, max_frames=video.max_frames)
-        return Sampling(frames=video.frames or self.family.default_frames)
+        return sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
 
     def _plan(
         self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger

@@ -1,7 +1,1 @@
-"""Many videos: the job list, the journal, the loop."""
-
-from vidcomp.batch.captions import Outcome, caption_videos
-from vidcomp.batch.discover import VIDEO_SUFFIXES, find_videos
-from vidcomp.batch.journal import Journal
-
-__all__ = ["VIDEO_SUFFIXES", "Journal", "Outcome", "caption_videos", "find_videos"]
+"""Many videos: the job list (discover), the journal, the loop (captions). Finding files imports no model."""

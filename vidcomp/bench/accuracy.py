@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.batch import Journal
+from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
 from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, methods, models, report
+from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, methods, models, probe, report
 from vidcomp.cli.console import data, print_error
 from vidcomp.errors import BatchFailures, UsageError, VidcompError
 
@@ -36,6 +36,7 @@ app.command()(ask.ask)
 app.command()(chat.chat)
 app.command()(caption.caption)
 app.command()(report.report)
+app.command()(probe.probe)
 app.command()(methods.methods)
 app.command()(models.models)
 app.command()(calibrate.calibrate)
@@ -89,6 +90,9 @@ def run(args: Sequence[str]) -> int:
         if hasattr(error, "format_message"):
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
+    finally:
+        if isolation := sys.modules.get("vidcomp.video.isolation"):
+            isolation.stop_nursery()
 
 
 def _raise_terminated(*_: Any) -> None:

@@ -15,12 +15,13 @@ from rich.table import Table
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
-from vidcomp.config import RunConfig, parse_spec
+from vidcomp.config import RunConfig, VideoConfig, parse_spec
 from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
     from vidcomp.bench import AskBench
     from vidcomp.bench.compress import CompressTiming
+    from vidcomp.bench.read import ReadBench
 
 __all__ = ["app"]
 
@@ -113,6 +114,39 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
         ui.note(f"{name}: {median:.1f} ms")
     if not ui.json:
         out_console().print(table)
+
+
+@app.command()
+@with_ui
+@with_config(VideoConfig)
+def read(
+    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 7,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Time reading beside raw calls of decord, PyAV and OpenCV, alternating in one process."""
+    from vidcomp.bench.read import bench_read
+    from vidcomp.video import READERS, StockRule
+    from vidcomp.video.options import sampling_of
+
+    result = bench_read(video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats)
+    if ui.json:
+        data(result.to_dict())
+        return
+    out_console().print(_read_table(result))
+    ratios = (f"{reader} {ratio:.2f}" for reader in READERS if (ratio := result.ratio(reader)) is not None)
+    data(f"chosen: {result.reader}; vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
+
+
+def _read_table(result: ReadBench) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("way")
+    table.add_column("ms (10-90 %)", justify="right")
+    for name, t in result.timings.items():
+        table.add_row(name, f"{t.median * 1e3:.1f} ({t.p10 * 1e3:.1f}-{t.p90 * 1e3:.1f})")
+    return table
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from vidcomp.config import RunConfig
 from vidcomp.errors import BatchFailures
 
 if TYPE_CHECKING:
-    from vidcomp.batch import Outcome
+    from vidcomp.batch.captions import Outcome
 
 __all__ = ["caption"]
 
@@ -35,7 +35,8 @@ def caption(
     ui: Ui,
 ) -> None:
     """Caption videos. Without -o, captions go to stdout; with it, a second run skips what is done."""
-    from vidcomp.batch import caption_videos, find_videos
+    from vidcomp.batch.captions import caption_videos
+    from vidcomp.batch.discover import find_videos
     from vidcomp.cli.session import check_request, open_model
 
     check_request(config, prompt)

@@ -17,7 +17,7 @@ __all__ = ["doctor"]
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "typer", "rich")
 _OPTIONAL = ("accelerate", "bitsandbytes", "flash_attn")
-_READERS = (("decord", "decord"), ("opencv", "cv2"))
+_READERS = (("decord", "decord"), ("pyav", "av"), ("opencv", "cv2"))
 
 
 @with_ui

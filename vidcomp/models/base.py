@@ -19,6 +19,8 @@ from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.models.prompt import Markers, Prompt, tokenized
+from vidcomp.sizes import ModelShape
+from vidcomp.video.sampling import StockRule
 
 __all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape", "Turn"]
 
@@ -42,19 +44,6 @@ class Encoded:
     features: Tensor
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     deepstack: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes that decide FLOPs and cache bytes of a language model."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    mlp_width: int
-    bytes_per_value: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +80,7 @@ class Family(ABC):
     visual_key: ClassVar[str] = "video_token_id"  # where the model's config has its id
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
+    stock: ClassVar[StockRule] = StockRule()  # how the family's own processor samples
     leading: ClassVar[int] = 0  # rows of the tower before the patches; the first is the class token
     chunk: ClassVar[int] = 16  # slices encoded at once, and their patches: both bound the vision tower's memory
     chunk_patches: ClassVar[int] = 16 * 27 * 27
@@ -121,6 +111,17 @@ class Family(ABC):
     def default_frames(self) -> int:
         """Frames to sample when the user names no number."""
         return int(self.settings.get("num_frames") or DEFAULT_FRAMES)
+
+    @property
+    def stock_rule(self) -> StockRule:
+        """What ``--sample model`` takes: the family's own rule with the numbers of this checkpoint.
+
+        A processor that names neither a number nor a rate takes every frame; here the customary number is taken then.
+        """
+        names = {"num_frames": "frames", "fps": "fps", "min_frames": "min_frames", "max_frames": "max_frames"}
+        given = {field: self.settings[name] for name, field in names.items() if self.settings.get(name) is not None}
+        rule = replace(self.stock, **given)
+        return rule if rule.frames or rule.fps else replace(rule, frames=self.default_frames)
 
     @property
     def positions(self) -> str:

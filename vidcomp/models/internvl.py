@@ -12,6 +12,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import CLASS_SIGNALS, TOWER_SIGNALS
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily
+from vidcomp.sizes import INTERNVL_RULE
 
 __all__ = ["InternVL"]
 
@@ -20,6 +21,7 @@ class InternVL(SquareFamily):
     """Adapter for ``internvl`` checkpoints in the hub's ``-hf`` format."""
 
     model_type = "internvl"
+    stock = INTERNVL_RULE
     visual = "<IMG_CONTEXT>"
     visual_key = "image_token_id"
     leading = 1

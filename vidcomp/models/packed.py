@@ -6,7 +6,6 @@ row.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.layout import Layout
 from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
-__all__ = ["PackedFamily", "fitted", "patch_rows"]
+__all__ = ["PackedFamily", "patch_rows"]
 
 _MOST_ELONGATED = 200  # as the stock processors
 
@@ -94,25 +93,6 @@ class PackedFamily(Family):
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
         """A signal per patch averaged over the patches of each token: [t, N] or [t, N, C]."""
         return signal.reshape(len(signal), layout.tokens, -1, *signal.shape[2:]).mean(2)
-
-
-def fitted(
-    height: int, width: int, unit: int, least: float, most: float, frames: int = 1, counted: int | None = None
-) -> tuple[int, int]:
-    """Multiples of ``unit`` near (height, width), with an area times ``frames`` between two bounds.
-
-    The rounding is that of the stock processors, which look whether the area of ``counted`` frames is within the bounds
-    and then scale for ``frames``.
-    """
-    rounded = (round(height / unit) * unit, round(width / unit) * unit)
-    area = (counted or frames) * rounded[0] * rounded[1]
-    if area > most:
-        shrink = math.sqrt(frames * height * width / most)
-        return max(unit, math.floor(height / shrink / unit) * unit), max(unit, math.floor(width / shrink / unit) * unit)
-    if area < least:
-        grow = math.sqrt(least / (frames * height * width))
-        return math.ceil(height * grow / unit) * unit, math.ceil(width * grow / unit) * unit
-    return rounded
 
 
 def patch_rows(values: Tensor, patch: int, merge: int, per_slice: int) -> Tensor:

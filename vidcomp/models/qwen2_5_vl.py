@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vidcomp.models.base import About
 from vidcomp.models.layout import Layout
-from vidcomp.models.packed import PackedFamily, fitted
+from vidcomp.models.packed import PackedFamily
 from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers
 from vidcomp.models.prompt import Prompt
+from vidcomp.sizes import QWEN2_RULE, fitted
 
 __all__ = ["Qwen25VL", "Qwen2VL"]
 
@@ -30,6 +31,7 @@ class Qwen2VL(PackedFamily):
     """Adapter for ``qwen2_vl`` checkpoints."""
 
     model_type = "qwen2_vl"
+    stock = QWEN2_RULE
     frames_per_slice = 2
     default_positions = "keep"
     about = About(

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from vidcomp.models.base import About, ModelShape
 from vidcomp.models.layout import Layout
-from vidcomp.models.packed import fitted
 from vidcomp.models.prompt import Markers
 from vidcomp.models.qwen2_5_vl import Qwen2VL
+from vidcomp.sizes import QWEN3_RULE, fitted
 
 __all__ = ["Qwen3VL", "Qwen3VLMoe"]
 
@@ -21,6 +21,7 @@ class Qwen3VL(Qwen2VL):
     """Adapter for ``qwen3_vl`` checkpoints."""
 
     model_type = "qwen3_vl"
+    stock = QWEN3_RULE
     about = About(
         "Qwen3-VL",
         tuple(f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B")),

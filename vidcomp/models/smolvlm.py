@@ -16,6 +16,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Markers
 from vidcomp.models.square import SquareFamily, frame_rows
 from vidcomp.pixels import resize
+from vidcomp.sizes import SMOLVLM_RULE
 
 __all__ = ["SmolVLM", "in_words"]
 
@@ -31,6 +32,7 @@ class SmolVLM(SquareFamily):
     """Adapter for ``smolvlm`` checkpoints."""
 
     model_type = "smolvlm"
+    stock = SMOLVLM_RULE
     visual = "<image>"
     visual_key = "image_token_id"
     about = About(

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vidcomp.models.base import About
 from vidcomp.models.layout import Layout
-from vidcomp.models.packed import PackedFamily, fitted
+from vidcomp.models.packed import PackedFamily
 from vidcomp.models.prompt import Markers
+from vidcomp.sizes import VIDEO_LLAMA_3_RULE, fitted
 
 __all__ = ["VideoLlama3"]
 
@@ -23,6 +24,7 @@ class VideoLlama3(PackedFamily):
     """Adapter for ``video_llama_3`` checkpoints."""
 
     model_type = "video_llama_3"
+    stock = VIDEO_LLAMA_3_RULE
     about = About(
         "VideoLLaMA3, native",
         ("lkhl/VideoLLaMA3-2B-Image-HF", "lkhl/VideoLLaMA3-7B-Image-HF"),

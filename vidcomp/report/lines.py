@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidcomp.ledger import StageLedger, StageRecord
-from vidcomp.models import ModelShape
 from vidcomp.report.accounting import Cost, prefill_cost
+from vidcomp.sizes import ModelShape
 
 __all__ = ["Report", "ReportLine", "make_report"]
 

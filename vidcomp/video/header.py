@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vidcomp.errors import InputError
 
-__all__ = ["Header", "read_header", "refuse_absurd"]
+__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd"]
 
 MAX_SIDE = 16_384  # pixels; the largest level of today's codecs is 8192 x 4320
 MAX_PIXELS = 1 << 27  # of one frame: 400 MB as RGB
@@ -50,6 +50,7 @@ class Header:
         width: claimed by the codec's description; 0 when not known.
         height: likewise.
         codec: four-character code of the video track, such as ``avc1``; empty when not known.
+        rotation: clockwise degrees by which players turn the stored picture: 0, 90, 180 or 270.
     """
 
     kind: str = "unknown"
@@ -62,6 +63,7 @@ class Header:
     width: int = 0
     height: int = 0
     codec: str = ""
+    rotation: int = 0
 
 
 def read_header(fd: int) -> Header:
@@ -120,7 +122,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 Box = tuple[bytes, int, int]  # type, first byte of the body, first byte after it
 
 
-def _boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
+def boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
+    """The boxes of an ISO file between two places."""
     for _ in range(MAX_BOXES):
         head = os.pread(fd, 16, start)
         if start + 8 > stop or len(head) < 8:
@@ -136,12 +139,12 @@ def _boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
         start += size
 
 
-def _inside(fd: int, box: Box | None, *path: bytes) -> Box | None:
+def box_inside(fd: int, box: Box | None, *path: bytes) -> Box | None:
     """Follow a path of box types below ``box``."""
     for kind in path:
         if box is None:
             return None
-        box = next((child for child in _boxes(fd, box[1], box[2]) if child[0] == kind), None)
+        box = next((child for child in boxes(fd, box[1], box[2]) if child[0] == kind), None)
     return box
 
 
@@ -150,32 +153,43 @@ def _body(fd: int, box: Box | None) -> bytes:
 
 
 def _read_iso(fd: int, size: int) -> Header:
-    top = list(_boxes(fd, 0, size))
+    top = list(boxes(fd, 0, size))
     movie = next((box for box in top if box[0] == b"moov"), None)
     cut_short = bool(top) and top[-1][2] > size
     if movie is None or movie[2] > size:
         return Header(kind="iso", cut_short=cut_short, has_index=False)
-    tracks = [box for box in _boxes(fd, movie[1], movie[2]) if box[0] == b"trak"]
-    videos = [box for box in tracks if _body(fd, _inside(fd, box, b"mdia", b"hdlr"))[8:12] == b"vide"]
+    tracks = [box for box in boxes(fd, movie[1], movie[2]) if box[0] == b"trak"]
+    videos = [box for box in tracks if _body(fd, box_inside(fd, box, b"mdia", b"hdlr"))[8:12] == b"vide"]
     if not videos:
         return Header(kind="iso", cut_short=cut_short, has_video=False if tracks else None)
     return max((_read_track(fd, movie, box, cut_short) for box in videos), key=lambda header: header.samples)
 
 
 def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
-    rate, _ = _duration(_body(fd, _inside(fd, movie, b"mvhd")))
-    media_rate, media_length = _duration(_body(fd, _inside(fd, track, b"mdia", b"mdhd")))
+    rate, _ = _duration(_body(fd, box_inside(fd, movie, b"mvhd")))
+    media_rate, media_length = _duration(_body(fd, box_inside(fd, track, b"mdia", b"mdhd")))
     seconds = media_length / media_rate if media_length and media_rate else None
-    shown = _edits(_body(fd, _inside(fd, track, b"edts", b"elst")))
+    shown = _edits(_body(fd, box_inside(fd, track, b"edts", b"elst")))
     if shown and all(shown) and rate:
         seconds = sum(shown) / rate
-    table = _inside(fd, track, b"mdia", b"minf", b"stbl")
-    entry = _body(fd, _inside(fd, table, b"stsd"))[8:]
+    table = box_inside(fd, track, b"mdia", b"minf", b"stbl")
+    entry = _body(fd, box_inside(fd, table, b"stsd"))[8:]
     width, height = struct.unpack(">HH", entry[32:36]) if len(entry) >= 36 else (0, 0)
-    sizes = _body(fd, _inside(fd, table, b"stsz"))
+    sizes = _body(fd, box_inside(fd, table, b"stsz"))
     samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
     codec = entry[4:8].decode("ascii", "replace").strip()
-    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec)
+    rotation = _rotation(_body(fd, box_inside(fd, track, b"tkhd")))
+    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec, rotation)
+
+
+def _rotation(body: bytes) -> int:
+    """Clockwise quarter turns, in degrees, from the matrix of a track header; other transformations count as none."""
+    start = 52 if body[:1] == b"\x01" else 40
+    if len(body) < start + 36:
+        return 0
+    a, b, _, c, d = struct.unpack(">5i", body[start : start + 20])
+    sign = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
+    return {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}.get(sign, 0)
 
 
 def _duration(body: bytes) -> tuple[int, int]:

@@ -189,7 +189,10 @@ def start_video(path: str, threads: int) -> tuple[Any, Any]:
     covers = av.stream.Disposition.attached_pic
     tracks = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not tracks:
+        cover = bool(container.streams.video)
         container.close()
+        if cover:
+            raise ReaderError("it holds sound with a cover picture", "cover")
         raise ReaderError("no video stream that it can decode", "no_video_stream")
     best = container.streams.best("video")
     stream = best if best in tracks else tracks[0]

@@ -35,6 +35,7 @@ MAX_BYTES = 256 << 20  # of all frames together; larger ones are shrunk while de
 EXACT_SLACK_SECONDS = 0.1  # the length of the video track itself, from an MP4 index
 ROUGH_SLACK_SECONDS = 1.0  # the length of the longest track
 CONVERT = "check that the file plays; converting it may help: ffmpeg -i IN -c:v libx264 -an OUT.mp4"
+FINAL = frozenset({"cover", "empty_range"})  # causes that hold for every reader
 Failures = list[tuple[str, ReaderError]]
 
 
@@ -178,7 +179,7 @@ def _try_readers(
         except ReaderError as error:
             logger.info("%s cannot read %s: %s", reader, file.name, error)
             failures.append((reader, error))
-            if error.code == "empty_range":
+            if error.code in FINAL:
                 break
     raise _explain(file.name, file.header, failures)
 
@@ -265,7 +266,7 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
     elif {"no_video_stream", "no_frames"} <= codes or (header.has_video and "no_video_stream" in codes):
         why = f"no installed reader decodes its video codec{header.codec and f' ({header.codec})'}"
         hint, code = "convert it: ffmpeg -i IN -c:v libx264 -an OUT.mp4", "unsupported_codec"
-    elif header.has_video is False or (header.has_video is None and "no_video_stream" in codes):
+    elif "cover" in codes or header.has_video is False or (header.has_video is None and "no_video_stream" in codes):
         what, why = f"{name} has no pictures", "it holds sound or other data, and no video stream that can be decoded"
         hint, code = "name a video file", "no_video_stream"
     elif "empty_range" in codes:

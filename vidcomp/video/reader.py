@@ -30,8 +30,8 @@ class ReaderError(Exception):
     Args:
         why: one line, the cause.
         code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones), ``dear`` (another
-            reader is much faster on this file), ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or
-            ``too_large``.
+            reader is much faster on this file), ``cover`` and ``empty_range`` (final: no other reader is tried),
+            ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or ``too_large``.
     """
 
     def __init__(self, why: str, code: str = "failed") -> None:

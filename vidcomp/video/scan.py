@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.index import index_table
+
 __all__ = ["Scan", "Timeline", "scan_video"]
 
 Ticks = NDArray[np.int64]
@@ -44,6 +46,11 @@ class Timeline:
         """Seconds from the first frame on, ``[N]``."""
         seconds: NDArray[np.float64] = (self.ticks - self.ticks[0]) * float(self.base)
         return seconds
+
+    @property
+    def start(self) -> Fraction:
+        """Seconds of the first frame in the file's own clock."""
+        return int(self.ticks[0]) * self.base
 
     @property
     def seconds(self) -> float:
@@ -86,12 +93,13 @@ class Scan:
         return bool(len(steps) and steps.max() - steps.min() > max(2, 0.02 * float(np.median(steps))))
 
 
-def scan_video(container: Any, stream: Any) -> Scan | None:
+def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | None:
     """Scan one picture track of an open PyAV container; None when its packets tell no times at all.
 
-    The container is read to its end. Packets are never decoded and their bytes are not kept.
+    The container is read to its end, or, where ``path`` is given and is a long MP4, its index only. Packets are never
+    decoded and their bytes are not kept.
     """
-    rows, complaint = _packets(container, stream)
+    rows, complaint = (_indexed(path, container, stream) if path else None) or _packets(container, stream)
     if not len(rows):
         return None
     shown = rows[rows[:, _HIDDEN] == 0]
@@ -117,20 +125,33 @@ _NONE = np.iinfo(np.int64).min
 _PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
 
 
+def _indexed(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
+    if (found := index_table(path, container, stream)) is None:
+        return None
+    table, complaint = found
+    rows = np.zeros((len(table), 6), dtype=np.int64)
+    rows[:, [_PTS, _DTS, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
+    return rows, complaint
+
+
 def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     """One row per packet, in decoding order, and what went wrong while reading them."""
     import av
 
     rows: list[tuple[int, int, int, bool, bool, int]] = []
-    complaint = ""
+    complaint, empty = "", 0
     try:
         for packet in container.demux(stream):
             if not packet.size or len(rows) >= LONGEST:
-                continue  # the end mark, or a packet that repeats the picture before it
+                empty += packet.dts is not None  # repeats the picture before it; else the end mark
+                continue
             pts, dts = (_NONE if value is None else value for value in (packet.pts, packet.dts))
             rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, len(rows)))
             if packet.is_corrupt:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
         complaint = f"packets end with an error ({error.args[-1] if error.args else error})"
+    # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
+    if not complaint and container.format.name == "avi" and len(rows) + empty < stream.frames:
+        complaint = f"{stream.frames - len(rows) - empty} of {stream.frames} pictures are missing"
     return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint

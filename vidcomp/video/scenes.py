@@ -33,9 +33,11 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def find_cuts(thumbnails: Iterable[NDArray[np.float32]]) -> NDArray[np.int64]:
     """Bounds ``[S + 1]`` of the S spans between cuts: 0, the first frame after each cut, the number of frames."""
     stack = np.stack(list(thumbnails))  # [N, 16, 16]
+    if len(stack) < 2:
+        return np.array([0, len(stack)], dtype=np.int64)
     change = np.abs(np.diff(stack, axis=0)).mean((1, 2))  # [N - 1]
     padded = np.pad(change, AROUND, mode="reflect") if len(change) > AROUND else np.pad(change, AROUND)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * AROUND + 1)  # [N - 1, 17]
-    usual = np.median(windows, axis=1) if len(change) else change
+    usual = np.median(windows, axis=1)
     cuts = np.flatnonzero((change > CUT_LEVEL) & (change > CUT_RATIO * usual)) + 1
     return np.concatenate([[0], cuts, [len(stack)]]).astype(np.int64)

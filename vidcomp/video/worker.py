@@ -18,6 +18,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ MAX_OUTPUT_BYTES = 8 << 30
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
-    rb"|ended prematurely|Read error|damaged at|Error at MB|Invalid data found|non-existing|truncat",
+    rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
+    rb"|invalid as first byte|exceeds (containing|max)|does not match",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
@@ -140,30 +142,30 @@ def _look(request: Request) -> Source:
         sound=bool(container.streams.audio),
         seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
     )
-    scan = scan_video(container, stream)
+    scan = scan_video(container, stream, request.path)
     container.close()
     return Source(request.path, request.header, scan, facts, request.alone)
 
 
 def _look_only(source: Source) -> dict[str, Any]:
     scan = source.scan
-    facts: dict[str, Any] = {**asdict(source.facts), "scanned": scan is not None}
-    if scan is not None:
-        facts |= _timeline_facts(scan.timeline)
-        facts |= {
-            "key_frames": int(scan.keys.sum()),
-            "key_seconds": (scan.timeline.times[scan.keys]).tolist(),
-            "hidden": scan.hidden,
-            "exact": scan.exact,
-            "variable_rate": scan.variable_rate,
-            "complaint": scan.complaint,
-        }
-    return facts
+    if scan is None:
+        return {**asdict(source.facts), "exact": False}
+    return {
+        **asdict(source.facts),
+        "times": scan.timeline.times.tolist(),
+        "keys": np.flatnonzero(scan.keys).tolist(),
+        "length": scan.timeline.seconds,
+        "start": _fraction(scan.timeline.start),
+        "hidden": scan.hidden,
+        "exact": scan.exact,
+        "variable_rate": scan.variable_rate,
+        "complaint": scan.complaint,
+    }
 
 
-def _timeline_facts(timeline: Timeline) -> dict[str, Any]:
-    start = timeline.ticks[0] * timeline.base
-    return {"frames_total": len(timeline), "seconds": timeline.seconds, "start": [start.numerator, start.denominator]}
+def _fraction(value: Fraction) -> list[int]:
+    return [value.numerator, value.denominator]
 
 
 def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
@@ -178,7 +180,9 @@ def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
             _fill(request, source, reader, timeline, answer)
         scan = source.scan
         return {
-            **_timeline_facts(timeline),
+            "frames_total": len(timeline),
+            "seconds": timeline.seconds,
+            "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
             "damage": _damage(reader.name) or (scan.complaint if scan else ""),
@@ -191,7 +195,8 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
     """Choose frames, decode them, and write them into the memory file, one at a time."""
     chosen = _choose(request, source, timeline)
     if not len(chosen):
-        raise ReaderError(f"no frame lies between {request.sampling.start:g} s and the end of the range", "empty_range")
+        why = f"nothing is shown from {request.sampling.start:g} s on: it lasts {timeline.seconds:.1f} s"
+        raise ReaderError(why, "empty_range")
     images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
     shape: tuple[int, ...] | None = None
     ready = 0
@@ -199,13 +204,12 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         if shape is None:
             shape = image.shape
             _reserve(answer.arena, len(chosen), shape)
-            base = timeline.base
             answer.send(
                 "planned",
                 shape=[len(chosen), *shape],
                 indices=chosen.tolist(),
                 ticks=(timeline.ticks[chosen] - timeline.ticks[0]).tolist(),
-                base=[base.numerator, base.denominator],
+                base=_fraction(timeline.base),
                 seconds=timeline.seconds,
             )
         if image.shape != shape:

@@ -1,0 +1,104 @@
+"""vidcomp probe: what a file holds and what it would cost, without loading a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidcomp.cli.console import Ui, data, out_console, print_error
+from vidcomp.cli.options import with_config, with_ui
+from vidcomp.config import RunConfig, VideoConfig
+from vidcomp.errors import BatchFailures, VidcompError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from vidcomp.report.prices import Price
+    from vidcomp.video.probe import Probe
+
+__all__ = ["probe"]
+
+
+@with_ui
+@with_config(VideoConfig)
+def probe(
+    paths: Annotated[list[Path], typer.Argument(help="video files, folders", show_default=False)],
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Say what files hold, whether they are whole, and what they would cost per model family. Loads no model."""
+    from vidcomp.batch.discover import find_videos
+
+    videos = find_videos(paths)
+    failed = [path for path in videos if not _one(path, config.video, ui, alone=len(videos) == 1)]
+    if failed:
+        raise BatchFailures(f"{len(failed)} of {len(videos)} files cannot be read", code="batch_failures")
+
+
+def _one(path: Path, video: VideoConfig, ui: Ui, alone: bool) -> bool:
+    """Print one file; False when it cannot be read, which is an error of its own when it is the only one."""
+    from vidcomp.report.prices import prices
+    from vidcomp.video.probe import probe as look
+
+    try:
+        found = look(path, video.deadline)
+    except VidcompError as error:
+        if alone:
+            raise
+        if ui.json:
+            data({"schema": 1, "status": "failed", "path": str(path), "error": error.to_dict()})
+        else:
+            print_error(error)
+        return False
+    priced = prices(found, video)
+    if ui.json:
+        status = "doubtful" if found.doubt else "ok"
+        data({"schema": 1, "status": status, **found.to_dict(), "models": [price.to_dict() for price in priced]})
+    else:
+        _show(found, priced)
+    return True
+
+
+def _show(found: Probe, priced: list[Price]) -> None:
+    from vidcomp.video.files import display_name
+
+    console = out_console()
+    console.print(display_name(found.path), markup=False, style="bold")
+    for name, text in _facts(found).items():
+        console.print(f"  {name:<11} {text}", markup=False)
+    console.print(_table(priced))
+
+
+def _facts(found: Probe) -> dict[str, str]:
+    rate = f"{found.fps:.3f} per second{', variable' if found.variable_rate else ''}"
+    turned = f", stored turned by {found.rotation} degrees" if found.rotation else ""
+    hidden = f", {found.hidden} packets hidden by an edit list" if found.hidden else ""
+    starts = f", starts at {float(found.start_seconds):.3f} s" if found.start_seconds else ""
+    facts = {
+        "file": f"{found.container}, {found.file_bytes:,} bytes{', with sound' if found.sound else ''}",
+        "picture": f"{found.codec} {found.pixel_format}, {found.width} x {found.height}{turned}",
+        "length": f"{found.seconds:.3f} s{starts}",
+        "frames": f"{found.frames_total}, {rate}{hidden}" if found.frames_total else "only decoding counts them",
+        "key frames": f"{len(found.keys)}, at most {found.longest_gap:.2f} s apart",
+        "whole": found.doubt or "as far as its packets tell",
+    }
+    return facts if found.frames_total else {name: text for name, text in facts.items() if name != "key frames"}
+
+
+def _table(priced: list[Price]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    from vidcomp.report.table import quantity, size
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model, uncompressed", no_wrap=True)
+    for name in ("frames", "visual tokens", "KV cache", "prefill FLOPs"):
+        table.add_column(name, justify="right")
+    for price in priced:
+        cells = (price.frames, price.tokens, size(price.kv_bytes), quantity(price.prefill_flops))
+        table.add_row(price.model, *map(str, cells))
+    return table

@@ -1,0 +1,43 @@
+"""What a clip would cost in published models, from their sizes alone: nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vidcomp.config import VideoConfig
+from vidcomp.report.accounting import prefill_cost
+from vidcomp.sizes import PUBLISHED
+from vidcomp.video.options import sampling_of
+from vidcomp.video.probe import Probe
+
+__all__ = ["Price", "prices"]
+
+CUSTOMARY_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class Price:
+    """One model: frames, visual tokens, and what prefilling them costs (text and markers not counted)."""
+
+    model: str
+    checkpoint: str
+    frames: int
+    tokens: int
+    kv_bytes: int
+    prefill_flops: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
+
+
+def prices(found: Probe, video: VideoConfig) -> list[Price]:
+    """The price of a clip in every published model, at the chosen sampling."""
+    rows = []
+    for name, model in PUBLISHED.items():
+        frames = max(1, found.sampled(sampling_of(video, CUSTOMARY_FRAMES, model.stock)))
+        tokens = model.tokens(frames, found.height, found.width)
+        cost = prefill_cost(model.shape, [tokens] * model.shape.layers)
+        rows.append(Price(name, model.checkpoint, frames, tokens, cost.kv_bytes, cost.flops))
+    return rows

@@ -1,0 +1,31 @@
+"""From the settings of a run to a :class:`Sampling`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vidcomp.config import VideoConfig
+from vidcomp.video.sampling import DEFAULT_FPS, Sampling, StockRule
+
+__all__ = ["sampling_of"]
+
+
+def sampling_of(video: VideoConfig, default_frames: int, stock: StockRule) -> Sampling:
+    """What to sample.
+
+    Args:
+        video: the settings.
+        default_frames: how many frames when no number is given.
+        stock: the model's own rule, for ``--sample model``; ``--frames`` replaces its number.
+    """
+    start, end = video.window
+    given: dict[str, Any] = dict(start=start, end=end, seek=video.seek)
+    if video.fps is not None or video.sample == "fps":
+        return Sampling(frames=None, fps=video.fps or DEFAULT_FPS, max_frames=video.max_frames, **given)
+    rule = video.sample or "uniform"
+    frames = video.frames or default_frames
+    if rule == "model":
+        stock = replace(stock, frames=video.frames, fps=None) if video.frames else stock
+        return Sampling(frames, max_frames=video.max_frames, rule=rule, stock=stock, **given)
+    return Sampling(frames, rule=rule, **given)

@@ -1,0 +1,142 @@
+"""What a file holds, from its headers and packets, without decoding a picture and without torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcomp.video.header import Header
+from vidcomp.video.read import DEADLINE_SECONDS, look_at
+from vidcomp.video.sampling import Sampling, choose_frames
+
+__all__ = ["Probe", "probe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Facts about a file.
+
+    Attributes:
+        path: as given.
+        file_bytes: its size.
+        container, codec, pixel_format: such as ``mp4``, ``h264``, ``yuv420p``.
+        width, height: of an upright frame.
+        rotation: clockwise degrees by which the stored picture is turned for display.
+        sound: there is a sound track.
+        times: float64 ``[N]`` seconds of every frame that can be shown, from 0.0; empty when the packets do not tell.
+        keys: int64 indices of the key frames.
+        seconds: from the start of the first frame to the end of the last; the container's claim when ``times`` is
+        empty.
+        start_seconds: of the first frame, in the file's own clock.
+        hidden: packets that an edit list hides.
+        variable_rate: steps between frames differ.
+        doubt: why the packets may promise more than can be decoded, such as ``"the file is cut short"``; else empty.
+    """
+
+    path: Path
+    file_bytes: int
+    container: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    rotation: int
+    sound: bool
+    times: NDArray[np.float64]
+    keys: NDArray[np.int64]
+    seconds: float
+    start_seconds: Fraction
+    hidden: int
+    variable_rate: bool
+    doubt: str
+
+    @property
+    def frames_total(self) -> int:
+        """N."""
+        return len(self.times)
+
+    @property
+    def fps(self) -> float:
+        """Mean rate, 0.0 when not known."""
+        return self.frames_total / self.seconds if self.seconds else 0.0
+
+    @property
+    def longest_gap(self) -> float:
+        """Seconds between the two key frames, or key frame and end, that are farthest apart."""
+        if not len(self.keys):
+            return self.seconds
+        return float(np.diff([*self.times[self.keys], self.seconds]).max())
+
+    def sampled(self, sampling: Sampling) -> int:
+        """How many frames a sampling takes; with the rule ``scene``, at most so many."""
+        if not self.frames_total:
+            return sampling.bound or 0
+        return len(choose_frames(self.times, sampling, self.keys, self.seconds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "file_bytes": self.file_bytes,
+            "container": self.container,
+            "codec": self.codec,
+            "pixel_format": self.pixel_format,
+            "width": self.width,
+            "height": self.height,
+            "rotation": self.rotation,
+            "sound": self.sound,
+            "duration_seconds": round(self.seconds, 6),
+            "start_seconds": round(float(self.start_seconds), 6),
+            "frames_total": self.frames_total,
+            "fps": round(self.fps, 4),
+            "variable_rate": self.variable_rate,
+            "key_frames": len(self.keys),
+            "longest_gap_seconds": round(self.longest_gap, 3),
+            "hidden_packets": self.hidden,
+            "doubt": self.doubt or None,
+        }
+
+
+def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS) -> Probe:
+    """Look at a file in a child process.
+
+    Raises:
+        InputError: as :func:`~vidcomp.video.read_frames`.
+    """
+    header, facts = look_at(path, deadline_seconds)
+    timeline = np.asarray(facts.get("times", ()), dtype=np.float64)
+    width, height = facts["width"], facts["height"]
+    return Probe(
+        path=Path(path),
+        file_bytes=os.stat(path).st_size,
+        container=facts["container"],
+        codec=facts["codec"],
+        pixel_format=facts["pixel_format"],
+        width=height if header.rotation % 180 else width,
+        height=width if header.rotation % 180 else height,
+        rotation=header.rotation,
+        sound=facts["sound"],
+        times=timeline,
+        keys=np.asarray(facts.get("keys", ()), dtype=np.int64),
+        seconds=facts.get("length") or facts["seconds"] or 0.0,
+        start_seconds=Fraction(*facts.get("start", (0, 1))),
+        hidden=facts.get("hidden", 0),
+        variable_rate=facts.get("variable_rate", False),
+        doubt=_doubt(header, facts),
+    )
+
+
+def _doubt(header: Header, facts: dict[str, Any]) -> str:
+    if header.cut_short:
+        return "the file is cut short"
+    if facts.get("complaint"):
+        return str(facts["complaint"])
+    if not facts["exact"]:
+        return "its packets do not tell the time of every frame: only decoding counts them"
+    return ""

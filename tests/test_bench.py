@@ -81,7 +81,8 @@ def test_rows_are_paired_with_the_full_run(small):
     ]  # fmt: skip
     whole, tenth = bench.rows[0], bench.rows[3]
     assert whole.accuracy == bench.full.accuracy
-    assert whole.difference.value == 0
+    assert whole.difference.value == 0 and whole.of_full == 1
+    assert tenth.of_full == pytest.approx(tenth.accuracy.value / bench.full.accuracy.value)
     assert (whole.kl, whole.tokens, whole.p_value) == (0, 288, 1)
     assert tenth.kl > 0
     assert tenth.tokens == 29

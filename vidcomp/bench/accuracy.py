@@ -50,6 +50,7 @@ class AccuracyRow:
     Attributes:
         method, keep: the setting.
         accuracy: macro over question types, with its 95 % interval.
+        of_full: accuracy as a share of the uncompressed run's.
         difference: to the uncompressed run on the same questions.
         p_value: McNemar's test of the same pair.
         kl: mean divergence of the answer's distribution from the uncompressed run, in nats per answer token.
@@ -61,6 +62,7 @@ class AccuracyRow:
     method: str
     keep: float
     accuracy: Interval
+    of_full: float
     difference: Interval
     p_value: float
     kl: float
@@ -76,6 +78,7 @@ class AccuracyRow:
             "accuracy": round(self.accuracy.value, 4),
             "ci_low": round(self.accuracy.low, 4),
             "ci_high": round(self.accuracy.high, 4),
+            "of_full": round(self.of_full, 4),
             "difference": [round(v, 4) for v in (self.difference.value, self.difference.low, self.difference.high)],
             "p_value": round(self.p_value, 6),
             "kl": round(self.kl, 5),
@@ -274,10 +277,9 @@ def _summarise(papers: list[_Paper], settings: list[Setting], marked: list[dict[
         by_type = {name: float(marks.right[kind == i].mean()) for i, name in enumerate(kinds)}
         kl = float(np.mean([value for result in marked for value in result[label]["kl"]]))
         tokens = float(np.mean([result[label]["tokens"] for result in marked]))
-        p_value = mcnemar(marks.right, full.right)
-        return AccuracyRow(
-            method, keep, bootstrap(marks), bootstrap(marks, full), p_value, kl, tokens, len(asked), by_type
-        )
+        p_value, of_full = mcnemar(marks.right, full.right), marks.macro / full.macro if full.macro else 0.0
+        score, gap = bootstrap(marks), bootstrap(marks, full)
+        return AccuracyRow(method, keep, score, of_full, gap, p_value, kl, tokens, len(asked), by_type)
 
     rows = tuple(row(method, keep, _label(method, keep)) for method, keep in settings)
     blind = blind_floor(asked, _OPTIONS)

@@ -28,7 +28,12 @@ __all__ = ["accuracy"]
 @with_ui
 @with_config(SpanConfig)
 def accuracy(
-    method: Annotated[str, typer.Option("--method", help="methods, comma-separated")] = "holitom,random,uniform,frames",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="methods, comma-separated; controls are random, uniform, frames, pool (resolution)"
+        ),
+    ] = "holitom,random,uniform,frames",
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
     questions: Annotated[int, typer.Option("--questions", help="how many questions", min=1)] = 500,
     seed: Annotated[int, typer.Option("--seed", help="which part of the held-out range", min=0, max=999)] = 0,
@@ -115,7 +120,7 @@ def _show(result: AccuracyBench) -> None:
     console = out_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method")
-    for name in ("keep", "tokens", "accuracy (95 %)", "against all tokens (95 %)", "p", "KL"):
+    for name in ("keep", "tokens", "accuracy (95 %)", "of full", "against all tokens (95 %)", "p", "KL"):
         table.add_column(name, justify="right")
     for row in (result.full, *result.rows):
         score, gap = row.accuracy, row.difference
@@ -124,6 +129,7 @@ def _show(result: AccuracyBench) -> None:
             f"{row.keep:g}",
             f"{row.tokens:.1f}",
             f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})",
+            f"{row.of_full:.1%}",
             f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
             f"{row.p_value:.2g}",
             f"{row.kl:.4f}",

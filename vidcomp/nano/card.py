@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.nano import CHECKPOINT, seeds
-from vidcomp.nano.questions import PHRASINGS
+from vidcomp.nano.questions import KINDS, PHRASINGS
 
 Report = dict[str, Any]
 
@@ -63,8 +63,11 @@ Seeds: {seeds}.
 In four of five batches of the last stage the visual tokens are thinned at random (29 to 289 of 289 kept; chosen by a
 random blend of novelty against the previous frame, activity of the place, distinctiveness in the frame and chance;
 dropped tokens sometimes averaged into their most similar survivor; positions kept or closed up; in the last layer
-sometimes half of them hidden), so that a tiny model survives what large ones survive. No particular compression method
-is imitated, but it does make the model friendlier to compression than training on complete sequences only.
+sometimes half of them hidden), or what repeats is averaged over random stretches of frames and random clusters of
+places, so that a tiny model survives what large ones survive. The visual tokens were also trained to have contrast:
+alike where the picture shows the same thing, unlike where an object came, went, moved or turned, as features of large
+encoders are. No particular compression method is imitated, but all this makes the model friendlier to compression than
+training on complete sequences only.
 """
 
 _LIMITS = """
@@ -104,7 +107,7 @@ def build_card(reports: list[Report], history: list[dict[str, Any]], hardware: s
     from vidcomp.nano.vocabulary import VOCABULARY
     from vidcomp.nano.world import COLORS, SHAPES
 
-    asked = "\n".join(f"- {kind}: " + " / ".join(f'"{text}"' for text in texts) for kind, texts in PHRASINGS.items())
+    asked = "\n".join(f"- {kind}: " + " / ".join(f'"{text}"' for text in PHRASINGS[kind]) for kind in KINDS)
     rows = "\n".join(f"| {h['stage']} | {h['what']} | {h['seconds']} | {h['processes']} |" for h in history)
     ranges = ", ".join(f"{name.lower()} from {r.start}" for name, r in vars(seeds).items() if isinstance(r, range))
     return (

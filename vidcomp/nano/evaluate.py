@@ -26,16 +26,15 @@ from vidcomp.nano import CHECKPOINT
 from vidcomp.nano.export import load_exported
 from vidcomp.nano.files import read_samples, write_mp4
 from vidcomp.nano.join import render_batch
-from vidcomp.nano.language import Batch, Lesson, count_matches, make_batch
+from vidcomp.nano.language import WORLDS, Batch, Lesson, count_matches, make_batch
 from vidcomp.nano.model import FRAMES, VisualPrompt, full_prompt, to_pixels, visual_tokens
 from vidcomp.nano.packing import SPLIT, forward_packed
-from vidcomp.nano.questions import KINDS
 from vidcomp.nano.scoring import Tally, blind_floor, rounded
 from vidcomp.nano.seeds import TEST, VALIDATION
 from vidcomp.nano.thinning import LEAST, random_tokens
-from vidcomp.nano.world import Options, Video
+from vidcomp.nano.world import Video
 
-LESSON = Lesson(Options(), KINDS, batch=8)
+_BATCH = 8
 SPLITS = {"test": TEST, "validation": VALIDATION}
 
 
@@ -88,6 +87,7 @@ def evaluate(
     videos: int = 150,
     encoded: bool = False,
     tokens: int | None = None,
+    lesson: Lesson = WORLDS["small"],
 ) -> Report:
     """Ask everything about the first videos of a split; `tokens` keeps that many visual tokens, chosen by chance."""
     started, first = time.monotonic(), SPLITS[split].start
@@ -96,13 +96,13 @@ def evaluate(
     tally, questions, dice = Tally(), [], random.Random(0)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        for start in range(first, first + videos, LESSON.batch):
-            batch = make_batch(range(start, min(start + LESSON.batch, first + videos)), LESSON, None)
+        for start in range(first, first + videos, _BATCH):
+            batch = make_batch(range(start, min(start + _BATCH, first + videos)), lesson, None)
             reader = encoded_batch if encoded else _rendered(dice)
             prompt = full_prompt(model, visual_tokens(model, reader(batch.videos, Path(folder))))
             _ask(model, prompt if tokens is None else random_tokens(prompt, tokens), batch, tally)
             questions += [question for asked in batch.questions for question in asked]
-    blind = blind_floor(questions, LESSON.options)
+    blind = blind_floor(questions, lesson.options)
     count = FRAMES * 36 + 1 if tokens is None else tokens
     return Report(split, first, videos, encoded, count, time.monotonic() - started, tally, blind)
 
@@ -137,13 +137,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--split", choices=list(SPLITS), default="test")
     parser.add_argument("--videos", type=int, default=150, help="videos to ask about (default: 150)")
+    parser.add_argument("--world", choices=list(WORLDS), default="small", help="what is in the videos (default: small)")
     parser.add_argument("--mp4", action="store_true", help="encode every video to a file and read that")
     parser.add_argument("--tokens", type=int, help=f"keep this many visual tokens at random, at least {LEAST}")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    report = evaluate(load_exported(options.checkpoint), options.split, options.videos, options.mp4, options.tokens)
+    model, lesson = load_exported(options.checkpoint), WORLDS[options.world]
+    report = evaluate(model, options.split, options.videos, options.mp4, options.tokens, lesson)
     show(report, Console())
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
+from vidcomp.nano.ahead import ahead
 from vidcomp.nano.model import SIDE, to_pixels
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
 from vidcomp.nano.render import render
@@ -50,9 +52,10 @@ def patch_likeness(model: Any, first: Tensor, second: Tensor) -> Tensor:
     return (one * other).sum(-1)
 
 
-def frame_pairs(seed: int, count: int, dice: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+def frame_pairs(seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Two moments of `count` videos [B, 3, 96, 96] each, and how much every patch differs without noise [B, 36]."""
     first, second, change = [], [], []
+    dice = random.Random(seed)
     for number in range(seed, seed + count):
         video, size = make_video(number), dice.choices(SIZES, SIZE_WEIGHTS)[0]
         times = [dice.random(), dice.random()]
@@ -67,26 +70,26 @@ def frame_pairs(seed: int, count: int, dice: random.Random) -> tuple[Tensor, Ten
 
 def train_encoder(run: RunSettings, seconds: float = SECONDS) -> None:
     """Train from scratch and write STATE/frame_encoder."""
-    model, dice = build_encoder().to(run.device), random.Random(4)
-    optimizer, budget, seed = adamw((list(model.parameters()), 1.5e-3)), run.budget(seconds), ENCODER_TRAIN.start
+    model = build_encoder().to(run.device)
+    optimizer, budget, count = adamw((list(model.parameters()), 1.5e-3)), run.budget(seconds), _VIDEOS * run.scale
+    batches = ahead(partial(frame_pairs, count=count), ENCODER_TRAIN.start, count, run.loaders)
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, warmup=20, hold=0.3)
-        first, second, change = (part.to(run.device) for part in frame_pairs(seed, _VIDEOS, dice))
-        seed += _VIDEOS
+        first, second, change = (part.to(run.device) for part in next(batches))
         with torch.autocast(run.device, torch.bfloat16):
             likeness = patch_likeness(model, first, second)
         same, changed = change < _SAME, change > _CHANGED
         loss = (1 - likeness[same]).mean() + functional.relu(likeness[changed] - _APART).mean()
         step(optimizer, loss, budget)
     scores = separation(model.cpu(), run.held_out(400))
-    run.log("encoder", steps=budget.done, videos=budget.done * _VIDEOS, loss=round(loss.item(), 4), **scores)
+    run.log("encoder", steps=budget.done, videos=budget.done * count, loss=round(loss.item(), 4), **scores)
     save_encoder(model, run.state / FOLDER)
 
 
 @torch.no_grad()
 def separation(model: Any, videos: int) -> dict[str, float]:
     """Mean likeness of same and changed patches on held-out pairs, and areas under the ROC curve."""
-    first, second, change = frame_pairs(VALIDATION.start, videos, random.Random(5))
+    first, second, change = frame_pairs(VALIDATION.start, videos)
     likeness = patch_likeness(model, first, second)
     same, changed = change < _SAME, change > _CHANGED
     still, moved = ~(change >= _SAME).any(1), changed.any(1)

@@ -7,23 +7,26 @@ the same frame. The tower follows at a lower rate. Afterwards the parts form one
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.nano.language import SymbolicModel
+from vidcomp.nano.ahead import ahead
+from vidcomp.nano.language import WORLDS, SymbolicModel
 from vidcomp.nano.model import build_model, to_pixels, visual_tokens
 from vidcomp.nano.progress import RunSettings, adamw, set_rate, step
 from vidcomp.nano.render import render
 from vidcomp.nano.seeds import JOIN_TRAIN, VALIDATION
-from vidcomp.nano.symbolic import SymbolicProjector, symbolic_tokens
+from vidcomp.nano.symbolic import FOREGROUND, SymbolicProjector, symbolic_tokens
 from vidcomp.nano.tower import SIZE_WEIGHTS, SIZES
 from vidcomp.nano.world import Options, Video, make_video
 
 SECONDS = 200.0
-_FRAMES = 4  # frames of one video in a batch
+_VIDEOS, _FRAMES = 4, 4  # videos in a batch, and frames of each
 
 
 def render_batch(videos: list[Video], times: list[float], rng: random.Random) -> Tensor:
@@ -39,7 +42,7 @@ def symbolic_target(projector: SymbolicProjector, videos: list[Video], times: li
     symbols = symbols.flatten(1, 2)
     device = next(projector.parameters()).device
     with torch.no_grad():
-        return projector(symbols.to(device)), (symbols[..., :8].sum(-1) > 0).to(device)
+        return projector(symbols.to(device)), (symbols[..., FOREGROUND].sum(-1) > 0).to(device)
 
 
 def match_loss(tokens: Tensor, target: Tensor, foreground: Tensor) -> Tensor:
@@ -65,16 +68,17 @@ def train_join(run: RunSettings, seconds: float = SECONDS) -> None:
     model, symbolic = assemble(run)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     optimizer = adamw((list(projector.parameters()), 2e-3), (list(tower.parameters()), 5e-4))
-    budget, seed, dice = run.budget(seconds), JOIN_TRAIN.start, random.Random(0)
-    options = Options(frames=1, scenes=(1,))
+    budget = run.budget(seconds)
+    world = WORLDS[run.world].options
+    options = replace(world, frames=1, scenes=(1,))
     held_out = [make_video(s, options) for s in range(VALIDATION.start, VALIDATION.start + run.held_out(100))]
-    held_pixels = render_batch(held_out, [0.0], dice)
+    held_pixels = render_batch(held_out, [0.0], random.Random(0))
     average = 0.0
+    count = _VIDEOS * run.scale
+    batches = ahead(partial(_moments, count=count, world=world), JOIN_TRAIN.start, count, run.loaders)
     while budget.left:
         set_rate(optimizer, budget.done, budget.share, hold=0.5)
-        videos, times = [make_video(seed + i) for i in range(4)], [dice.random() for _ in range(_FRAMES)]
-        seed += len(videos)
-        loss = _step_loss(model, symbolic, videos, times, render_batch(videos, times, dice), run.device)
+        loss = _step_loss(model, symbolic, *next(batches), run.device)
         step(optimizer, loss, budget)
         average = loss.item() if not average else 0.98 * average + 0.02 * loss.item()
         if budget.done % 400 == 0 or not budget.left:
@@ -84,6 +88,13 @@ def train_join(run: RunSettings, seconds: float = SECONDS) -> None:
                 "join", seconds=round(budget.elapsed), steps=budget.done, loss=round(average, 4), held=round(held, 4)
             )
             run.save("join", {"model": model.state_dict(), "symbolic": symbolic.state_dict(), "updates": 0})
+
+
+def _moments(seed: int, count: int, world: Options) -> tuple[list[Video], list[float], Tensor]:
+    """`count` videos, moments and the frames of all videos at these moments."""
+    dice = random.Random(seed)
+    videos, times = [make_video(seed + i, world) for i in range(count)], [dice.random() for _ in range(_FRAMES)]
+    return videos, times, render_batch(videos, times, dice)
 
 
 def _step_loss(

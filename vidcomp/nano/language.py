@@ -20,14 +20,14 @@ from vidcomp.nano.aids import AidWeights, VideoMap, aid_loss
 from vidcomp.nano.model import VisualPrompt, build_model
 from vidcomp.nano.packing import SPLIT, Packed, TextOutput, exact_matches, forward_packed, pack
 from vidcomp.nano.progress import Budget, RunSettings, adamw, set_rate, step
-from vidcomp.nano.questions import KINDS, STILL_KINDS, Question, make_questions
+from vidcomp.nano.questions import ALL_KINDS, KINDS, STILL_KINDS, Question, make_questions
 from vidcomp.nano.scoring import Tally, rounded
 from vidcomp.nano.seeds import SYMBOLIC_TRAIN, VALIDATION
 from vidcomp.nano.symbolic import SymbolicProjector, symbolic_batch
 from vidcomp.nano.vocabulary import UNKNOWN_WORD
 from vidcomp.nano.workers import SYNC_STEPS, average, run_workers
 from vidcomp.nano.world import KINDS as EVENTS
-from vidcomp.nano.world import Options, Video, make_video, sample_times
+from vidcomp.nano.world import WIDE, Options, Video, make_video, sample_times
 
 SECONDS = 2800.0
 PEAK_RATE = 2e-3
@@ -35,6 +35,7 @@ QUESTIONS = 10
 """Questions about one video in a training step, drawn from all it can answer."""
 
 _SLICE = 250_000_000  # seeds of one worker
+_TURN = 1 << 40  # far beyond all seeds of videos
 _URGENCY = {"end": 3.0, "first": 3.0, "after": 3.0, "order": 3.0, "which": 3.0, "caption": 3.0, "action": 2.0}
 """How much likelier the hard kinds are to be asked in training."""
 
@@ -50,6 +51,14 @@ class Lesson:
     batch: int = 16
     weight: float = 1.0
     unknown: float = 0.0  # part of the training questions with one unknown word in them
+
+
+WORLDS = {
+    "small": Lesson(Options(), KINDS),
+    "digits": Lesson(Options(digit=0.4), (*KINDS, "digit")),
+    "wide": Lesson(WIDE, ALL_KINDS),
+}
+"""What the shipped model has learnt, the same with digits that flash up, and all that the world can do."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,11 @@ class Batch:
     packed: Packed
 
 
-def make_batch(seeds: Sequence[int], lesson: Lesson, most: int | None = QUESTIONS) -> Batch:
-    """Videos of these seeds with at most `most` questions each."""
+def make_batch(seeds: Sequence[int], lesson: Lesson, most: int | None = QUESTIONS, turn: int = 0) -> Batch:
+    """Videos of these seeds with at most `most` questions each, other ones at every turn."""
     videos, questions = [], []
     for seed in seeds:
-        video, rng = make_video(seed, lesson.options), random.Random(seed)
+        video, rng = make_video(seed, lesson.options), random.Random(seed + turn * _TURN)
         asked = make_questions(video, rng, lesson.kinds)
         videos.append(video)
         if most is not None:
@@ -176,7 +185,7 @@ def _train_phase(
     average_loss, checked = 0.0, budget.elapsed
     while budget.left:
         set_rate(optimizer, budget.done, 0.0, warmup=40)
-        loss, answer, seed = _lesson_loss(model, phase, seed, dice, noise, run.device)
+        loss, answer, seed = _lesson_loss(run, model, phase, seed, dice, noise)
         step(optimizer, loss, budget)
         average_loss = answer if not average_loss else 0.95 * average_loss + 0.05 * answer
         if budget.elapsed - checked > 15 or not budget.left:
@@ -187,19 +196,26 @@ def _train_phase(
     return seed
 
 
+def _last_phase(world: str) -> Phase:
+    """The end of the curriculum: everything there is in this world."""
+    phase = CURRICULUM[-1]
+    full = replace(WORLDS[world], weight=phase.lessons[-1].weight)
+    return replace(phase, lessons=(*phase.lessons[:-1], full))
+
+
 def _finish_language(run: RunSettings, seconds: float) -> None:
     """The last phase in one of the workers."""
-    phase, saved = CURRICULUM[-1], run.load("lm")
+    phase, saved = _last_phase(run.world), run.load("lm")
     model = SymbolicModel().to(run.device)
     model.load_state_dict(saved["model"])
     parameters = list(model.parameters())
     optimizer, budget = adamw((parameters, PEAK_RATE)), run.budget(seconds, len(CURRICULUM))
-    seed = SYMBOLIC_TRAIN.start + (1 + run.rank) * _SLICE + saved["updates"] * 24
+    seed = SYMBOLIC_TRAIN.start + (1 + run.rank) * _SLICE + saved["updates"] * 24 * run.scale
     dice, noise = random.Random(seed), np.random.default_rng(seed)
     average_loss, checked, share = 0.0, 0.0, 0.0
     while share < 1:
         set_rate(optimizer, budget.done, budget.share, warmup=40, hold=0.4)
-        loss, answer, seed = _lesson_loss(model, phase, seed, dice, noise, run.device)
+        loss, answer, seed = _lesson_loss(run, model, phase, seed, dice, noise)
         step(optimizer, loss, budget)
         average_loss = answer if not average_loss else 0.98 * average_loss + 0.02 * answer
         if budget.done % SYNC_STEPS:
@@ -212,12 +228,13 @@ def _finish_language(run: RunSettings, seconds: float) -> None:
 
 
 def _lesson_loss(
-    model: SymbolicModel, phase: Phase, seed: int, dice: random.Random, noise: np.random.Generator, device: str
+    run: RunSettings, model: SymbolicModel, phase: Phase, seed: int, dice: random.Random, noise: np.random.Generator
 ) -> tuple[Tensor, float, int]:
     """Loss of a batch of one lesson of the phase, its answer loss, and the next unused seed."""
     lesson = dice.choices(phase.lessons, [lesson.weight for lesson in phase.lessons])[0]
+    lesson = replace(lesson, batch=lesson.batch * run.scale)
     batch = make_batch(range(seed, seed + lesson.batch), lesson)
-    loss, answer = symbolic_loss(model, batch, phase.aids, noise, device)
+    loss, answer = symbolic_loss(model, batch, phase.aids, noise, run.device)
     return loss, answer, seed + lesson.batch
 
 

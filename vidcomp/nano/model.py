@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from vidcomp.nano.vocabulary import EOS, IMAGE, PAD, VIDEO, VOCABULARY
+from vidcomp.nano.vocabulary import EOS, IMAGE, PAD, UNK, VIDEO, VOCABULARY
 
 SIDE = 96
 """Frame side in pixels."""
@@ -23,6 +23,7 @@ GRID = CELLS // 2
 """Visual tokens along one side."""
 FRAMES = 8
 """Frames sampled from a video."""
+_WORD_TABLES = ("embed_tokens.weight", "lm_head.weight")
 WIDTH = 128
 """Residual width of the language model."""
 TOWER_WIDTH = 96
@@ -85,6 +86,25 @@ def build_model(seed: int = 0, device: str = "cpu") -> Any:
     return model.to(torch.device(device))
 
 
+def load_weights(model: Any, state: dict[str, Tensor]) -> None:
+    """Load a saved state; words that are newer than it start as copies of the unknown word.
+
+    Raises:
+        RuntimeError: the state belongs to another network.
+    """
+    words = model.get_input_embeddings().weight.shape[0]
+    wider = {
+        key: _with_new_words(value, words) if key.endswith(_WORD_TABLES) else value for key, value in state.items()
+    }
+    model.load_state_dict(wider)
+
+
+def _with_new_words(table: Tensor, words: int) -> Tensor:
+    """A word table [V, D] with at least `words` rows."""
+    missing = max(0, words - len(table))
+    return torch.cat([table, table[VOCABULARY[UNK]].expand(missing, -1)])
+
+
 def sinusoids(cells: int, width: int, strength: float = 0.5) -> Tensor:
     """Two-dimensional sinusoid position rows [cells * cells, width]."""
     y, x = np.mgrid[:cells, :cells].reshape(2, -1)
@@ -134,9 +154,12 @@ class VisualPrompt:
 
 def visual_tokens(model: Any, pixels: Tensor) -> Tensor:
     """Tower, projector and pooling, equal to the stock path: [B, T, 3, 96, 96] to [B, T * 36, D]."""
-    batch, frames = pixels.shape[:2]
-    hidden = tower_features(model.model.vision_tower, pixels.flatten(0, 1))
-    return pool(model.model.multi_modal_projector(hidden)).view(batch, frames * GRID * GRID, -1)
+    return projected(model, tower_features(model.model.vision_tower, pixels.flatten(0, 1)), len(pixels))
+
+
+def projected(model: Any, hidden: Tensor, batch: int) -> Tensor:
+    """Projector and pooling after the tower: [B * T, P, D] to [B, T * 36, D]."""
+    return pool(model.model.multi_modal_projector(hidden)).view(batch, -1, WIDTH)
 
 
 def full_prompt(model: Any, tokens: Tensor) -> VisualPrompt:

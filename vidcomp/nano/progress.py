@@ -56,6 +56,13 @@ class RunSettings:
     smoke: bool = False
     rank: int = 0  # number of this process, 0 writes the state
     workers: int = 1  # processes whose parameters are averaged
+    world: str = "small"  # what the videos are made of: a name in language.WORLDS
+    loaders: int = 0  # processes that make data ahead of time
+
+    @property
+    def scale(self) -> int:
+        """How many times larger a batch is than on a CPU."""
+        return 1 if self.device == "cpu" or self.smoke else 8
 
     def budget(self, seconds: float, parts: int = 1) -> Budget:
         """A budget of `seconds`, or in smoke mode of the smoke steps shared by `parts` phases."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from vidcomp.nano.vocabulary import NUMBERS
+from vidcomp.nano.vocabulary import DIGITS, NUMBERS
 from vidcomp.nano.world import COLORS, DIRECTIONS, SHAPES, Scene, Video, state
 
 
@@ -65,10 +65,14 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "describe what happens.",
         "describe this video.",
     ),
+    "digit": ("which digit is shown?", "what digit do you see?", "which number appears?"),
+    "change": ("what changes in the {nth} scene?", "what is the change in the {nth} scene?"),
 }
 """Every way a kind of question may be asked."""
 
-KINDS = tuple(PHRASINGS)
+ALL_KINDS = tuple(PHRASINGS)
+KINDS = ALL_KINDS[:-2]
+"""What the shipped model is asked: all but `digit` and `change`."""
 STILL_KINDS = ("color", "shape", "count", "exist", "where")
 """Kinds that a single picture can answer."""
 
@@ -230,6 +234,21 @@ def _caption(video: Video, rng: random.Random) -> Iterator[Question]:
         yield Question("caption", _ask("caption", rng), ", then ".join(map(event_sentence, video.scenes)))
 
 
+def _digit(video: Video, rng: random.Random) -> Iterator[Question]:
+    if video.digit is not None:
+        yield Question("digit", _ask("digit", rng), DIGITS[video.digit.value])
+
+
+_CHANGES = {"turn": "the color", "grow": "the size", **dict.fromkeys(DIRECTIONS, "the position")}
+
+
+def _change(video: Video, rng: random.Random) -> Iterator[Question]:
+    for index, scene in _eventful(video):
+        text = _ask("change", rng, nth=("first", "second", "third")[index])
+        answer = _CHANGES.get(scene.event.kind if scene.event else "", "the number of objects")
+        yield Question("change", text, answer, None, _event_reference(index, scene), True)
+
+
 _MAKERS: dict[str, Callable[[Video, random.Random], Iterator[Question]]] = {
     "end": _end,
     "first": _first,
@@ -246,4 +265,6 @@ _MAKERS: dict[str, Callable[[Video, random.Random], Iterator[Question]]] = {
     "where": _where,
     "scenes": _scenes,
     "caption": _caption,
+    "digit": _digit,
+    "change": _change,
 }

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.nano.world import COLORS, Look, Scene, Sight, Video, pan_offset, state
+from vidcomp.nano.world import COLORS, Digit, Look, Scene, Sight, Video, digit_at, pan_offset, state
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+DIGIT_LABEL = 255
+"""Label of the pixels of a digit's card."""
 
 _SUBPIXEL = 4  # bits of sub-pixel precision handed to OpenCV
 _OVERSIZE = 1.16  # backgrounds are drawn larger than the frame, so that the camera can pan
@@ -36,6 +40,9 @@ def render(video: Video, times: Sequence[float], width: int, height: int, degrad
         frame = _crop(backgrounds[index], video.scenes[index], time, width, height)
         for sight in state(video, time):
             _draw(frame, sight, palette[sight.color], video.aspect)
+        digit = digit_at(video, time)
+        if digit is not None:
+            _draw_card(frame, digit, video.aspect)
         frames[i] = _degrade(frame, video.look, rng) if degrade else frame
     return frames
 
@@ -43,12 +50,16 @@ def render(video: Video, times: Sequence[float], width: int, height: int, degrad
 def label_map(video: Video, time: float, size: int) -> tuple[Image, list[Sight]]:
     """Which object covers each pixel of the squashed square frame.
 
-    Returns uint8 [size, size], 0 for background and i for the object sights[i - 1], and those sights.
+    Returns uint8 [size, size], 0 for background, i for the object sights[i - 1], 255 for a digit, and those sights.
     """
     labels = np.zeros((size, size), np.uint8)
     sights = state(video, time)
     for number, sight in enumerate(sights, start=1):
         _draw(labels, sight, (float(number),), video.aspect, antialias=False)
+    digit = digit_at(video, time)
+    if digit is not None:
+        rows, columns = _card_box(digit, size, size, video.aspect)
+        labels[rows, columns] = DIGIT_LABEL
     return labels, sights
 
 
@@ -66,6 +77,30 @@ def _draw(canvas: Image, sight: Sight, color: tuple[float, ...], aspect: float, 
         np.round((part * scale + center) * (1 << _SUBPIXEL)).astype(np.int32) for part in _OUTLINES[sight.shape]
     ]
     cv2.fillPoly(canvas, contours, color, cv2.LINE_AA if antialias else cv2.LINE_8, _SUBPIXEL)
+
+
+def _card_box(digit: Digit, width: int, height: int, aspect: float) -> tuple[slice, slice]:
+    """Rows and columns of the card in a frame; its width is three quarters of its height."""
+    tall, wide = digit.size * height, 0.75 * digit.size / aspect * width
+    top, left = round(digit.y * height - tall / 2), round(digit.x * width - wide / 2)
+    return slice(max(0, top), top + round(tall)), slice(max(0, left), left + round(wide))
+
+
+def _draw_card(frame: Image, digit: Digit, aspect: float) -> None:
+    """Put the digit into frame [h, w, 3], in place."""
+    rows, columns = _card_box(digit, frame.shape[1], frame.shape[0], aspect)
+    room = frame[rows, columns]
+    if room.size:
+        room[:] = cv2.resize(_card(digit.value), room.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
+
+
+@cache
+def _card(value: int) -> Image:
+    """A digit as large as its black card allows, uint8 [128, 96]."""
+    card = np.zeros((128, 96), np.uint8)
+    (wide, tall), _ = cv2.getTextSize(str(value), cv2.FONT_HERSHEY_SIMPLEX, 5.0, 14)
+    at = ((96 - wide) // 2, (128 + tall) // 2)
+    return np.asarray(cv2.putText(card, str(value), at, cv2.FONT_HERSHEY_SIMPLEX, 5.0, 255, 14, cv2.LINE_AA), np.uint8)
 
 
 def _circle(radius: float, points: int = 28) -> NDArray[np.float64]:

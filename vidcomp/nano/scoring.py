@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from vidcomp.nano.questions import KINDS, Question, make_questions
+from vidcomp.nano.questions import ALL_KINDS, Question, make_questions
 from vidcomp.nano.seeds import BLIND
 from vidcomp.nano.world import Options, make_video
 
@@ -38,7 +38,7 @@ class Tally:
 
     def accuracy(self) -> dict[str, float]:
         """Accuracy per kind, in the order in which kinds are documented."""
-        return {kind: self.right[kind] / self.asked[kind] for kind in KINDS if self.asked[kind]}
+        return {kind: self.right[kind] / self.asked[kind] for kind in ALL_KINDS if self.asked[kind]}
 
 
 class BlindGuesser:
@@ -64,7 +64,9 @@ class BlindGuesser:
 def blind_guesser(options: Options, videos: int = 4000) -> BlindGuesser:
     """A guesser that knows the question statistics of this world."""
     seeds = range(BLIND.start, BLIND.start + videos)
-    return BlindGuesser(q for seed in seeds for q in make_questions(make_video(seed, options), random.Random(seed)))
+    return BlindGuesser(
+        q for seed in seeds for q in make_questions(make_video(seed, options), random.Random(seed), ALL_KINDS)
+    )
 
 
 def blind_floor(questions: Sequence[Question], options: Options) -> Tally:

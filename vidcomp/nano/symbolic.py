@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vidcomp.nano.model import GRID, WIDTH
-from vidcomp.nano.world import COLORS, SHAPES, Sight, Video, state
+from vidcomp.nano.world import COLORS, SHAPES, Sight, Video, digit_at, state
 
 Floats = NDArray[np.float32]
 
@@ -21,8 +21,11 @@ _COLOR, _SHAPE = 0, len(COLORS)
 _PLACE = _SHAPE + len(SHAPES)  # offset x, y, radius, presence, then the centre in several codes
 _BACKGROUND = _PLACE + 4 + 10
 _POSITION = _BACKGROUND + 4
-SYMBOLS = _POSITION + 16
+_DIGIT = _POSITION + 16
+SYMBOLS = _DIGIT + 10
 """Length of a symbolic token."""
+FOREGROUND = [*range(len(COLORS)), *range(_DIGIT, SYMBOLS)]
+"""Parts that are zero where there is only background."""
 
 _COLORS, _HALF = list(COLORS), 0.5 / GRID
 _ROW, _COLUMN = (a.ravel() for a in np.mgrid[:GRID, :GRID])
@@ -58,7 +61,7 @@ def symbolic_tokens(
 ) -> Floats:
     """Symbolic tokens float32 [T, 36, SYMBOLS] at the given moments; `ground` gives every scene its own background."""
     tokens = np.zeros((len(times), GRID * GRID, SYMBOLS), np.float32)
-    tokens[..., _POSITION:] = 0.5 * _POSITIONS
+    tokens[..., _POSITION:_DIGIT] = 0.5 * _POSITIONS
     grounds = [_ground(scene.background) for scene in video.scenes]
     known: dict[Sight, tuple[NDArray[np.int64], Floats]] = {}
     for i, time in enumerate(times):
@@ -69,6 +72,10 @@ def symbolic_tokens(
                 known[sight] = _describe(sight, video.aspect)
             cells, values = known[sight]
             tokens[i, cells, :_BACKGROUND] += values
+        digit = digit_at(video, time)
+        if digit is not None:
+            cells, share = _covered(digit.x, digit.y, 0.375 * digit.size / video.aspect, 0.5 * digit.size)
+            tokens[i, cells, _DIGIT + digit.value] = share
     if noise:
         tokens += noise * rng.standard_normal(tokens.shape, dtype=np.float32)
     return tokens
@@ -88,12 +95,7 @@ def cells_of(sight: Sight, aspect: float, margin: float = 0.25) -> NDArray[np.in
 
 def _describe(sight: Sight, aspect: float) -> tuple[NDArray[np.int64], Floats]:
     """Cells that an object touches and what they say about it, [n] and [n, _BACKGROUND]."""
-    wide, tall = sight.radius / aspect, sight.radius
-    across = np.minimum(_X + _HALF, sight.x + wide) - np.maximum(_X - _HALF, sight.x - wide)
-    down = np.minimum(_Y + _HALF, sight.y + tall) - np.maximum(_Y - _HALF, sight.y - tall)
-    cover = np.clip(across * GRID, 0, 1) * np.clip(down * GRID, 0, 1)
-    cells = np.nonzero(cover > 0.08)[0]
-    share = np.minimum(1.0, 1.5 * cover[cells]).astype(np.float32)
+    cells, share = _covered(sight.x, sight.y, sight.radius / aspect, sight.radius)
     values = np.zeros((len(cells), _BACKGROUND), np.float32)
     values[:, _COLOR + _COLORS.index(sight.color)] = share
     values[:, _SHAPE + SHAPES.index(sight.shape)] = share
@@ -104,6 +106,15 @@ def _describe(sight: Sight, aspect: float) -> tuple[NDArray[np.int64], Floats]:
     center = [3 * (sight.x - 0.5), 3 * (sight.y - 0.5), *_waves(sight.x, sight.y, (1, 3))]
     values[:, _PLACE + 4 : _BACKGROUND] = np.array(center, np.float32)
     return cells, values
+
+
+def _covered(x: float, y: float, wide: float, tall: float) -> tuple[NDArray[np.int64], Floats]:
+    """Cells under a box of half width `wide` and half height `tall`, and how much of them it covers, both [n]."""
+    across = np.minimum(_X + _HALF, x + wide) - np.maximum(_X - _HALF, x - wide)
+    down = np.minimum(_Y + _HALF, y + tall) - np.maximum(_Y - _HALF, y - tall)
+    cover = np.clip(across * GRID, 0, 1) * np.clip(down * GRID, 0, 1)
+    cells = np.nonzero(cover > 0.08)[0]
+    return cells, np.minimum(1.0, 1.5 * cover[cells]).astype(np.float32)
 
 
 def _ground(seed: int) -> Floats:

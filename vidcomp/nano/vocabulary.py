@@ -12,6 +12,7 @@ UNKNOWN_WORD = "~"
 """A text that the tokenizer does not know."""
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
+DIGITS = (*NUMBERS, "six", "seven", "eight", "nine")
 VERBS = ("appears", "disappears", "turns", "moves")
 
 _WORDS = """
@@ -22,6 +23,7 @@ _WORDS = """
     remains way direction comes come visible different top bottom middle final count number big small everything
     that this have has ? . , ! : ; ' "
     happening doing going its with for from be can picture event events order background very most
+    grow grows changes size position digit six seven eight nine second third
 """
 # New words go to the end: the id of a word is its row in a trained embedding.
 

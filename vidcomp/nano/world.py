@@ -1,9 +1,12 @@
 """The little world: scene descriptions in continuous time, and the exact state at any moment.
 
 Time runs from 0 (first frame) to 1 (last frame). Positions are fractions of the frame, radii are fractions of the
-frame height, so one description renders undistorted at any size, aspect ratio and frame rate. A video has one or two
+frame height, so one description renders undistorted at any size, aspect ratio and frame rate. A video has one to three
 scenes separated by hard cuts; a scene holds a few coloured shapes, and exactly one thing happens in it (or nothing,
 in a still). Colours and shapes are unique within a video, so that a reference such as "the circle" is unambiguous.
+A digit may flash up for a moment, which only few samples witness.
+
+`Options()` is the world that the shipped model knows, `WIDE` the whole one.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ SHAPES = ("circle", "square", "triangle", "ring", "cross")
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 KINDS = ("appear", "disappear", "turn", *DIRECTIONS)
 """What can happen in a scene: an object appears, disappears, turns another colour, or moves in a direction."""
+ALL_KINDS = (*KINDS, "grow")
+"""The same, and an object may grow."""
 
 _MARGIN = 0.15  # share of a sampling gap kept free on both sides of an event or cut
 _ATTEMPTS = 200
@@ -60,6 +65,7 @@ class Event:
     start: float
     duration: float = 0.0
     distance: float = 0.0  # of a move, in fractions of the frame
+    growth: float = 1.0  # last radius over first radius
     to_color: str = ""  # of a turn
 
     @property
@@ -68,6 +74,18 @@ class Event:
         if self.kind in DIRECTIONS:
             return f"moves {self.kind}"
         return f"turns {self.to_color}" if self.kind == "turn" else f"{self.kind}s"
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A white digit on a black card, shown for a moment in front of everything."""
+
+    value: int
+    start: float
+    end: float
+    x: float
+    y: float
+    size: float  # height of the card in frame heights
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,7 @@ class Video:
     aspect: float
     scenes: tuple[Scene, ...]
     look: Look
+    digit: Digit | None = None
 
     def scene_at(self, time: float) -> int:
         """Index of the scene shown at `time`."""
@@ -130,6 +149,11 @@ class Options:
     radius: tuple[float, float] = (0.11, 0.17)
     pan: float = 0.08  # probability that the camera pans in a scene
     aspects: tuple[float, ...] = field(default=(4 / 3, 4 / 3, 4 / 3, 1.0))
+    digit: float = 0.0  # probability that a digit flashes up
+
+
+WIDE = Options(scenes=(0.3, 0.5, 0.2), kinds=ALL_KINDS, digit=0.6)
+"""Everything the world can do; more than the shipped model has learnt."""
 
 
 def sample_times(count: int) -> list[float]:
@@ -154,7 +178,10 @@ def make_video(seed: int, options: Options | None = None) -> Video:
         if scene.event and scene.event.kind == "turn":
             scene = replace(scene, event=replace(scene.event, to_color=colors.pop(0)))
         scenes.append(scene)
-    return Video(seed, aspect, tuple(scenes), look)
+    video = Video(seed, aspect, tuple(scenes), look)
+    if options.digit and rng.random() < options.digit:
+        video = replace(video, digit=_draw_digit(rng, options, video))
+    return video
 
 
 def state(video: Video, time: float) -> list[Sight]:
@@ -164,10 +191,16 @@ def state(video: Video, time: float) -> list[Sight]:
     pan_x, pan_y = pan_offset(scene, time)
     sights = []
     for number, thing in enumerate(scene.things):
-        color, x, y, visible = _thing_at(scene, number, time)
+        color, radius, x, y, visible = _thing_at(scene, number, time)
         if visible:
-            sights.append(Sight(index, number, color, thing.shape, thing.radius, x + pan_x, y + pan_y))
+            sights.append(Sight(index, number, color, thing.shape, radius, x + pan_x, y + pan_y))
     return sights
+
+
+def digit_at(video: Video, time: float) -> Digit | None:
+    """The digit, if it is shown at `time`."""
+    digit = video.digit
+    return digit if digit is not None and digit.start <= time < digit.end else None
 
 
 def pan_offset(scene: Scene, time: float) -> tuple[float, float]:
@@ -176,19 +209,21 @@ def pan_offset(scene: Scene, time: float) -> tuple[float, float]:
     return scene.pan[0] * share, scene.pan[1] * share
 
 
-def _thing_at(scene: Scene, number: int, time: float) -> tuple[str, float, float, bool]:
-    """Colour, place and visibility of one object, without the pan."""
+def _thing_at(scene: Scene, number: int, time: float) -> tuple[str, float, float, float, bool]:
+    """Colour, radius, place and visibility of one object, without the pan."""
     thing, event = scene.things[number], scene.event
     if event is None or event.thing != number:
-        return thing.color, thing.x, thing.y, True
+        return thing.color, thing.radius, thing.x, thing.y, True
+    share = min(max((time - event.start) / max(event.duration, 1e-6), 0.0), 1.0)
     if event.kind in DIRECTIONS:
-        share = min(max((time - event.start) / max(event.duration, 1e-6), 0.0), 1.0)
-        dx, dy = DIRECTIONS[event.kind]
-        return thing.color, thing.x + dx * event.distance * share, thing.y + dy * event.distance * share, True
+        dx, dy = (step * event.distance * share for step in DIRECTIONS[event.kind])
+        return thing.color, thing.radius, thing.x + dx, thing.y + dy, True
+    if event.kind == "grow":
+        return thing.color, thing.radius * (1 + (event.growth - 1) * share), thing.x, thing.y, True
     after = time >= event.start
     if event.kind == "turn":
-        return (event.to_color if after else thing.color), thing.x, thing.y, True
-    return thing.color, thing.x, thing.y, after == (event.kind == "appear")
+        return (event.to_color if after else thing.color), thing.radius, thing.x, thing.y, True
+    return thing.color, thing.radius, thing.x, thing.y, after == (event.kind == "appear")
 
 
 def _weighted(rng: random.Random, weights: Sequence[float]) -> int:
@@ -197,11 +232,11 @@ def _weighted(rng: random.Random, weights: Sequence[float]) -> int:
 
 
 def _draw_spans(rng: random.Random, options: Options) -> list[tuple[int, int, float, float]]:
-    """(first sample, last sample, start, end) of every scene; each scene holds at least three samples."""
+    """(first sample, last sample, start, end) of every scene; each scene holds three samples, or two if it must."""
     count, frames = _weighted(rng, options.scenes), options.frames
     if count == 1 or frames < 6:
         return [(0, frames - 1, 0.0, 1.0)]
-    least = 3
+    least = min(3, frames // count)
     while True:
         cuts = sorted(rng.sample(range(1, frames), count - 1))
         bounds = [0, *cuts, frames]
@@ -256,26 +291,45 @@ def _draw_event(
     gap = 1 / (options.frames - 1)
     kind, number = rng.choice(options.kinds), rng.randrange(len(things))
     start = (rng.randint(first, last - 1) + rng.uniform(_MARGIN, 1 - _MARGIN)) * gap
-    if kind not in DIRECTIONS:
+    thing, longest = things[number], min(last * gap - start - 0.01, 0.25)
+    x, y, radius, distance, growth = thing.x, thing.y, thing.radius, 0.0, 1.0
+    if kind in DIRECTIONS:
+        distance = rng.uniform(0.3, 0.6)
+        x, y = thing.x + DIRECTIONS[kind][0] * distance, thing.y + DIRECTIONS[kind][1] * distance
+    elif kind == "grow":
+        growth = rng.uniform(1.5, 1.9)
+        radius *= growth
+    else:
         return Event(kind, number, start)
-    thing, distance = things[number], rng.uniform(0.3, 0.6)
-    x, y = thing.x + DIRECTIONS[kind][0] * distance, thing.y + DIRECTIONS[kind][1] * distance
-    wide = thing.radius / aspect
-    if not (wide < x < 1 - wide and thing.radius < y < 1 - thing.radius):
+    wide = radius / aspect
+    if not (wide < x < 1 - wide and radius < y < 1 - radius):
         return None
-    longest = min(last * gap - start - 0.01, 0.25)
-    return Event(kind, number, start, rng.uniform(0.3, 1.0) * longest, distance)
+    return Event(kind, number, start, rng.uniform(0.3, 1.0) * longest, distance, growth)
+
+
+def _draw_digit(rng: random.Random, options: Options, video: Video) -> Digit:
+    """A digit that one or two samples witness, beside the objects if there is room."""
+    gap = 1 / max(1, options.frames - 1)
+    sample, length = rng.randrange(options.frames), rng.uniform(0.9, 1.6) * gap
+    start = sample * gap - rng.uniform(0.05, 0.85) * gap
+    size, value = rng.uniform(0.2, 0.26), rng.randrange(10)
+    sights = [sight for time in (start, start + length) for sight in state(video, min(max(time, 0.0), 1.0))]
+    for _ in range(_ATTEMPTS):
+        x, y = (rng.uniform(0.6 * size, 1 - 0.6 * size) for _ in range(2))
+        if all(math.hypot((x - s.x) * video.aspect, y - s.y) > 0.75 * size + s.radius for s in sights):
+            break
+    return Digit(value, start, start + length, x, y, size)
 
 
 def _is_clear(scene: Scene, aspect: float) -> bool:
-    """True if no two objects touch, along the whole path of a moving one."""
+    """True if no two objects touch, along the whole path of a moving or growing one."""
     event = scene.event
     moments = [0.0]
-    if event is not None and event.kind in DIRECTIONS:
+    if event is not None and event.duration:
         moments = [event.start + event.duration * share for share in (0, 0.25, 0.5, 0.75, 1)]
     for time in moments:
-        places = [(*_thing_at(scene, i, time)[1:3], thing.radius) for i, thing in enumerate(scene.things)]
-        for i, (xa, ya, ra) in enumerate(places):
-            if any(math.hypot((xa - xb) * aspect, ya - yb) < 1.12 * (ra + rb) for xb, yb, rb in places[:i]):
+        places = [_thing_at(scene, i, time)[1:4] for i in range(len(scene.things))]
+        for i, (ra, xa, ya) in enumerate(places):
+            if any(math.hypot((xa - xb) * aspect, ya - yb) < 1.12 * (ra + rb) for rb, xb, yb in places[:i]):
                 return False
     return True

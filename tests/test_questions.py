@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from clips import make_clip
-from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, sequence, with_answer
+from schedule_runs import FACTS, TABLE
+from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, run, sequence, with_answer
 from tiny import tiny_model
 
 import vidcomp
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.inllm import Attachment, CompressedCache, PrefixCache
+from vidcomp.inllm import Attachment, CompressedCache, PrefixCache, get_schedule
 from vidcomp.inllm.holitom import HolitomInner
 from vidcomp.ledger import StageLedger
 
@@ -108,10 +109,10 @@ def test_a_closed_model_does_not_continue_either(clip):
 # -- stages that look at the question, on a fork of the cache
 
 
-def forked(model, rows, flags, schedule):
+def forked(model, rows, flags, schedule, facts=None):
     """Read everything before the question, then ask on a fork: its output, the fork, and the shared cache."""
     text, length = model.config.text_config, BEFORE + VISUAL
-    plan = CompressedCache(text, flags, schedule, text.num_hidden_layers)
+    plan = CompressedCache(text, flags, schedule, text.num_hidden_layers, facts)
     shared = PrefixCache(text, plan, length)
     embedding = model.get_input_embeddings()
     ids = torch.full((1, len(rows)), 7)
@@ -179,3 +180,46 @@ def test_a_fork_scores_as_a_joint_prefill_does_and_leaves_the_shared_cache_alone
     answered = AFTER + STEPS - 1
     assert fork.lengths() == [BEFORE + VISUAL + answered] * 3 + [BEFORE + VISUAL // 2 + answered] * 3
     assert fork.prefill_rows == dict.fromkeys(range(6), AFTER)
+
+
+@pytest.mark.parametrize(("name", "parameters"), TABLE)
+def test_every_schedule_sees_on_a_fork_what_it_sees_in_a_joint_prefill(name, parameters):
+    model, schedule = tiny_model(), get_schedule(name, **parameters)
+    rows, flags = sequence(model)
+    found, _, fork, _ = forked(model, rows, flags, schedule, FACTS)
+    out, joint = run(model, rows, flags, schedule, facts=FACTS)
+    assert fork.applied and joint.applied
+    reduced = [sorted(cache.survivors)[1:2] for cache in (fork, joint)]
+    assert reduced[0] == reduced[1]
+    if reduced[0]:  # the first stage that cuts: later ones see rows that nothing was merged into
+        (layer,) = reduced[0]
+        assert torch.equal(fork.survivors[layer], joint.survivors[layer])
+        assert fork.lengths()[layer] == joint.lengths()[layer]
+    else:  # frozen layers and decode-time reads: nothing differs
+        assert (found - torch.stack(out.logits)[:, 0]).abs().max() < 1e-4
+        assert fork.reads == joint.reads and fork.frozen == joint.frozen
+
+
+def test_schedules_that_renumber_read_the_whole_request_again(nano, clip):
+    encoded = nano.encode(clip, keep=0.5, method="uniform", inner="pyramiddrop:positions=compact")
+    alone = nano.ask(clip, QUESTIONS[0], keep=0.5, method="uniform", inner="pyramiddrop:positions=compact")
+    later = [nano.ask(encoded, QUESTIONS[0]) for _ in range(2)][1]
+    assert later.text == alone.text and later.ledger.layer_rows == alone.ledger.layer_rows
+    assert later.ledger.tokens.cached == 0
+
+
+def test_flops_of_a_question_are_those_of_its_own_rows(nano, clip):
+    from vidcomp.report.accounting import layer_flops, prefill_cost
+
+    shape = nano.family.shape
+    whole = nano.ask(clip, QUESTIONS[0], keep=0.5, method="uniform", inner="shortv:n=2").ledger
+    encoded = nano.encode(clip, keep=0.5, method="uniform", inner="shortv:n=2")
+    first, second = (nano.ask(encoded, QUESTIONS[0]).ledger for _ in range(2))
+    rows = whole.layer_rows[0]
+    assert [a + b for a, b in zip(first.video_updated, first.layer_updated, strict=True)] == whole.layer_updated
+    assert [a + b for a, b in zip(second.layer_cached, second.layer_rows, strict=True)] == whole.layer_rows
+    assert second.video_rows == [] and min(whole.layer_updated) < rows
+    cost = prefill_cost(shape, second.layer_rows, second.layer_updated, second.layer_cached)
+    asked, held = second.layer_rows[0], second.layer_cached[0]
+    assert cost.flops == pytest.approx(shape.layers * layer_flops(shape, asked, cached=held))
+    assert cost.kv_bytes == prefill_cost(shape, whole.layer_rows).kv_bytes

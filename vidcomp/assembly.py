@@ -31,6 +31,9 @@ def assembled(
     balance: AttentionBalance | None = None,
     spread: Tensor | None = None,
     history: Sequence[Turn] = (),
+    facts: Mapping[str, Tensor] | None = None,
+    balance: AttentionBalance | None = None,
+    members: Tensor | None = None,
 ) -> Prefill:
     """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``.
 
@@ -45,6 +48,9 @@ def assembled(
         balance: notes what the answer looks at.
         spread: [M, K] int64, for ``ppe``: tokens whose positions each survivor carries, flat index t * N + n.
         history: turns before the question.
+        facts: what it may know about survivors and separators, in that order, each [M + S].
+        balance: notes what the answer looks at.
+        members: [M, K], K members of each survivor whose positions it carries, for ``ppe``.
 
     Raises:
         UsageError: the sequence is longer than the model can place, or rows of this family have several positions.

@@ -10,6 +10,7 @@ from vidcomp.errors import UsageError
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, get_method
 from vidcomp.models.base import Turn
+from vidcomp.outer import ADDED
 from vidcomp.pipeline import EncodedVideo, VideoLM, VideoPath, WatchedVideo, check_question
 from vidcomp.result import Answer
 
@@ -89,10 +90,10 @@ class Conversation:
         old settings hold.
         """
         wanted = {**self.settings, **settings}
-        needs = _method(wanted.get("method", self.lm.config.outer.method)).needs
+        needs = _method(wanted.get("method", self.lm.config.outer.method)).needs - ADDED
         self.lm.config.replace(**wanted)  # a wrong value is found here
         if self.watched is not None:
-            told = {name for name in needs if name == "query" or getattr(self.watched.view, name) is not None}
+            told = {name for name in needs if getattr(self.watched.view, name) is not None}
             watched = self.watched if needs <= told else self.lm.watch(self.video, **wanted)
             encoded = self.lm.encode(watched, **wanted)
             if watched is self.watched:  # earlier answers have paid for it

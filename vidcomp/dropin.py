@@ -94,6 +94,9 @@ class Compression:
     def __init__(self, family: Family, method: Method, config: OuterConfig) -> None:
         self.family, self.method = family, method
         self.config = replace(config, positions=family.positions if config.positions == "auto" else config.positions)
+        if config.positions == "ppe":
+            raise UsageError("positions='ppe'", why="the stock model counts positions by itself",
+                             hint="positions='keep'", code="bad_option")  # fmt: skip
         self.schedule = chosen_schedule(method, config, family)
         self.signals = signals_to_collect(method, family) | (self.schedule.needs if self.schedule else frozenset())
         self.ledgers: list[StageLedger] = []

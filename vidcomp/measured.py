@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from vidcomp.errors import NotApplied
 from vidcomp.generation import Generation, Prefill
+from vidcomp.inllm import CompressedCache
 from vidcomp.ledger import StageLedger, StageRecord
 
-__all__ = ["check_applied", "record_generation"]
+__all__ = ["check_applied", "record_generation", "record_prefill"]
 
 
 def record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
@@ -30,6 +33,28 @@ def record_generation(ledger: StageLedger, generation: Generation, prefill: Pref
     inside = sum(cache.reduce_seconds.values())
     first = generation.first_token_at - waited - inside
     ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
+    record_prefill(ledger, cache, prefill.is_token)
+    ledger.new_tokens = generation.new_tokens
+    _record_reads(ledger, prefill)
+    written = generation.done_at - generation.first_token_at
+    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
+
+
+def record_prefill(ledger: StageLedger, cache: CompressedCache, is_token: Tensor) -> None:
+    """Write down what a prefill did inside the language model: rows per layer, visual tokens after each reduction.
+
+    Args:
+        ledger: knows already how many rows were cached.
+        cache: the plan after the forward pass.
+        is_token: [S] bool on the CPU, the visual tokens among the rows that were planned.
+    """
+    counts = ledger.tokens
+    visual = {layer: int(is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
+    counts.kept = counts.after_llm_layer = visual.pop(0)
+    counts.sequence = counts.cached + cache.prefill_rows[0]
+    ledger.layer_rows, ledger.layer_updated, ledger.layer_cached = (
+        [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows, cache.cached_rows)
+    )
     for layer, left in sorted(visual.items()):
         seconds = cache.reduce_seconds[layer]
         ledger.stages.append(StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, seconds))
@@ -37,10 +62,6 @@ def record_generation(ledger: StageLedger, generation: Generation, prefill: Pref
     if frozen := sorted(layer for layer in cache.frozen if layer in cache.reached):
         name = f"frozen in layers {','.join(map(str, frozen))}"
         ledger.stages.append(StageRecord(name, "tokens", counts.after_llm_layer, counts.after_llm_layer))
-    ledger.new_tokens = generation.new_tokens
-    _record_reads(ledger, prefill)
-    written = generation.done_at - generation.first_token_at
-    ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
 
 
 def _record_reads(ledger: StageLedger, prefill: Prefill) -> None:

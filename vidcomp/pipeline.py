@@ -375,6 +375,11 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
     return named
 
 
+def _frames_in(layout: Layout, plan: FramePlan) -> int:
+    """How many frames the encoded slices hold."""
+    return sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+
+
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:
     layout, tokens = watched.layout, watched.layout.tokens
     kept = torch.bincount(reduction.anchors // tokens, minlength=layout.slices).tolist()

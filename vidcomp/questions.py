@@ -67,7 +67,9 @@ class SharedPrefix:
                 past_key_values=cache,
                 use_cache=True,
             )
-        ledger.video_rows = [cache.prefill_rows[layer] for layer in sorted(cache.prefill_rows)]
+        ledger.video_rows, ledger.video_updated = (
+            [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows)
+        )
         tokens = int(prefill.is_token.sum())
         ledger.stages.append(StageRecord("prefill video", "tokens", tokens, tokens, time.perf_counter() - start))
         return cache

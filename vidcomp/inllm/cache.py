@@ -98,7 +98,7 @@ class CompressedCache(DynamicCache):
         self._positions: Tensor | None = None
         self._rotary: Callable[[Tensor, Tensor], Tables] | None = None
         self._turned: dict[int, tuple[Tables, int]] = {}  # of this forward: renumbered tables and their lag
-        self._several, self._spread = places, cast("Tables | None", None)  # tables of several positions per row
+        self.places, self._spread = places, cast("Tables | None", None)  # tables of several positions per row
 
     # -- one forward pass, in the order in which the hooks call
 
@@ -122,13 +122,13 @@ class CompressedCache(DynamicCache):
 
     def turned(self, rotary: Tables) -> Tables:
         """The rotary tables of this forward, those of several positions per row where the plan asks for them."""
-        if self._several is None or not self._prefilling or self._rotary is None:
+        if self.places is None or not self._prefilling or self._rotary is None:
             return rotary
         if self._positions is None or self._positions.dim() != 2:
             raise UsageError("--positions ppe with this model", why="its positions are not one number per row",
                              hint="--positions keep", code="bad_option")  # fmt: skip
         if self._spread is None:
-            self._spread = grouped_tables(self._rotary, rotary[0], self._several)
+            self._spread = grouped_tables(self._rotary, rotary[0], self.places)
         return self._spread
 
     def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:

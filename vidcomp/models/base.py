@@ -341,3 +341,8 @@ class Family(ABC):
                 why=str(error).splitlines()[0],
                 hint="a hub checkpoint ships chat_template.json or chat_template.jinja; is the folder complete?",
             ) from error
+
+
+def _by_slice(rows: Tensor, layout: Layout) -> Tensor:
+    """[t, patches, ...], also from towers that run on the rows of all slices at once."""
+    return rows.reshape(-1, layout.patches, *rows.shape[2:])

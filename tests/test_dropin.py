@@ -17,7 +17,6 @@ from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm import Attachment, get_schedule
 from vidcomp.methods.holitom import Holitom
 from vidcomp.models import adapter_of
-from vidcomp.models.probe import attention_of, encoder_layers
 from vidcomp.outer import reduced
 from vidcomp.spans import every_frame
 from vidcomp.tokens import TokenView
@@ -268,7 +267,6 @@ class Boom(Exception):
 def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeypatch):
     case = cases(name)
     before, clean = case.answer().logits, traces(case.model)
-    probed = attention_of(encoder_layers(case.family.tower)[case.family.last_layer])
 
     def boom(*_, **__):
         raise Boom
@@ -277,13 +275,13 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
         if where == "method":
             patch.setattr(Holitom, "__call__", boom)
         elif where == "tower":
-            patch.setattr(type(probed), "forward", boom)
+            patch.setattr(type(case.family._probed), "forward", boom)
         elif where == "layer":
             patch.setattr(type(case.model.get_decoder().layers[3].mlp), "forward", boom)
         case.answer()
         boom()
     assert traces(case.model) == clean
-    assert type(probed.config).__name__ != "_ProbedConfig"
+    assert type(case.family._probed.config).__name__ != "_ProbedConfig"
     assert all(torch.equal(a, b) for a, b in zip(before, case.answer().logits, strict=True))
     with vidcomp.compress(case.model, keep=0.3):  # no lock is held either
         case.answer()

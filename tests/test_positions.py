@@ -90,7 +90,7 @@ def test_every_merger_takes_them(nano, samples) -> None:
         prefill = nano.prepare(encoded, question)
         merged = int((encoded.tokens.members > 1).sum())
         before = len(nano.family.prompt(question, encoded.watched.layout).before)
-        places = prefill.cache._several
+        places = prefill.cache.places
         assert places is not None and places.shape == (GROUPS, len(prefill.rows))
         assert int((places[0] != places[-1]).sum()) == merged > 0
         spread = spread_members(encoded.reduction, GROUPS).T + before

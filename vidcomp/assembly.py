@@ -27,9 +27,7 @@ def assembled(
     question: str,
     positions: str,
     schedule: Schedule | None = None,
-    facts: Mapping[str, Tensor] | None = None,
-    balance: AttentionBalance | None = None,
-    spread: Tensor | None = None,
+    *,
     history: Sequence[Turn] = (),
     facts: Mapping[str, Tensor] | None = None,
     balance: AttentionBalance | None = None,
@@ -44,16 +42,13 @@ def assembled(
         question: plain text.
         positions: ``keep``, ``compact`` or ``ppe``.
         schedule: what is reduced inside the language model.
-        facts: what it may know about survivors and separators, in that order, each [M + S].
-        balance: notes what the answer looks at.
-        spread: [M, K] int64, for ``ppe``: tokens whose positions each survivor carries, flat index t * N + n.
         history: turns before the question.
         facts: what it may know about survivors and separators, in that order, each [M + S].
         balance: notes what the answer looks at.
         members: [M, K], K members of each survivor whose positions it carries, for ``ppe``.
 
     Raises:
-        UsageError: the sequence is longer than the model can place, or rows of this family have several positions.
+        UsageError: the sequence is longer than the model can place, or its rows have several rotary axes under ``ppe``.
     """
     prompt, separators = family.prompt(question, layout, history), family.separators()
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
@@ -63,11 +58,11 @@ def assembled(
     in_order = {name: values[order[visual.to(order.device)]] for name, values in (facts or {}).items()}
     text = family.model.config.get_text_config()
     deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
-    several = None if spread is None else _several(family, layout, prompt, rows, spread.cpu())
+    whole = layout.slices * layout.tokens + len(separators)
+    several = None if members is None else _member_positions(family, layout, prompt, rows, members.cpu())
     cache = CompressedCache(
-        text, visual, schedule, text.num_hidden_layers, in_order, balance,
-        uncompressed=layout.slices * layout.tokens + len(separators), deepstack=deepstack, places=several,
-    )  # fmt: skip
+        text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
+    )
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, layout)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
@@ -87,17 +82,20 @@ def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement
     return chosen if len(full) == 1 else chosen[:, None]
 
 
-def _several(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, spread: Tensor) -> Tensor:
-    """Positions [K, S] of each row: those of K members for a survivor, K times its own for any other row."""
+def _member_positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, members: Tensor) -> Tensor:
+    """[K, S]: the positions of K members for each survivor, all the same for every other row."""
     full = family.position_rows(prompt, layout)
     if len(full) > 1:
-        why = f"a row of {family.model_type} models has {len(full)} positions already"
-        raise UsageError("--positions ppe", why=why, hint="--positions keep", code="bad_option")
-    _, starts = prompt.places(layout.tokens)
-    survivors = rows.order < len(spread)
-    places = rows.full.repeat(spread.shape[1], 1)
-    members = spread[rows.order[survivors]]
-    places[:, survivors] = (starts[members // layout.tokens] + members % layout.tokens).T
+        raise UsageError(
+            "--positions ppe",
+            why=f"rows have {len(full)} rotary axes in {family.model_type} models",
+            hint="--positions keep",
+            code="bad_option",
+        )
+    _, first = prompt.places(layout.tokens, len(family.separators()))
+    stood = first[members // layout.tokens] + members % layout.tokens  # [M, K] in the uncompressed sequence
+    places, survivor = rows.full.expand(members.shape[1], -1).clone(), rows.order < len(members)
+    places[:, survivor] = stood[rows.order[survivor]].T
     return full[0, places]
 
 

@@ -24,7 +24,8 @@ from vidcomp.config import OuterConfig, parse_spec
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.inllm import Attachment, CompressedCache
 from vidcomp.inner import chosen_schedule, visual_facts
-from vidcomp.ledger import StageLedger, StageRecord, TokenCounts
+from vidcomp.ledger import StageLedger, TokenCounts
+from vidcomp.measured import record_prefill
 from vidcomp.methods import Method, get_method
 from vidcomp.models import Family, Layout, Prompt, adapter_of
 from vidcomp.outer import completed, reduced, signals_to_collect
@@ -62,9 +63,6 @@ def compress(
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
     """
     spec = method if isinstance(method, str) else method.name
-    if positions == "ppe":
-        raise UsageError("positions='ppe'", why="a stock model's own positions are one per row",
-                         hint="positions='keep'", code="dropin")  # fmt: skip
     config = OuterConfig(method=spec, keep=keep, inner=inner, positions=positions)
     if isinstance(method, str):
         name, parameters = parse_spec(method)
@@ -99,6 +97,10 @@ class Compression:
                              hint="positions='keep'", code="bad_option")  # fmt: skip
         self.schedule = chosen_schedule(method, config, family)
         self.signals = signals_to_collect(method, family) | (self.schedule.needs if self.schedule else frozenset())
+        if "query" in method.needs:
+            raise UsageError(f"method {method.name!r} chooses tokens for a question",
+                             why="a ready prompt does not tell the question from the template around it",
+                             hint="vidcomp.load(...).ask(video, question)", code="missing_question")  # fmt: skip
         self.ledgers: list[StageLedger] = []
         self._stack = ExitStack()
         self._local = threading.local()
@@ -205,12 +207,12 @@ class Compression:
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, separators)
         joined = torch.cat([tokens.features.to(rows), rows[where[total:]], rows[~visual.to(rows.device)]])
         cut = order.order.to(rows.device)
-        text, stays = self.family.model.config.get_text_config(), order.order < len(tokens) + separators
         facts = visual_facts(self.schedule, view, plan, reduction.anchors, separators, reduction)
+        in_order = cut[cut < len(tokens) + separators]
+        text = self.family.model.config.get_text_config()
         cache = _ReducedCache(
-            text, stays, self.schedule, text.num_hidden_layers,
-            {name: values[cut[stays.to(cut.device)]] for name, values in facts.items()},
-            uncompressed=total + separators,
+            text, order.order < len(tokens) + separators, self.schedule, text.num_hidden_layers,
+            {name: values[in_order] for name, values in facts.items()}, uncompressed=total + separators,
             deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
         )  # fmt: skip
         cache.is_token, cache.number = order.order < len(tokens), len(self.ledgers)
@@ -235,14 +237,14 @@ class Compression:
         return layout
 
     def _view(self, features: Tensor, levels: list[Tensor], layout: Layout) -> TokenView:
-        """[T * N, D] and what the tower told."""
+        """What the method is shown, from features [T * N, D]."""
         shape = (layout.slices, layout.tokens, -1)
         told = self._call.told(layout) if self._call.told is not None else {}
         signals = {name: value[: layout.slices] for name, value in told.items()}  # beams may repeat the video
         times = torch.tensor(layout.times, dtype=torch.float64)
         view = TokenView(features.view(shape), layout.grid, times, deepstack=tuple(x.view(shape) for x in levels),
                          **signals)  # fmt: skip
-        return completed(view, self.method, self.family, None)
+        return completed(view, self.method, self.family)
 
 
 class _ReducedCache(CompressedCache):
@@ -321,17 +323,7 @@ def _count(ledger: StageLedger, cache: _ReducedCache) -> None:
     """Write down what the prefill did."""
     if 0 not in cache.prefill_rows:
         raise NotApplied("the decoder layers did not run", why="the model's forward was cut short")
-    counts = ledger.tokens
-    visual = {layer: int(cache.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
-    counts.kept = counts.after_llm_layer = visual.pop(0)
-    counts.sequence = cache.prefill_rows[0]
-    counts.text = counts.sequence - counts.kept - counts.separators
-    ledger.layer_rows, ledger.layer_updated = (
-        [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows)
-    )
-    for layer, left in sorted(visual.items()):
-        stage = StageRecord(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, cache.reduce_seconds[layer])
-        ledger.stages.append(stage)
-        counts.after_llm_layer, counts.layer = left, layer
+    record_prefill(ledger, cache, cache.is_token)
+    ledger.tokens.text = ledger.tokens.sequence - ledger.tokens.kept - ledger.tokens.separators
     if not cache.applied:
         raise NotApplied("the reduction inside the model did not run", why="its layer was not reached")

@@ -90,7 +90,7 @@ def encoded_with(
         merger: None for the plain tower.
         family: the model.
         frames: [F, h, w, 3], all frames.
-        layout: of the whole clip.
+        layout: how they become slices.
         plan: which slices are encoded.
         signals: what the tower has to tell.
 

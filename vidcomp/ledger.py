@@ -104,6 +104,7 @@ class StageLedger:
         layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
         video_rows: rows that entered each layer when that prefix was read for this answer; else empty.
+        video_updated: rows that each of them computed then.
         frame_times: [T] seconds, of the sampled frames.
         frames_encoded: how many of them went through the vision tower.
         keep_requested: the share that was asked for.
@@ -119,6 +120,7 @@ class StageLedger:
     layer_updated: list[int] = field(default_factory=list)
     layer_cached: list[int] = field(default_factory=list)
     video_rows: list[int] = field(default_factory=list)
+    video_updated: list[int] = field(default_factory=list)
     frame_times: list[float] = field(default_factory=list)
     frames_encoded: int = 0
     keep_requested: float = 1.0

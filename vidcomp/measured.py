@@ -21,14 +21,9 @@ def record_generation(ledger: StageLedger, generation: Generation, prefill: Pref
     cache, counts = prefill.cache, ledger.tokens
     if 0 not in cache.prefill_rows:
         raise NotApplied("the compressor's hooks did not run", why="the model was closed", hint="load it again")
-    visual = {layer: int(prefill.is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
-    counts.kept, counts.separators, counts.text = visual.pop(0), prefill.separators, prefill.text
+    counts.separators, counts.text, counts.cached = prefill.separators, prefill.text, prefill.cached
     counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
-    counts.cached, counts.after_llm_layer = prefill.cached, counts.kept
-    counts.sequence = prefill.cached + cache.prefill_rows[0]
-    ledger.layer_rows, ledger.layer_updated, ledger.layer_cached = (
-        [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows, cache.cached_rows)
-    )
+    counts.kept = int(prefill.is_token[cache.survivors[0][0].cpu()].sum())
     ledger.time_to_first_token = ledger.seconds + generation.first_token_at - waited
     inside = sum(cache.reduce_seconds.values())
     first = generation.first_token_at - waited - inside

@@ -324,10 +324,11 @@ class VideoLM:
         reduction, separators = encoded.reduction, len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
         policy = encoded.config.outer.positions
-        spread = spread_members(reduction, GROUPS) if policy == "ppe" else None
+        members = spread_members(reduction, GROUPS) if policy == "ppe" else None
         return assembled(
-            self.family, watched.layout, encoded.tokens, question, policy, schedule, facts, balance, spread, history
-        )
+            self.family, watched.layout, encoded.tokens, question, policy, schedule,
+            history=history, facts=facts, balance=balance, members=members,
+        )  # fmt: skip
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
@@ -373,11 +374,6 @@ def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, A
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
     return named
-
-
-def _frames_in(layout: Layout, plan: FramePlan) -> int:
-    """How many frames the encoded slices hold."""
-    return sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
 
 
 def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:

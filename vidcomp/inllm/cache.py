@@ -251,7 +251,7 @@ class CompressedCache(DynamicCache):
     @property
     def forks(self) -> bool:
         """Whether a question can go on from a shared prefix, whose keys keep the positions that they have."""
-        return not self._renumbers and self._several is None
+        return not self._renumbers and self.places is None
 
     def lengths(self) -> list[int]:
         """Keys now held by each layer."""

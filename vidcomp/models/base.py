@@ -303,12 +303,7 @@ class Family(ABC):
             yield lambda layout: {}
             return
         with probe_signals(encoder_layers(self.tower), self.last_layer, signals, self.leading) as found:
-            yield (
-                lambda layout: {  # packed towers run on the rows of all slices
-                    name: self.pool(rows.reshape(-1, layout.patches, *rows.shape[2:]), layout)
-                    for name, rows in found.items()
-                }
-            )
+            yield lambda layout: {name: self.pool(_by_slice(rows, layout), layout) for name, rows in found.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [n] as input rows [n, D]."""

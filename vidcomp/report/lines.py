@@ -72,7 +72,8 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
 def _actual(ledger: StageLedger, shape: ModelShape) -> Cost:
     """What this answer computed, and the keys that were there when it was written."""
     question = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
-    return Cost(question.flops + prefill_cost(shape, ledger.video_rows).flops, question.kv_bytes)
+    video = prefill_cost(shape, ledger.video_rows, ledger.video_updated)
+    return Cost(question.flops + video.flops, question.kv_bytes)
 
 
 def _lines(ledger: StageLedger, shape: ModelShape, around: int, actual: Cost) -> Iterator[ReportLine]:

@@ -129,7 +129,8 @@ def cut_windows(batch: FrameBatch, around: Tensor, rng: random.Random, per_frame
             picks.append(grid[top : top + WINDOW, left : left + WINDOW].flatten())
             rows.append(index)
     chosen, frame = torch.stack(picks), torch.tensor(rows)[:, None]
-    return FrameBatch(torch.stack(pixels), *(target[frame, chosen] for target in batch.tensors()[1:]), positions=chosen)
+    color, shape, place, mask, digit = (target[frame, chosen] for target in batch.tensors()[1:])
+    return FrameBatch(torch.stack(pixels), color, shape, place, mask, digit, chosen)
 
 
 def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) -> tuple[Tensor, dict[str, float]]:

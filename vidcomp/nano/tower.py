@@ -9,7 +9,7 @@ windows of half a frame near objects, which are cheaper than whole frames; the l
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -129,8 +129,8 @@ def cut_windows(batch: FrameBatch, around: Tensor, rng: random.Random, per_frame
             picks.append(grid[top : top + WINDOW, left : left + WINDOW].flatten())
             rows.append(index)
     chosen, frame = torch.stack(picks), torch.tensor(rows)[:, None]
-    windows = FrameBatch(torch.stack(pixels), *(target[frame, chosen] for target in batch.tensors()[1:]))
-    return replace(windows, positions=chosen)
+    color, shape, place, mask, digit = (target[frame, chosen] for target in batch.tensors()[1:])
+    return FrameBatch(torch.stack(pixels), color, shape, place, mask, digit, chosen)
 
 
 def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) -> tuple[Tensor, dict[str, float]]:

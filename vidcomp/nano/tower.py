@@ -9,7 +9,7 @@ windows of half a frame near objects, which are cheaper than whole frames; the l
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 

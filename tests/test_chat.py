@@ -109,11 +109,12 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(piped, monkeypatch):
     assert "stopped; /quit leaves" in err
 
 
-def read_until(fd, words, seconds=120):
-    """What a terminal shows, up to some words."""
+def read_until(fd, words, seconds=120, nudge=lambda: None):
+    """What a terminal shows, up to some words; ``nudge`` is repeated while nothing comes."""
     shown, give_up = "", time.monotonic() + seconds
     while words not in shown and time.monotonic() < give_up:
-        if select.select([fd], [], [], 0.1)[0]:
+        nudge()
+        if select.select([fd], [], [], 1.0)[0]:
             shown += os.read(fd, 4096).decode()
     assert words in shown, shown
     return shown
@@ -126,8 +127,8 @@ def test_on_a_terminal(clip):
     os.close(slave)
     try:
         read_until(master, "> ")
-        work.send_signal(signal.SIGINT)  # Ctrl-C at the prompt
-        read_until(master, "/quit or Ctrl-D leaves")
+        # Ctrl-C at the prompt; one that comes before the line editor waits is seen with the next key only
+        read_until(master, "/quit or Ctrl-D leaves", nudge=lambda: work.send_signal(signal.SIGINT))
         os.write(master, b"first?\n")
         read_until(master, "visual tokens")
         os.write(master, b"\x04")  # Ctrl-D

@@ -130,7 +130,7 @@ def cut_windows(batch: FrameBatch, around: Tensor, rng: random.Random, per_frame
             rows.append(index)
     chosen, frame = torch.stack(picks), torch.tensor(rows)[:, None]
     color, shape, place, mask, digit = (target[frame, chosen] for target in batch.tensors()[1:])
-    return FrameBatch(torch.stack(pixels), color, shape, place, mask, digit, positions=chosen)
+    return FrameBatch(torch.stack(pixels), color, shape, place, mask, digit, chosen)
 
 
 def dense_loss(tower: Any, heads: TowerHeads, batch: FrameBatch, device: str) -> tuple[Tensor, dict[str, float]]:

@@ -17,6 +17,7 @@ from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm import Attachment, get_schedule
 from vidcomp.methods.holitom import Holitom
 from vidcomp.models import adapter_of
+from vidcomp.models.probe import attention_of, encoder_layers
 from vidcomp.outer import reduced
 from vidcomp.spans import every_frame
 from vidcomp.tokens import TokenView
@@ -262,6 +263,11 @@ class Boom(Exception):
     pass
 
 
+def probed(family):
+    """The attention module of the tower whose config the probe swaps."""
+    return attention_of(encoder_layers(family.tower)[family.last_layer])
+
+
 @pytest.mark.parametrize("where", ["block", "method", "tower", "layer"])
 @pytest.mark.parametrize("name", ["qwen3_vl"])
 def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeypatch):
@@ -275,13 +281,13 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
         if where == "method":
             patch.setattr(Holitom, "__call__", boom)
         elif where == "tower":
-            patch.setattr(type(case.family._probed), "forward", boom)
+            patch.setattr(type(probed(case.family)), "forward", boom)
         elif where == "layer":
             patch.setattr(type(case.model.get_decoder().layers[3].mlp), "forward", boom)
         case.answer()
         boom()
     assert traces(case.model) == clean
-    assert type(case.family._probed.config).__name__ != "_ProbedConfig"
+    assert type(probed(case.family).config).__name__ != "_ProbedConfig"
     assert all(torch.equal(a, b) for a, b in zip(before, case.answer().logits, strict=True))
     with vidcomp.compress(case.model, keep=0.3):  # no lock is held either
         case.answer()

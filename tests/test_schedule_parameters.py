@@ -81,7 +81,8 @@ def test_any_outer_method_with_any_inner_schedule(nano, samples, method):
         assert answer.inner.startswith(name)
         assert ledger.tokens.kept == len(encoded.tokens)
         assert ledger.tokens.after_llm_layer <= ledger.tokens.kept
-        shorter = ledger.layer_rows[-1] < ledger.layer_rows[0]
+        held = [new + before for new, before in zip(ledger.layer_rows, ledger.layer_cached or [0] * 99, strict=False)]
+        shorter = held[-1] < held[0]  # an encoded video is asked on a fork, whose layers hold most rows already
         assert shorter or name in {"shortv", "dycoke", "framefusion"}, inner
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vidcomp.config import parse_spec
 from vidcomp.errors import UsageError
 from vidcomp.hub import EMBEDDED
-from vidcomp.methods import Method, get_method
+from vidcomp.methods import method_of
 from vidcomp.models.base import Turn
-from vidcomp.outer import ADDED
+from vidcomp.outer import signals_to_collect
 from vidcomp.pipeline import EncodedVideo, VideoLM, VideoPath, WatchedVideo, check_question
 from vidcomp.result import Answer
 
@@ -90,7 +89,8 @@ class Conversation:
         old settings hold.
         """
         wanted = {**self.settings, **settings}
-        needs = _method(wanted.get("method", self.lm.config.outer.method)).needs - ADDED
+        method = method_of(wanted.get("method", self.lm.config.outer.method))
+        needs = signals_to_collect(method, self.lm.family)
         self.lm.config.replace(**wanted)  # a wrong value is found here
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
@@ -108,11 +108,4 @@ class Conversation:
 
     def _question_aware(self) -> bool:
         """Whether the method chooses other tokens for every question."""
-        return "query" in _method(self.settings.get("method", self.lm.config.outer.method)).needs
-
-
-def _method(spec: str | Method) -> Method:
-    if not isinstance(spec, str):
-        return spec
-    name, parameters = parse_spec(spec)
-    return get_method(name, **parameters)
+        return "query" in method_of(self.settings.get("method", self.lm.config.outer.method)).needs

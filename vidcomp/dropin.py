@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
-from vidcomp.config import OuterConfig, parse_spec
+from vidcomp.config import OuterConfig
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.inllm import Attachment, CompressedCache
 from vidcomp.inner import chosen_schedule, visual_facts
 from vidcomp.ledger import StageLedger, TokenCounts
 from vidcomp.measured import record_prefill
-from vidcomp.methods import Method, get_method
+from vidcomp.methods import Method, method_of
 from vidcomp.models import Family, Layout, Prompt, adapter_of
 from vidcomp.outer import completed, reduced, signals_to_collect
 from vidcomp.spans import every_frame
@@ -64,10 +64,7 @@ def compress(
     """
     spec = method if isinstance(method, str) else method.name
     config = OuterConfig(method=spec, keep=keep, inner=inner, positions=positions)
-    if isinstance(method, str):
-        name, parameters = parse_spec(method)
-        method = get_method(name, **parameters)
-    return Compression(adapter_of(model), method, config)
+    return Compression(adapter_of(model), method_of(method), config)
 
 
 @dataclass

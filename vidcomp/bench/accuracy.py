@@ -22,9 +22,8 @@ from torch import Tensor
 
 from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
-from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
-from vidcomp.methods import Method, get_method
+from vidcomp.methods import method_of
 from vidcomp.methods.base import reads
 from vidcomp.nano.files import write_mp4
 from vidcomp.nano.questions import KINDS, Question, make_questions
@@ -199,7 +198,7 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="vidcomp-bench-") as folder:
         path = Path(folder) / "video.mp4"
         write_mp4(paper.video, path)
-        wanted = [reads(_method(name), lm.family.signals) & lm.family.signals for name, _ in settings]
+        wanted = [reads(method_of(name), lm.family.signals) & lm.family.signals for name, _ in settings]
         watched = lm.watch(path, method="none", signals=frozenset().union(*wanted))
     plain = lm.encode(watched, method="none", keep=1.0, inner="none")
     full = [_read_answer(lm, plain, question) for question in paper.questions]
@@ -216,16 +215,11 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
     return marks
 
 
-def _method(name: str) -> Method:
-    kind, parameters = parse_spec(name)
-    return get_method(kind, **parameters)
-
-
 def _encoded(
     lm: VideoLM, watched: WatchedVideo, method: str, keep: float, questions: Sequence[Question]
 ) -> list[EncodedVideo]:
     """The compressed video for each question: the same one, unless the method looks at the question."""
-    if "query" in reads(_method(method), ADDED):
+    if "query" in reads(method_of(method), ADDED):
         return [lm.encode(watched, method=method, keep=keep, question=question.text) for question in questions]
     return [lm.encode(watched, method=method, keep=keep)] * len(questions)
 

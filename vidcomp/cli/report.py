@@ -66,10 +66,10 @@ def _looked_at(
     from vidcomp.inllm import AttentionBalance
 
     watched, compressed = lm.watch(video), AttentionBalance()
-    answer = lm.ask(lm.encode(watched, question=question), question, balance=compressed)
+    answer = lm.ask(watched, question, balance=compressed)
     plain = AttentionBalance()
     try:
-        lm.ask(lm.encode(watched, method="none", inner="none", keep=1.0), question, balance=plain)
+        lm.ask(watched, question, method="none", inner="none", keep=1.0, balance=plain)
     except UsageError as error:
         if error.code != "too_long":
             raise

@@ -10,7 +10,7 @@ from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig, parse_spec
 from vidcomp.inllm import get_schedule
 from vidcomp.intower import get_merger
-from vidcomp.methods import get_method
+from vidcomp.methods import method_of
 from vidcomp.models import random_family
 from vidcomp.pipeline import VideoLM, check_question, load_config
 from vidcomp.video.files import open_video
@@ -41,8 +41,7 @@ def check_request(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong method, inner schedule, merger or question before any weight is read."""
     if question is not None:
         check_question(question)
-    name, parameters = parse_spec(config.outer.method)
-    get_method(name, **parameters)
+    method_of(config.outer.method)
     name, parameters = parse_spec(config.outer.inner)
     if name not in ("auto", "none") or parameters:
         get_schedule(name, **parameters)

@@ -17,7 +17,8 @@ from transformers import DynamicCache
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.balance import AttentionBalance
 from vidcomp.inllm.base import Cut, Schedule
-from vidcomp.inllm.freeze import Parked, mask_for, park
+from vidcomp.inllm.freeze import Parked, park
+from vidcomp.inllm.masks import fit_mask, text_mask
 from vidcomp.inllm.ppe import grouped_tables
 from vidcomp.inllm.rows import ranks_of, take_rows
 from vidcomp.inllm.scoring import Attention, AttentionInput
@@ -169,7 +170,7 @@ class CompressedCache(DynamicCache):
             self.columns[layer], self.tail[layer] = columns, self._past + self._length
         if self._reading is not None:
             columns = columns.gather(1, self._reading)
-        return _fit_mask(mask, columns, self.rows), self._tables(layer, rotary)
+        return fit_mask(mask, columns, self.rows), self._tables(layer, rotary)
 
     def park(self, layer: int, module: Any, hidden: Tensor, mask: Any, rotary: Tables) -> tuple[Tensor, Any, Tables]:
         """Set visual rows aside before a frozen layer: rows, mask and tables of the text alone."""
@@ -179,7 +180,7 @@ class CompressedCache(DynamicCache):
         self.updated_rows[layer] = parked.text.shape[1]
         self.reached.add(layer)
         tables = take_rows(rotary[0], parked.text), take_rows(rotary[1], parked.text)
-        return take_rows(hidden, parked.text), mask_for(mask, parked), tables
+        return take_rows(hidden, parked.text), text_mask(mask, parked.text, parked.rows.shape[1]), tables
 
     def is_parked(self, layer: int) -> bool:
         """Whether rows wait beside this layer."""
@@ -378,23 +379,3 @@ class CompressedCache(DynamicCache):
         first, start = self.columns[layer].to(like.device), self.tail[layer]
         run = torch.arange(start, start + held - first.shape[1], device=like.device)
         return torch.cat([first, run.expand(first.shape[0], -1)], 1)
-
-
-def _fit_mask(mask: Any, columns: Tensor, rows: Tensor | None) -> Any:
-    """Gather a stock mask; None stays None, for causal over an ordered subsequence is still causal."""
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor):
-        raise ModelError(
-            f"cannot reduce under a {type(mask).__name__}",
-            why="this attention kernel hides its mask",
-            hint="--attn sdpa",
-        )
-    columns = columns.to(mask.device)
-    if mask.dim() == 2:
-        return mask.expand(columns.shape[0], -1).gather(1, columns)
-    mask = mask.expand(columns.shape[0], *mask.shape[1:])
-    if rows is not None:
-        rows = rows.to(mask.device)
-        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-    return mask.gather(3, columns[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))

@@ -16,7 +16,7 @@ from vidcomp.errors import ModelError
 from vidcomp.inllm.rows import ranks_of, take_rows
 from vidcomp.inllm.scoring import AttentionInput
 
-__all__ = ["Parked", "mask_for", "park"]
+__all__ = ["Parked", "park"]
 
 _KERNELS = ("sdpa", "eager")  # those that take a mask [B, 1, rows, keys]
 
@@ -76,13 +76,3 @@ def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]
     keys = AttentionInput(attention, normed, *tables).keys()
     values = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     return Parked(rows, text, visual, keys, values)
-
-
-def mask_for(mask: Tensor | None, parked: Parked) -> Tensor:
-    """The mask of the text rows over all keys: cut from the stock mask, or written out where that is None."""
-    if mask is None:
-        keys = torch.arange(parked.rows.shape[1], device=parked.text.device)
-        return (keys <= parked.text[..., None])[:, None]  # [B, 1, X, S]
-    full: Tensor = mask.expand(parked.text.shape[0], *mask.shape[1:])
-    rows = parked.text.to(full.device)[:, None, :, None]
-    return full.gather(2, rows.expand(-1, full.shape[1], -1, full.shape[3]))

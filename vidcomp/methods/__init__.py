@@ -6,10 +6,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from vidcomp.config import parse_spec
 from vidcomp.methods.base import Method
 from vidcomp.registry import MethodInfo, Registry
 
-__all__ = ["Method", "MethodInfo", "get_method", "method_names", "methods"]
+__all__ = ["Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
 
 _METHODS: Registry[Method] = Registry(
     "method",
@@ -72,6 +73,18 @@ def get_method(name: str, **parameters: Any) -> Method:
         UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
     return _METHODS.get(name, **parameters)
+
+
+def method_of(spec: str | Method) -> Method:
+    """The method that a text like ``holitom:tau=0.8`` names; a method object stays itself.
+
+    Raises:
+        UsageError: as :func:`get_method`.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, parameters = parse_spec(spec)
+    return get_method(name, **parameters)
 
 
 def methods(built_in: bool = False) -> tuple[MethodInfo, ...]:

@@ -404,3 +404,12 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     assert work.returncode == status
     assert "Traceback" not in err
     assert len(records(output)) >= 2
+
+
+def test_looking_at_a_file_loads_no_torch(clip):
+    code = (
+        "import sys; from vidcomp.cli.app import run; status = run(sys.argv[1:]);"
+        "sys.exit('torch' in sys.modules or status)"
+    )
+    for args in (["probe", str(clip), "--json"], ["--help"]):
+        assert subprocess.run([sys.executable, "-c", code, *args], capture_output=True).returncode == 0

@@ -35,7 +35,8 @@ def report(
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
-    from vidcomp.report import attention_record, make_report, render_attention, render_report
+    from vidcomp.report import make_report, render_report
+    from vidcomp.report.attention import attention_record, render_attention
 
     balances: tuple[AttentionBalance, AttentionBalance | None] | None = None
     with open_model(config, ui, video, question) as lm:

@@ -1,7 +1,6 @@
-"""Ledger to report: FLOPs and KV accounting, terminal tables, JSON."""
+"""Ledger to report: FLOPs and KV accounting, terminal tables, JSON. What this package imports needs no torch."""
 
 from vidcomp.report.accounting import Cost, prefill_cost
-from vidcomp.report.attention import attention_record, render_attention
 from vidcomp.report.lines import Report, ReportLine, make_report
 from vidcomp.report.table import render_report
 
@@ -9,9 +8,7 @@ __all__ = [
     "Cost",
     "Report",
     "ReportLine",
-    "attention_record",
     "make_report",
     "prefill_cost",
-    "render_attention",
     "render_report",
 ]

@@ -152,3 +152,15 @@ def test_the_command(small, tmp_path, capfd):
     assert "blind floor" in capfd.readouterr().out
     for bad in (["--keep", "2"], ["--keep", "x"], ["--method", "hollitom"], ["--plot", "a.gif"]):
         assert run(["bench", "accuracy", *bad]) == 2
+
+
+def test_the_page_marks_what_chance_beats(small):
+    from vidcomp.bench.page import accuracy_page
+
+    record = small[0].to_dict()
+    control = next(row for row in record["rows"] if row["method"] == "random" and row["keep"] == 0.1)
+    record["rows"] = [control, {**control, "method": "worse", "accuracy": control["accuracy"] - 0.1}]
+    page = accuracy_page(record, "the command")
+    assert "    the command\n" in page
+    lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert "**v**" in lines["worse"] and "**v**" not in lines["random"]

@@ -31,7 +31,7 @@ def accuracy(
     method: Annotated[
         str,
         typer.Option(
-            "--method", help="methods, comma-separated; controls are random, uniform, frames, pool (resolution)"
+            "--method", help="methods, comma-separated, or all; controls are random, uniform, frames, pool (resolution)"
         ),
     ] = "holitom,random,uniform,frames",
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
@@ -41,13 +41,17 @@ def accuracy(
         Path | None, typer.Option("--resume", help="journal; an interrupted run continues from it")
     ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="also write the table to this file")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="also write a page with one table")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="also draw accuracy against tokens: .svg or .png")] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Measure accuracy on videos that the embedded model has never seen, paired with the uncompressed run."""
-    methods, keeps = _methods(method), [_keep(text) for text in keep.split(",")]
+    from vidcomp.methods import method_names
+
+    every = ",".join(name for name in method_names() if name != "none")
+    methods, keeps = _methods(every if method == "all" else method), [_keep(text) for text in keep.split(",")]
     if importlib.util.find_spec("av") is None:
         raise UsageError(
             "bench accuracy writes video files", why="the package av is not installed", hint="pip install av"
@@ -62,6 +66,12 @@ def accuracy(
     with open_model(config, ui) as lm, _progress(ui) as tick:
         result = bench_accuracy(lm, methods, keeps, questions=questions, seed=seed, resume=resume, tick=tick)
     _write_files(result, csv_file, plot)
+    if markdown is not None:
+        from vidcomp.bench.page import accuracy_page
+
+        asked = f"--method {method} --keep {keep} --questions {questions} --seed {seed}"
+        page = accuracy_page(result.to_dict(), f"vidcomp bench accuracy {asked} --markdown {markdown}")
+        markdown.write_text(page, encoding="utf-8")
     if ui.json:
         data(result.to_dict())
     else:

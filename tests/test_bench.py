@@ -164,3 +164,14 @@ def test_the_page_marks_what_chance_beats(small):
     assert "    the command\n" in page
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
     assert "**v**" in lines["worse"] and "**v**" not in lines["random"]
+
+
+def test_a_pair_names_its_own_inner_schedule(nano, small):
+    from vidcomp.bench.accuracy import split_pair
+
+    assert split_pair("holitom:tau=0.7+fastv:k=1,keep=0.5") == ("holitom:tau=0.7", "fastv:k=1,keep=0.5")
+    assert split_pair("holitom") == ("holitom", "auto")
+    pairs = bench_accuracy(nano, ["holitom+none", "holitom+fastv:k=1,keep=0.1"], [0.1], questions=16)
+    alone = next(row for row in small[0].rows if row.method == "holitom" and row.keep == 0.1)
+    assert [row.tokens for row in pairs.rows] == [alone.tokens] * 2
+    assert pairs.rows[0].kl < pairs.rows[1].kl

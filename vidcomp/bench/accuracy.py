@@ -22,7 +22,9 @@ from torch import Tensor
 
 from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
+from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
+from vidcomp.inllm import get_schedule
 from vidcomp.methods import method_of
 from vidcomp.methods.base import reads
 from vidcomp.nano.files import write_mp4
@@ -134,7 +136,7 @@ def bench_accuracy(
 
     Args:
         lm: the embedded model.
-        methods: names with parameters, such as ``"holitom:tau=0.8"``.
+        methods: names with parameters, such as ``"holitom:tau=0.8"``, or pairs, see :func:`split_pair`.
         keeps: keep ratios.
         questions: how many, spread over types.
         seed: which part of the test range.
@@ -198,7 +200,7 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="vidcomp-bench-") as folder:
         path = Path(folder) / "video.mp4"
         write_mp4(paper.video, path)
-        wanted = [reads(method_of(name), lm.family.signals) & lm.family.signals for name, _ in settings]
+        wanted = [_signals(lm, name) for name, _ in settings]
         watched = lm.watch(path, method="none", signals=frozenset().union(*wanted))
     plain = lm.encode(watched, method="none", keep=1.0, inner="none")
     full = [_read_answer(lm, plain, question) for question in paper.questions]
@@ -219,9 +221,25 @@ def _encoded(
     lm: VideoLM, watched: WatchedVideo, method: str, keep: float, questions: Sequence[Question]
 ) -> list[EncodedVideo]:
     """The compressed video for each question: the same one, unless the method looks at the question."""
-    if "query" in reads(method_of(method), ADDED):
-        return [lm.encode(watched, method=method, keep=keep, question=question.text) for question in questions]
-    return [lm.encode(watched, method=method, keep=keep)] * len(questions)
+    outer, inner = split_pair(method)
+    if "query" in reads(method_of(outer), ADDED):
+        return [lm.encode(watched, method=outer, inner=inner, keep=keep, question=q.text) for q in questions]
+    return [lm.encode(watched, method=outer, inner=inner, keep=keep)] * len(questions)
+
+
+def split_pair(name: str) -> tuple[str, str]:
+    """``holitom+fastv:k=2`` is an outer method with an inner schedule; a method alone has its own (``auto``)."""
+    outer, _, inner = name.partition("+")
+    return outer, inner or "auto"
+
+
+def _signals(lm: VideoLM, name: str) -> frozenset[str]:
+    outer, inner = split_pair(name)
+    found = reads(method_of(outer), lm.family.signals) & lm.family.signals
+    if inner in ("auto", "none"):
+        return found
+    schedule, parameters = parse_spec(inner)
+    return found | get_schedule(schedule, **parameters).needs
 
 
 def _label(method: str, keep: float) -> str:

@@ -25,13 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["accuracy"]
 
 
+PAIRS = (
+    "holitom+none", "holitom+fastv:k=2", "holitom+pyramiddrop", "holitom+visiondrop", "holitom+shortv",
+    "fastvid+fastv:k=2", "fastvid+holitom", "framefusion+none", "uniform+fastv:k=2", "uniform+pyramiddrop",
+)  # fmt: skip
+"""Methods with another inner schedule than their own, which ``--method all`` asks too."""
+
+
 @with_ui
 @with_config(SpanConfig)
 def accuracy(
     method: Annotated[
         str,
         typer.Option(
-            "--method", help="methods, comma-separated, or all; controls are random, uniform, frames, pool (resolution)"
+            "--method",
+            help="methods, comma-separated, or all; holitom+fastv:k=2 is a pair; "
+            "controls are random, uniform, frames, pool (resolution)",
         ),
     ] = "holitom,random,uniform,frames",
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
@@ -50,7 +59,7 @@ def accuracy(
     """Measure accuracy on videos that the embedded model has never seen, paired with the uncompressed run."""
     from vidcomp.methods import method_names
 
-    every = ",".join(name for name in method_names() if name != "none")
+    every = ",".join((*(name for name in method_names() if name != "none"), *PAIRS))
     methods, keeps = _methods(every if method == "all" else method), [_keep(text) for text in keep.split(",")]
     if importlib.util.find_spec("av") is None:
         raise UsageError(
@@ -58,11 +67,12 @@ def accuracy(
         )
     if plot is not None and plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--plot {plot}", why="the suffix must be .svg or .png", code="bad_option")
-    from vidcomp.bench.accuracy import bench_accuracy
+    from vidcomp.bench.accuracy import bench_accuracy, split_pair
     from vidcomp.cli.session import check_request, open_model
 
     for name in methods:
-        check_request(config.replace(method=name), None)
+        outer, inner = split_pair(name)
+        check_request(config.replace(method=outer, inner=inner), None)
     with open_model(config, ui) as lm, _progress(ui) as tick:
         result = bench_accuracy(lm, methods, keeps, questions=questions, seed=seed, resume=resume, tick=tick)
     _write_files(result, csv_file, plot)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,10 +60,6 @@ def accuracy(
 
     every = ",".join((*(name for name in method_names() if name != "none"), *PAIRS))
     methods, keeps = _methods(every if method == "all" else method), [_keep(text) for text in keep.split(",")]
-    if importlib.util.find_spec("av") is None:
-        raise UsageError(
-            "bench accuracy writes video files", why="the package av is not installed", hint="pip install av"
-        )
     if plot is not None and plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--plot {plot}", why="the suffix must be .svg or .png", code="bad_option")
     from vidcomp.bench.accuracy import bench_accuracy, split_pair

@@ -86,5 +86,5 @@ class Modules(Painted):
     """Fails with the names of the heavy modules that the child has loaded."""
 
     def open(self, source: Source) -> None:
-        heavy = [name for name in ("torch", "transformers", "cv2") if name in sys.modules]
+        heavy = [name for name in ("torch", "transformers", "rich") if name in sys.modules]
         raise ReaderError(f"loaded: {heavy}")

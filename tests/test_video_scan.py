@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from vidcomp.sizes import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
 from vidcomp.video import Sampling, StockRule, index, read_frames
+from vidcomp.video.packets import start_video
 from vidcomp.video.plan import decoded_frames, segments, snap_to_keys
 from vidcomp.video.probe import probe
-from vidcomp.video.pyav_reader import PyAvReader, start_video
-from vidcomp.video.reader import Facts, Source
+from vidcomp.video.pyav_reader import PyAvReader
+from vidcomp.video.reader import Facts, Packets, Source
 from vidcomp.video.scan import Scan, Timeline, scan_video
 from vidcomp.video.scenes import find_cuts, thumbnail
 
@@ -91,7 +92,8 @@ def test_skipping_and_jumping_change_no_bit(clips, name, wanted, monkeypatch):
 
     with open(clips[name], "rb") as file, PyAvReader() as reader:
         codec = "mpeg4" if name.startswith("mpeg4") else "h264"
-        reader.open(Source(str(clips[name]), read_header(file.fileno()), scan_of(clips[name]), Facts(codec=codec)))
+        packets = Packets(scan_of(clips[name]), Facts(codec=codec))
+        reader.open(Source(str(clips[name]), read_header(file.fileno()), lambda: packets))
         images = list(reader.read(wanted, None))
     assert all(np.array_equal(image, every[i]) for image, i in zip(images, wanted, strict=True))
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.plan import decoded_frames, segments
-from vidcomp.video.reader import ReaderError, Source, VideoReader, shrink
+from vidcomp.video.reader import ReaderError, Source, VideoReader, in_background, shrink
 from vidcomp.video.scan import Scan, Timeline
 
 __all__ = ["DecordReader"]
@@ -48,17 +48,19 @@ class DecordReader(VideoReader):
         self._size = (0, 0)
 
     def open(self, source: Source) -> None:
-        if source.header.kind not in TRUSTED:
+        header = source.header
+        if header.kind not in TRUSTED:
             raise ReaderError("its frame positions are not reliable in this kind of file", "doubt")
-        if source.scan is None or not source.sound:
-            raise ReaderError("it puts copies in place of what is missing, and this file is not whole", "doubt")
-        if source.scan.hidden or source.header.edits > 1:
+        if header.edits > 1:
             raise ReaderError("an edit list hides frames, which it counts", "doubt")
+        if header.cut_short:
+            raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "doubt")
         import decord
 
-        self._source, self._scan = source, source.scan
+        opening = in_background(lambda: decord.VideoReader(source.path, num_threads=self.threads))
+        self._source, self._scan = source, _require_sound(source)
         try:
-            self._file = decord.VideoReader(source.path, num_threads=self.threads)
+            self._file = opening.result()
         except (decord.DECORDError, RuntimeError, AssertionError) as error:
             raise _open_error(str(error)) from error
         if len(self._file) != len(self._scan):
@@ -103,6 +105,14 @@ class DecordReader(VideoReader):
             raise ReaderError(f"no picture at frame {index}")
         self._size = (image.shape[1], image.shape[0])
         return image
+
+
+def _require_sound(source: Source) -> Scan:
+    if source.scan is None or not source.sound:
+        raise ReaderError("it puts copies in place of what is missing, and this file is not whole", "doubt")
+    if source.scan.hidden:
+        raise ReaderError("an edit list hides frames, which it counts", "doubt")
+    return source.scan
 
 
 def _open_error(text: str) -> ReaderError:

@@ -39,6 +39,13 @@ SECONDS_PER_MINUTE = 1.0  # added to the deadline for every minute of video
 LONGEST_SECONDS = 6 * 3600.0  # a file may claim any length; no more than this counts
 END_SECONDS = 5.0  # a killed child is gone within this
 NOISE_BYTES = 2000
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # Memory of one frame serves the next: asking the system for it anew costs a fifth of decoding 720p.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 # -I: the nursery imports what this process would import, and nothing from the current directory by accident.
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
@@ -86,10 +93,14 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
     """
     with _memory_file() as arena, tempfile.TemporaryFile() as noise:
         try:
+            facts: dict[str, Any] = {}
             with _child(job, arena, noise.fileno()) as (control, receive):
                 for message in _listen(control, receive, deadline_seconds):
-                    if (event := _event(message, arena)) is not None:
+                    if message["event"] == "done":
+                        facts = message["facts"]
+                    elif (event := _event(message, arena)) is not None:
                         yield event
+            yield facts
         except ReaderError as error:
             printed = _printed(noise.fileno())
             logger.debug("%s failed: %s; it printed: %s", job.request.reader, error, printed)
@@ -102,7 +113,7 @@ def _event(message: dict[str, Any], arena: int) -> Event | None:
         return Planned(_map(arena, tuple(message["shape"])), message)
     if kind == "frames":
         return int(message["ready"])
-    return dict(message["facts"]) if kind == "done" else None
+    return None
 
 
 @contextmanager
@@ -121,7 +132,10 @@ def _memory_file() -> Iterator[int]:
 
 @contextmanager
 def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, int]]:
-    """The control socket and the message pipe of a new child; it is gone when the block is left."""
+    """The control socket and the message pipe of a new child.
+
+    A block that is left with its work done leaves the child to the nursery; otherwise the child is gone by then.
+    """
     control, far = socket.socketpair()
     receive, give = os.pipe()
     try:
@@ -132,11 +146,13 @@ def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, in
             far.close()
             os.close(give)
         yield control, receive
-    finally:
-        os.close(receive)
+    except BaseException:
         with contextlib.suppress(OSError):
             control.shutdown(socket.SHUT_WR)
         _ended(control)
+        raise
+    finally:
+        os.close(receive)
         control.close()
 
 
@@ -197,7 +213,7 @@ class _Nursery:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(far.fileno(),),
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **ENVIRONMENT},
             )
         self._owner = os.getpid()
         return self._line

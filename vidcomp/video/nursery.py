@@ -24,7 +24,16 @@ from typing import Any
 __all__ = ["DESCRIPTORS", "main"]
 
 DESCRIPTORS = 5
-PRELOAD = ("numpy", "av", "decord", "vidcomp.video.worker", "vidcomp.video.pyav_reader", "vidcomp.video.decord_reader")
+# Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself.
+LIBRARIES = (
+    "vidcomp.video.worker",
+    "av",
+    "vidcomp.video.pyav_reader",
+    "decord",
+    "vidcomp.video.decord_reader",
+    "cv2",
+    "vidcomp.video.opencv_reader",
+)
 HEAP_BYTES = 4 << 30  # private memory of a child; one 8K picture is 100 MB, a decoder holds about twenty
 PARENT_SECONDS = 1.0  # between two looks whether the parent is still there
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -35,9 +44,6 @@ def main(line_number: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its jobs
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that the wake-up descriptor is written
-    for name in PRELOAD:
-        with contextlib.suppress(Exception):  # a library that is missing or broken is told by the job that needs it
-            importlib.import_module(name)
     wake, woken = os.pipe()
     for end in (wake, woken):
         os.set_blocking(end, False)
@@ -53,16 +59,20 @@ class _Nursery:
     def __init__(self, line: socket.socket, wake: int, parent: int) -> None:
         self.line, self.wake, self.parent = line, wake, parent
         self.jobs: dict[int, socket.socket] = {}
+        self.ending: set[int] = set()
+        self.libraries = list(reversed(LIBRARIES))
 
     def run(self) -> None:
         while os.getppid() == self.parent:
             poll = select.poll()
             for end in (self.line.fileno(), self.wake):
                 poll.register(end, select.POLLIN)
-            controls = {control.fileno(): pid for pid, control in self.jobs.items()}
+            controls = {control.fileno(): pid for pid, control in self.jobs.items() if pid not in self.ending}
             for end in controls:
                 poll.register(end, select.POLLIN)
-            ready = dict(poll.poll(PARENT_SECONDS * 1000))
+            ready = dict(poll.poll(0 if self.libraries else PARENT_SECONDS * 1000))
+            if not ready and self.libraries:
+                self._load(self.libraries.pop())
             if self.wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wake, 1 << 16)
@@ -72,8 +82,14 @@ class _Nursery:
                     self._stop(pid)
             if self.line.fileno() in ready and not self._accept():
                 break
-        for pid in list(self.jobs):
+        for pid in self.jobs:
             self._stop(pid)
+        while self.jobs:
+            self._reap(0)
+
+    def _load(self, library: str) -> None:
+        with contextlib.suppress(Exception):  # one that is missing or broken is told by the job that needs it
+            importlib.import_module(library)
 
     def _accept(self) -> bool:
         """Take one job; False when the line is closed."""
@@ -105,17 +121,18 @@ class _Nursery:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
 
-    def _reap(self) -> None:
+    def _reap(self, how: int = os.WNOHANG) -> None:
+        """Take the exit status of every child that has ended; of every child with ``how=0``."""
         for pid in list(self.jobs):
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status = os.waitpid(pid, how)
             if ended:
+                self.ending.discard(pid)
                 self._tell(self.jobs.pop(pid), status)
 
     def _stop(self, pid: int) -> None:
-        control = self.jobs.pop(pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self._tell(control, os.waitpid(pid, 0)[1])
+        """Kill a child; its end is noticed later, so that the next job need not wait for it."""
+        self.ending.add(pid)
+        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
 
     def _tell(self, control: socket.socket, status: int) -> None:
         with contextlib.suppress(OSError):

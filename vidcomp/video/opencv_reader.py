@@ -1,8 +1,9 @@
-"""OpenCV, the last reader: one pass to count and time the frames, a second one to fetch the wanted ones.
+"""OpenCV, the last reader: one pass through the file, checked against the packet scan, or two where there is none.
 
 ``grab`` goes through the whole file in order and never seeks, because seeking by frame number is inexact and slow. Its
 ``POS_MSEC`` after each grab is the frame's presentation time: it agreed with PyAV within 1e-12 s on every test clip
-except AVI with B-frames, where it loses the time at the end and the constant frame rate is used instead.
+except AVI with B-frames, where it loses the time at the end and the constant frame rate is used instead. Where a wanted
+frame's time is not that of the scan, or there is no sound scan, a pass of its own counts and times the frames first.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
-from vidcomp.video.reader import ReaderError, Source, VideoReader, shrink
+from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, in_background, shrink
 from vidcomp.video.scan import Timeline
 
 __all__ = ["OpenCvReader"]
 
 MICROSECOND = Fraction(1, 1_000_000)  # OpenCV gives times as floating-point numbers only
+SAME_SECONDS = 5e-4  # two frames are at least 4 ms apart
 FALLBACK_RATE = 25.0  # frames per second where a file gives neither times nor a rate
 
 
@@ -36,12 +38,16 @@ class OpenCvReader(VideoReader):
         self._size = (0, 0)
         self._rate = 0.0
         self._claimed: float | None = None
+        self._expected: Timeline | None = None  # by the packets; None once frames were counted
 
     def open(self, source: Source) -> None:
         import cv2
 
         self._path, self._header = source.path, source.header
-        self._capture = self._start()
+        opening = in_background(self._start)
+        if source.sound and source.scan is not None:
+            self._expected = source.scan.timeline
+        self._capture = opening.result()
         self._rate = _positive(self._capture.get(cv2.CAP_PROP_FPS))
         count = _positive(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._claimed = self._header.seconds or (count / self._rate if count and self._rate else None)
@@ -54,8 +60,13 @@ class OpenCvReader(VideoReader):
         return self._claimed
 
     def timeline(self) -> Timeline:
+        return self._expected or self.count()
+
+    def count(self) -> Timeline:
         import cv2
 
+        self.close()
+        self._expected, self._capture = None, self._start()
         stamps: list[float] = []
         while self._capture.grab():
             stamps.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
@@ -71,12 +82,17 @@ class OpenCvReader(VideoReader):
         import cv2
 
         self._capture = self._capture or self._start()
-        position = 0
+        expected = None if self._expected is None else self._expected.times
+        position, first = 0, 0.0
         for index in indices:
             while position <= index:
                 if not self._capture.grab():
-                    raise ReaderError(f"frame {position} was there on the first pass and not on the second")
+                    raise self._lost(position)
+                if position == 0:
+                    first = self._seconds()
                 position += 1
+            if expected is not None and not abs(self._seconds() - first - expected[index]) < SAME_SECONDS:
+                raise self._lost(index)
             found, image = self._capture.retrieve()
             if not found or image.ndim != 3:
                 raise ReaderError(f"no picture at frame {index}")
@@ -91,6 +107,17 @@ class OpenCvReader(VideoReader):
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+    def _seconds(self) -> float:
+        import cv2
+
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
+    def _lost(self, index: int) -> Exception:
+        """Frame ``index`` is not where it should be."""
+        if self._expected is not None:
+            return Uncounted(f"frame {index} is not where the packets say")
+        return ReaderError(f"frame {index} was there on the first pass and not on the second")
 
     def _start(self) -> Any:
         import cv2

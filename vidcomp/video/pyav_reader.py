@@ -15,11 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.header import Header
+from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
 
-__all__ = ["JUMPS", "SKIPS", "PyAvReader", "start_video"]
+__all__ = ["JUMPS", "SKIPS", "PyAvReader"]
 
 JUMPS = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 SKIPS = frozenset({"h264", "mpeg2video", "mpeg4"})  # codecs that mark pictures without dependants
@@ -34,13 +36,20 @@ class PyAvReader(VideoReader):
     def __init__(self) -> None:
         self._container: Any = None
         self._stream: Any = None
-        self._source = Source("", None)  # type: ignore[arg-type]
+        self._source = Source("", Header())
         self._counted: Timeline | None = None
+        self._converter: Any = None
         self._size = (0, 0)
 
     def open(self, source: Source) -> None:
-        self._source = source
-        self._container, self._stream = start_video(source.path, self.threads)
+        from av.video.reformatter import VideoReformatter
+
+        self._source, self._converter = source, VideoReformatter()
+        if (opened := source.packets.opened) and self._jumps and source.scan is not None:
+            self._container, self._stream = opened
+            self._jump(int(source.scan.timeline.ticks[0]))
+        else:
+            self._container, self._stream = start_video(source.path, self.threads)
 
     @property
     def claimed_seconds(self) -> float | None:
@@ -57,6 +66,7 @@ class PyAvReader(VideoReader):
         return self.count()
 
     def count(self) -> Timeline:
+        self.close()  # an earlier attempt may have left it anywhere
         ticks: list[int | None] = []
         last = 0
         for frame in self._frames():
@@ -74,8 +84,7 @@ class PyAvReader(VideoReader):
             yield from self._by_number(indices, max_side)
             return
         scan = self._source.scan
-        jumps = self._source.header.kind in JUMPS and self._source.sound
-        for number, part in enumerate(segments(scan, indices, scan.keys if jumps else None)):
+        for number, part in enumerate(segments(scan, indices, scan.keys if self._jumps else None)):
             if number or part.key:
                 self._jump(int(scan.timeline.ticks[part.key]))
             yield from self._by_ticks(part, scan.timeline.ticks, max_side)
@@ -88,6 +97,10 @@ class PyAvReader(VideoReader):
         if self._container is not None:
             self._container.close()
             self._container = None
+
+    @property
+    def _jumps(self) -> bool:
+        return self._source.header.kind in JUMPS and self._source.sound
 
     def _frames(self) -> Iterator[Any]:
         """Every frame that decodes, from the start of the file; what comes before an error at the end counts."""
@@ -160,7 +173,9 @@ class PyAvReader(VideoReader):
         size = self._size if max_side is None else fitted(*self._size, max_side)
         width, height = size[::-1] if turned else size
         how = "AREA" if (width, height) != (frame.width, frame.height) else None
-        image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how)
+        # One converter for all frames: setting one up takes longer than converting a small frame.
+        rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1)
+        image: NDArray[np.uint8] = rgb.to_ndarray()
         return np.rot90(image, frame.rotation // 90) if frame.rotation else image
 
 
@@ -172,37 +187,3 @@ def _by_time(ticks: list[int | None], base: Fraction, last: int) -> Timeline | N
 
 def _by_rate(count: int, rate: Fraction) -> Timeline:
     return Timeline(np.arange(count, dtype=np.int64), 1 / rate, 1)
-
-
-def start_video(path: str, threads: int) -> tuple[Any, Any]:
-    """Open a file and its first real picture track (not a cover): PyAV container and stream.
-
-    Raises:
-        ReaderError: it cannot be opened, or holds no pictures that can be decoded.
-    """
-    import av
-
-    try:
-        container = av.open(path, metadata_errors="replace")
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise ReaderError(f"cannot open the file ({_reason(error)})") from error
-    covers = av.stream.Disposition.attached_pic
-    tracks = [stream for stream in container.streams.video if not stream.disposition & covers]
-    if not tracks:
-        cover = bool(container.streams.video)
-        container.close()
-        if cover:
-            raise ReaderError("it holds sound with a cover picture", "cover")
-        raise ReaderError("no video stream that it can decode", "no_video_stream")
-    best = container.streams.best("video")
-    stream = best if best in tracks else tracks[0]
-    if stream.codec_context is None:
-        container.close()
-        raise ReaderError("its video codec is not known", "no_video_stream")
-    stream.codec_context.thread_count = threads
-    stream.codec_context.thread_type = "AUTO"
-    return container, stream
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

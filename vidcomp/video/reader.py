@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from threading import Thread
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,21 @@ from numpy.typing import NDArray
 from vidcomp.video.header import Header
 from vidcomp.video.scan import Scan, Timeline
 
-__all__ = ["READERS", "Facts", "ReaderError", "Source", "Uncounted", "VideoReader", "create_reader", "shrink"]
+__all__ = [
+    "READERS",
+    "Facts",
+    "Packets",
+    "ReaderError",
+    "Source",
+    "Uncounted",
+    "VideoReader",
+    "create_reader",
+    "fitted",
+    "in_background",
+    "shrink",
+]
+
+T = TypeVar("T")
 
 # Name -> "module:class", in the order in which they are tried. Nothing is imported before it is used.
 READERS: dict[str, str] = {
@@ -66,22 +83,50 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Packets:
+    """What listing a file's packets tells.
+
+    Attributes:
+        scan: when frames are shown and where decoding may start; None when the packets do not tell.
+        facts: what the container says.
+        opened: the PyAV container and stream that were used, for one reader to go on with.
+    """
+
+    scan: Scan | None = None
+    facts: Facts = Facts()
+    opened: tuple[Any, Any] | None = None
+
+
 class Source:
     """A file as a reader gets it.
 
-    Attributes:
+    Args:
         path: safe to pass to native code.
         header: what the file's own headers say.
-        scan: what its packets say; None when they cannot be listed.
-        facts: what the container says.
+        packets: lists the packets when they are first asked for. A reader may open its own handle meanwhile
+            (``in_background``).
         alone: no other reader will be tried, so a costly way is better than none.
     """
 
-    path: str
-    header: Header
-    scan: Scan | None = None
-    facts: Facts = Facts()
-    alone: bool = False
+    def __init__(
+        self, path: str, header: Header, packets: Callable[[], Packets] = Packets, *, alone: bool = False
+    ) -> None:
+        self.path, self.header, self.alone, self._list = path, header, alone, packets
+
+    @cached_property
+    def packets(self) -> Packets:
+        """What the packets tell. Raises ReaderError when no reader should try this file."""
+        return self._list()
+
+    @property
+    def scan(self) -> Scan | None:
+        """What the packets say; None when they cannot be listed."""
+        return self.packets.scan
+
+    @property
+    def facts(self) -> Facts:
+        """What the container says."""
+        return self.packets.facts
 
     @property
     def sound(self) -> bool:
@@ -158,6 +203,20 @@ def create_reader(name: str) -> VideoReader:
     if not isinstance(reader, VideoReader):
         raise ReaderError(f"{name} is not a VideoReader")
     return reader
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Start native work that releases the interpreter. Nobody waits for it unless its result is asked for."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
 
 
 def shrink(image: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -24,17 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
+from vidcomp.video.header import Header
+from vidcomp.video.packets import list_packets
 from vidcomp.video.plan import snap_to_keys
-from vidcomp.video.reader import Facts, ReaderError, Source, Uncounted, VideoReader, create_reader
+from vidcomp.video.reader import Facts, Packets, ReaderError, Source, Uncounted, VideoReader, create_reader
 from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
-from vidcomp.video.scan import Timeline, scan_video
+from vidcomp.video.scan import Timeline
 from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
 
 __all__ = ["Request", "serve"]
 
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
+TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
@@ -102,9 +105,7 @@ class Answer:
 def serve(request: Request, answer: Answer) -> None:
     """Do the job and send its last message, whatever happens."""
     try:
-        source = _look(request)
-        facts = _look_only(source) if not request.reader else _decode(request, source, answer)
-        answer.send("done", facts=facts)
+        answer.send("done", facts=_decode(request, answer) if request.reader else _look(request))
     except ReaderError as error:
         answer.send("failed", why=error.why, code=error.code)
     except MemoryError:
@@ -113,46 +114,30 @@ def serve(request: Request, answer: Answer) -> None:
         answer.send("failed", why=f"{type(error).__name__}: {error}"[:500], code="failed")
 
 
-def _look(request: Request) -> Source:
-    """What the packets say; a file whose packets cannot be listed is left to readers that count by decoding."""
-    source = Source(request.path, request.header, alone=request.alone)
-    if request.reader and ":" in request.reader:
-        return source  # a reader of another package knows its own files
-    try:
-        import av
+def _source(request: Request) -> Source:
+    """A file whose packets cannot be listed is left to readers that count by decoding."""
 
-        from vidcomp.video.pyav_reader import start_video
+    def listed() -> Packets:
+        if ":" in request.reader:
+            return Packets()  # a reader of another package knows its own files
+        try:
+            return list_packets(request.path, request.header)
+        except (ImportError, ReaderError) as error:
+            if isinstance(error, ReaderError) and error.code == "too_large":
+                raise
+            return Packets()
 
-        av.logging.restore_default_callback()
-        av.logging.set_level(av.logging.WARNING)
-        container, stream = start_video(request.path, 1)
-    except (ImportError, ReaderError) as error:
-        if not request.reader and isinstance(error, ReaderError):
-            raise
-        return source
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ReaderError(f"frames of {width} x {height} pixels", "too_large")
-    facts = Facts(
-        container=container.format.name.split(",")[0] if request.header.kind != "iso" else "mp4",
-        codec=stream.codec_context.name,
-        width=width,
-        height=height,
-        pixel_format=stream.codec_context.pix_fmt or "",
-        sound=bool(container.streams.audio),
-        seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
-    )
-    scan = scan_video(container, stream, request.path)
-    container.close()
-    return Source(request.path, request.header, scan, facts, request.alone)
+    return Source(request.path, request.header, listed, alone=request.alone)
 
 
-def _look_only(source: Source) -> dict[str, Any]:
-    scan = source.scan
+def _look(request: Request) -> dict[str, Any]:
+    """The facts of a job without a reader."""
+    packets = list_packets(request.path, request.header)
+    facts, scan = asdict(packets.facts), packets.scan
     if scan is None:
-        return {**asdict(source.facts), "exact": False}
+        return {**facts, "exact": False}
     return {
-        **asdict(source.facts),
+        **facts,
         "times": scan.timeline.times.tolist(),
         "keys": np.flatnonzero(scan.keys).tolist(),
         "length": scan.timeline.seconds,
@@ -168,7 +153,8 @@ def _fraction(value: Fraction) -> list[int]:
     return [value.numerator, value.denominator]
 
 
-def _decode(request: Request, source: Source, answer: Answer) -> dict[str, Any]:
+def _decode(request: Request, answer: Answer) -> dict[str, Any]:
+    source = _source(request)
     with create_reader(request.reader) as reader:
         reader.open(source)
         answer.send("opened", seconds=reader.claimed_seconds)
@@ -199,7 +185,7 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         raise ReaderError(why, "empty_range")
     images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
     shape: tuple[int, ...] | None = None
-    ready = 0
+    ready, told = 0, -TELL_SECONDS
     for ready, image in enumerate(images, start=1):
         if shape is None:
             shape = image.shape
@@ -215,7 +201,9 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         if image.shape != shape:
             raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
         answer.store(ready - 1, image)
-        answer.send("frames", ready=ready)
+        if ready == len(chosen) or time.monotonic() - told > TELL_SECONDS:
+            answer.send("frames", ready=ready)
+            told = time.monotonic()
     if shape is None or ready != len(chosen):
         raise ReaderError(f"delivered {ready} of {len(chosen)} frames")
 
@@ -245,7 +233,7 @@ def _choose_by_scenes(request: Request, source: Source, timeline: Timeline) -> N
     if first >= stop:
         return np.empty(0, np.int64)
     with create_reader(request.reader) as reader:
-        reader.open(source)
+        reader.open(Source(source.path, source.header, lambda: replace(source.packets, opened=None)))
         if len(reader.timeline()) != len(timeline):
             reader.count()
         bounds = find_cuts(map(thumbnail, reader.read(range(first, stop), THUMB_SIDE)))

@@ -1,0 +1,71 @@
+"""Opening a file with PyAV and listing its packets: the look that comes before any decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
+from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
+from vidcomp.video.scan import scan_video
+
+__all__ = ["list_packets", "start_video"]
+
+
+def list_packets(path: str, header: Header) -> Packets:
+    """List the packets of the picture track.
+
+    Raises:
+        ReaderError: FFmpeg cannot open the file, or its frames are absurdly large (``too_large``).
+    """
+    import av
+
+    av.logging.restore_default_callback()
+    av.logging.set_level(av.logging.WARNING)
+    container, stream = start_video(path, VideoReader.threads)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ReaderError(f"frames of {width} x {height} pixels", "too_large")
+    facts = Facts(
+        container=container.format.name.split(",")[0] if header.kind != "iso" else "mp4",
+        codec=stream.codec_context.name,
+        width=width,
+        height=height,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        sound=bool(container.streams.audio),
+        seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
+    )
+    return Packets(scan_video(container, stream, path), facts, (container, stream))
+
+
+def start_video(path: str, threads: int) -> tuple[Any, Any]:
+    """Open a file and its first real picture track (not a cover): PyAV container and stream.
+
+    Raises:
+        ReaderError: it cannot be opened, or holds no pictures that can be decoded.
+    """
+    import av
+
+    try:
+        container = av.open(path, metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise ReaderError(f"cannot open the file ({_reason(error)})") from error
+    covers = av.stream.Disposition.attached_pic
+    tracks = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not tracks:
+        cover = bool(container.streams.video)
+        container.close()
+        if cover:
+            raise ReaderError("it holds sound with a cover picture", "cover")
+        raise ReaderError("no video stream that it can decode", "no_video_stream")
+    best = container.streams.best("video")
+    stream = best if best in tracks else tracks[0]
+    if stream.codec_context is None:
+        container.close()
+        raise ReaderError("its video codec is not known", "no_video_stream")
+    stream.codec_context.thread_count = threads
+    stream.codec_context.thread_type = "AUTO"
+    return container, stream
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

@@ -124,6 +124,22 @@ def make_cut(path: Path, source: Path, *, start: float, stop: float) -> Path:
     return path
 
 
+def make_twins(path: Path, source: Path, every: int = 7) -> Path:
+    """Copy a clip without B-frames so that every so many pictures share their time with the one before."""
+    import av
+
+    with av.open(str(source)) as read, av.open(str(path), "w") as output:
+        track: Any = read.streams.video[0]
+        copy: Any = output.add_stream_from_template(track)
+        before = 0
+        for number, packet in enumerate(packet for packet in read.demux(track) if packet.size):
+            if number % every == every - 1:
+                packet.pts = packet.dts = before
+            before, packet.stream = packet.pts, copy
+            output.mux(packet)
+    return path
+
+
 def rotate(path: Path, source: Path, degrees: int = 90) -> Path:
     """Copy an MP4 and say in its track header that players shall turn the picture clockwise by 90, 180 or 270."""
     one = 0x10000

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,16 @@ class Short(Painted):
 class Growing(Painted):
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         return (np.zeros((4 + index, 6, 3), np.uint8) for index in indices)
+
+
+class Hoarding(Painted):
+    """Keeps a hundred megabytes."""
+
+    kept: ClassVar[list[bytes]] = []
+
+    def open(self, source: Source) -> None:
+        super().open(source)
+        self.kept.append(b"\1" * 100_000_000)
 
 
 class Modules(Painted):

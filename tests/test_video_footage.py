@@ -30,7 +30,7 @@ CLIPS = {
     "scenes_h264.mp4": ("decord", 300, 11.96),
     "start_offset.mp4": ("decord", 100, 3.96),
     "trunc_fast.mp4": ("pyav", 49, 1.92),
-    "vfr.mp4": ("pyav", 150, 11.12),
+    "vfr.mp4": ("decord", 150, 11.12),
 }
 
 

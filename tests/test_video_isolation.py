@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_readers import Crashing, Greedy, Growing, Hanging, Leaving, Modules, Painted, Raising, Short
+from fake_readers import Crashing, Greedy, Growing, Hanging, Hoarding, Leaving, Modules, Painted, Raising, Short
 
 from vidcomp.errors import InputError
 from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
-from vidcomp.video.isolation import stop_nursery
+from vidcomp.video.header import Header
+from vidcomp.video.isolation import Job, run_job, stop_nursery
+from vidcomp.video.worker import Request
 
 FOUR = Sampling(4)
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,10 +105,38 @@ def test_nothing_is_left_behind(file: Path) -> None:
         read_frames(file, FOUR, readers=[named(kind), named(Painted)])
     gc.collect()
     assert (descriptors(), threading.active_count(), set(os.listdir("/dev/shm"))) == before
-    assert decoding() == []
+    assert len(decoding()) == 1  # it waits for the next job
     stop_nursery()
     assert children(os.getpid()) == []
     assert descriptors() < before[0]
+
+
+def test_a_child_goes_on_only_when_all_went_well(file: Path) -> None:
+    stop_nursery()
+    read_frames(file, FOUR, readers=[named(Painted)])
+    first = decoding()
+    assert len(first) == 1
+    for _ in range(20):
+        read_frames(file, FOUR, readers=[named(Painted)])
+    assert decoding() == first
+    failure(file, Raising)
+    assert decoding() == []
+    read_frames(file, FOUR, readers=[named(Painted)])
+    read_frames(file, FOUR, readers=[named(Hoarding)])
+    wait_for(lambda: decoding() == [])
+
+
+def test_a_job_may_be_left_at_any_message(file: Path) -> None:
+    """Leaving a job early ends its child, and never the child of the next job."""
+    for count in (0, 1, 2, 9):
+        request = Request(named(Painted), True, str(file), Header("matroska"), FOUR, None, 1 << 20)
+        with open(file, "rb") as video:
+            events = run_job(Job(request, video.fileno()), 30.0)
+            for _ in range(count):
+                next(events, None)
+            events.close()
+        assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
+    wait_for(lambda: len(decoding()) == 1)
 
 
 def test_several_threads_read_at_once(file: Path) -> None:
@@ -121,6 +151,7 @@ def test_several_threads_read_at_once(file: Path) -> None:
     for thread in work:
         thread.join()
     assert results == [4] * 4
+    wait_for(lambda: len(decoding()) == 1)
 
 
 def start_stuck(file: Path) -> tuple[subprocess.Popen[str], list[int]]:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
-from clips import make_clip, make_cut, make_sound, read_numbers, rotate
+from clips import make_clip, make_cut, make_sound, make_twins, read_numbers, rotate
 
 from vidcomp.errors import IncompleteVideo, InputError
 from vidcomp.video import READERS, Frames, Sampling, read_frames
@@ -35,6 +35,11 @@ def uneven(count: int) -> list[float]:
 def cut(path: Path) -> Path:
     source = make_clip(path.with_name("whole.mp4"), 240, fps=30, options={"g": "999", "preset": "veryfast"})
     return make_cut(path, source, start=2.2, stop=7.0)
+
+
+def twins(path: Path) -> Path:
+    options = {"bf": "0", "g": "20", "preset": "veryfast"}
+    return make_twins(path, make_clip(path.with_name("single.mkv"), 60, options=options))
 
 
 def quarter_turns(path: Path, turns: int) -> Path:
@@ -96,6 +101,7 @@ CLIPS: dict[str, tuple[Maker, int, int, tuple[str, ...]]] = {
     "variable.mp4": (lambda p: make_clip(p, 100, times=uneven(100), options={"g": "30"}), 0, 100, ALL),
     "long_sound.mkv": (lambda p: make_clip(p, 50, sound_seconds=5), 0, 50, ALL),
     "long_sound.mp4": (lambda p: make_clip(p, 50, sound_seconds=5), 0, 50, ALL),
+    "twins.mkv": (twins, 0, 60, ALL),
     "cut.mp4": (cut, 66, 144, OTHERS),
     "turned90.mp4": (lambda p: quarter_turns(p, 1), 0, 30, ALL),
     "turned270.mp4": (lambda p: quarter_turns(p, 3), 0, 30, ALL),
@@ -229,6 +235,34 @@ def test_a_truncated_file_says_what_is_missing(clip: Callable[[str], Path], tmp_
     with pytest.raises(IncompleteVideo) as caught:
         read_frames(path, Sampling(4), strict=True)
     assert (caught.value.code, caught.value.status) == ("incomplete", 3)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_pictures_lost_in_the_middle_are_counted_out(tmp_path: Path, reader: str) -> None:
+    """The container is whole and promises 90 pictures, some of which do not decode: the others keep their numbers."""
+    import av
+
+    path = make_clip(tmp_path / "holes.mkv", 90, options={"g": "30", "bf": "0", "preset": "veryfast"})
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as file:
+        lost = [bytes(packet) for number, packet in enumerate(file.demux(video=0)) if number in (40, 41, 42)]
+    for packet in lost:
+        start = data.index(packet)
+        data[start : start + len(packet)] = bytes(len(packet))
+    path.write_bytes(data)
+    try:
+        frames = read_frames(path, EVERY, readers=[reader])
+    except InputError:
+        assert reader == "decord"
+        return
+    numbers = read_numbers(frames.pixels)
+    assert numbers[:40] == list(range(40))
+    if reader == "opencv":  # ends at the first picture that it cannot decode
+        assert frames.degraded and frames.info.frames_total in (40, 41)
+        return
+    assert numbers[-30:] == list(range(60, 90))
+    assert frames.info.frames_total == len(frames) < 90
+    assert frames.degraded is not None
 
 
 @pytest.mark.parametrize("name", ["sound.m4a", "sound.mka"])

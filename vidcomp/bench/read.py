@@ -23,6 +23,7 @@ Raw = Callable[[str, Sequence[int]], Any]
 def _decord_batch(path: str, indices: Sequence[int]) -> Any:
     import decord
 
+    decord.logging.set_level(decord.logging.QUIET)
     return decord.VideoReader(path, num_threads=2).get_batch(list(indices)).asnumpy()
 
 
@@ -114,10 +115,12 @@ def bench_read(path: Path, sampling: Sampling, *, repeats: int = 7, seconds: flo
             except Exception:  # whatever a library raises, it cannot read this file
                 del ways[name], taken[name]
                 continue
+            passed = time.perf_counter() - start
             if len(delivered) != len(indices):
                 del ways[name], taken[name]
             elif number:
-                taken[name].append(time.perf_counter() - start)
+                taken[name].append(passed)
+            del delivered  # or giving its memory back would count as the next one's time
         if time.monotonic() - begun > seconds and number:
             break
     return ReadBench(chosen.info.reader, {name: Timing.of(times) for name, times in taken.items()})

@@ -44,7 +44,8 @@ class DecordReader(VideoReader):
         self._source: Source
         self._scan: Scan
         self._keys: list[int] = []
-        self._position = 0  # index of the frame that next() returns
+        self._first: Any = None  # frame 0
+        self._position = 1  # index of the frame that next() returns
         self._size = (0, 0)
 
     def open(self, source: Source) -> None:
@@ -57,11 +58,15 @@ class DecordReader(VideoReader):
             raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "doubt")
         import decord
 
-        opening = in_background(lambda: decord.VideoReader(source.path, num_threads=self.threads))
+        def start() -> tuple[Any, Any]:
+            file = decord.VideoReader(source.path, num_threads=self.threads)
+            return file, file.next()  # from the first frame on it decodes ahead
+
+        opening = in_background(start)
         self._source, self._scan = source, _require_sound(source)
         try:
-            self._file = opening.result()
-        except (decord.DECORDError, RuntimeError, AssertionError) as error:
+            self._file, self._first = opening.result()
+        except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
             raise _open_error(str(error)) from error
         if len(self._file) != len(self._scan):
             raise ReaderError(f"it counts {len(self._file)} frames where {len(self._scan)} can be shown", "doubt")
@@ -86,7 +91,7 @@ class DecordReader(VideoReader):
         return self._size
 
     def close(self) -> None:
-        self._file = None
+        self._file = self._first = None
 
     def _take(self, index: int) -> NDArray[np.uint8]:
         """Decode forward to ``index`` and return that frame, ``[h, w, 3]``."""
@@ -99,12 +104,26 @@ class DecordReader(VideoReader):
             else:
                 self._file.next()
             self._position += max(count, 1)
-        image: NDArray[np.uint8] = self._file.next().asnumpy()
-        self._position += 1
+        taken = self._file.next() if index else self._first
+        self._position = index + 1
+        image = np.asarray(np.from_dlpack(_Lent(taken)), dtype=np.uint8)
         if image.ndim != 3:
             raise ReaderError(f"no picture at frame {index}")
         self._size = (image.shape[1], image.shape[0])
         return image
+
+
+class _Lent:
+    """A decord array for numpy, without a copy. decord hands out the old form of the protocol."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.array.to_dlpack()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # main memory
 
 
 def _require_sound(source: Source) -> Scan:

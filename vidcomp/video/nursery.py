@@ -1,13 +1,15 @@
-"""The nursery: a small process that has the decoding libraries loaded and forks a child for every job.
+"""The nursery: a small process that has the decoding libraries loaded and gives every job to a child of its own.
 
 Starting Python, numpy and the decoders takes a quarter of a second, longer than many clips take to decode; a fork takes
-milliseconds. The nursery itself never decodes, so it cannot hang, and as the parent of every child it alone may kill
-one without ever hitting a process that happens to have the same number.
+milliseconds. Even a fork has to touch two thousand pages again before its first frame, so a child whose job ended well
+stays and takes the next one; a child that met damage, failed, hung or grew ends with its job. The nursery itself never
+decodes, so it cannot hang, and as the parent of every child it alone may kill one without ever hitting a process that
+happens to have the same number.
 
 Each job arrives as one byte on the line to the parent, with five descriptors: a control socket, the video, the memory
 file (which first holds the request), the message pipe, and the file for noise. When the control socket's other end
-closes, the job is killed; when the child has ended, its exit status is written there. When the line closes, or the
-parent process is gone, all jobs are killed and the nursery ends.
+closes before the job is done, the child is killed; when the child has ended, its exit status is written there. When the
+line closes, or the parent process is gone, all children are killed and the nursery ends.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 __all__ = ["DESCRIPTORS", "main"]
 
@@ -34,6 +38,8 @@ LIBRARIES = (
     "cv2",
     "vidcomp.video.opencv_reader",
 )
+MOST_JOBS = 100  # then a new child starts afresh
+GROWTH_BYTES = 64 << 20  # a child that keeps more than this after a job ends
 HEAP_BYTES = 4 << 30  # private memory of a child; one 8K picture is 100 MB, a decoder holds about twenty
 PARENT_SECONDS = 1.0  # between two looks whether the parent is still there
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -43,53 +49,64 @@ def main(line_number: int, parent: int) -> None:
     """Serve jobs until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its jobs
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that the wake-up descriptor is written
-    wake, woken = os.pipe()
-    for end in (wake, woken):
-        os.set_blocking(end, False)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     with socket.socket(fileno=line_number) as line:
-        _Nursery(line, wake, parent).run()
+        _Nursery(line, parent).run()
     os._exit(0)  # without native destructors, some of which hang
 
 
-class _Nursery:
-    """The running jobs: child process number to its control socket."""
+@dataclass(eq=False)
+class _Child:
+    """A decoding process.
 
-    def __init__(self, line: socket.socket, wake: int, parent: int) -> None:
-        self.line, self.wake, self.parent = line, wake, parent
-        self.jobs: dict[int, socket.socket] = {}
-        self.ending: set[int] = set()
+    Attributes:
+        pid: its number.
+        line: jobs go there; it answers with one byte when it is free again, and the line ends when it does.
+        control: of the job in hand, None when it has none.
+        killed: its end is near.
+    """
+
+    pid: int
+    line: socket.socket
+    control: socket.socket | None = None
+    killed: bool = False
+
+    @property
+    def free(self) -> bool:
+        """It waits for a job."""
+        return self.control is None and not self.killed
+
+
+class _Nursery:
+    def __init__(self, line: socket.socket, parent: int) -> None:
+        self.line, self.parent = line, parent
+        self.children: list[_Child] = []
         self.libraries = list(reversed(LIBRARIES))
 
     def run(self) -> None:
         while os.getppid() == self.parent:
-            poll = select.poll()
-            for end in (self.line.fileno(), self.wake):
-                poll.register(end, select.POLLIN)
-            controls = {control.fileno(): pid for pid, control in self.jobs.items() if pid not in self.ending}
-            for end in controls:
-                poll.register(end, select.POLLIN)
-            ready = dict(poll.poll(0 if self.libraries else PARENT_SECONDS * 1000))
+            ready = self._poll()
             if not ready and self.libraries:
-                self._load(self.libraries.pop())
-            if self.wake in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self.wake, 1 << 16)
-                self._reap()
-            for end in ready.keys() & controls.keys():
-                if (pid := controls[end]) in self.jobs:
-                    self._stop(pid)
+                _load(self.libraries.pop())
+            for child in list(self.children):
+                if child.line.fileno() in ready:  # before the control socket: a job that is done is not to be killed
+                    self._hear(child)
+                elif child.control is not None and child.control.fileno() in ready:
+                    self._stop(child)
             if self.line.fileno() in ready and not self._accept():
                 break
-        for pid in self.jobs:
-            self._stop(pid)
-        while self.jobs:
-            self._reap(0)
+        for child in list(self.children):
+            self._stop(child)
+            self._bury(child)
 
-    def _load(self, library: str) -> None:
-        with contextlib.suppress(Exception):  # one that is missing or broken is told by the job that needs it
-            importlib.import_module(library)
+    def _poll(self) -> set[int]:
+        """Descriptors that have something to say."""
+        poll = select.poll()
+        poll.register(self.line.fileno(), select.POLLIN)
+        for child in self.children:
+            poll.register(child.line.fileno(), select.POLLIN)
+            if child.control is not None and not child.killed:
+                poll.register(child.control.fileno(), select.POLLIN)
+        return {number for number, _ in poll.poll(0 if self.libraries else PARENT_SECONDS * 1000)}
 
     def _accept(self) -> bool:
         """Take one job; False when the line is closed."""
@@ -99,69 +116,132 @@ class _Nursery:
             return False
         if not mark:
             return False
-        control = socket.socket(fileno=descriptors[0])
-        pid = os.fork()
-        if pid == 0:
-            self._become_child(control, descriptors[1:])
+        child = next((child for child in self.children if child.free), None) or self._fork()
+        child.control = socket.socket(fileno=descriptors[0])
+        with contextlib.suppress(OSError):  # it has just ended: its line says so
+            socket.send_fds(child.line, [b"j"], descriptors[1:])
         for descriptor in descriptors[1:]:
             os.close(descriptor)
-        self.jobs[pid] = control
         self.line.send(b"+")
         return True
 
-    def _become_child(self, control: socket.socket, descriptors: list[int]) -> None:
-        """Never returns."""
-        try:
-            signal.set_wakeup_fd(-1)
-            self.line.close()
-            for other in self.jobs.values():
-                other.close()
-            _child(control, *descriptors)
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
+    def _fork(self) -> _Child:
+        line, far = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            for inherited in (
+                self.line,
+                line,
+                *(end for child in self.children for end in (child.line, child.control)),
+            ):
+                if inherited is not None:
+                    inherited.close()
+            _live(far)
+        far.close()
+        child = _Child(pid, line)
+        self.children.append(child)
+        return child
 
-    def _reap(self, how: int = os.WNOHANG) -> None:
-        """Take the exit status of every child that has ended; of every child with ``how=0``."""
-        for pid in list(self.jobs):
-            ended, status = os.waitpid(pid, how)
-            if ended:
-                self.ending.discard(pid)
-                self._tell(self.jobs.pop(pid), status)
+    def _controls(self) -> list[socket.socket]:
+        return [child.control for child in self.children if child.control is not None]
 
-    def _stop(self, pid: int) -> None:
-        """Kill a child; its end is noticed later, so that the next job need not wait for it."""
-        self.ending.add(pid)
-        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+    def _hear(self, child: _Child) -> None:
+        """A child is free again, or gone."""
+        if not child.line.recv(1):
+            self._bury(child)
+            return
+        _tell(child, 0)
+        if any(other.free and other is not child for other in self.children):
+            self._stop(child)  # one that waits is enough
 
-    def _tell(self, control: socket.socket, status: int) -> None:
+    def _stop(self, child: _Child) -> None:
+        """Kill a child; its line ends soon, so that the next job need not wait for it."""
+        child.killed = True
+        os.kill(child.pid, signal.SIGKILL)  # not buried yet, so the number is still its own
+
+    def _bury(self, child: _Child) -> None:
+        self.children.remove(child)
+        _tell(child, os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))
+        child.line.close()
+
+
+def _tell(child: _Child, status: int) -> None:
+    if child.control is not None:
         with contextlib.suppress(OSError):
-            control.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-        control.close()
+            child.control.sendall(b"%d\n" % status)
+        child.control.close()
+        child.control = None
 
 
-def _child(control: socket.socket, video: int, arena: int, pipe: int, noise: int) -> None:
-    """Set the limits of a decoding child and do its job."""
+def _load(library: str) -> None:
+    with contextlib.suppress(Exception):  # one that is missing or broken is told by the job that needs it
+        importlib.import_module(library)
+
+
+def _live(line: socket.socket) -> NoReturn:
+    """The life of a child: jobs, one after the other, while they end well."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        _limit_memory()
+        _die_with(os.getppid())
+        largest = _resident_bytes() + GROWTH_BYTES
+        for _ in range(MOST_JOBS):
+            mark, descriptors, _, _ = socket.recv_fds(line, 1, DESCRIPTORS - 1)
+            if not mark or not _work(descriptors, lambda: _report_free(line, largest)):
+                break
+            for number in (1, 2):
+                os.dup2(nothing, number)
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        os._exit(1)
+    os._exit(0)
+
+
+def _report_free(line: socket.socket, largest: int) -> bool:
+    """Ask for another job, unless this process has grown and cannot shrink."""
+    if _resident_bytes() > largest and sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library without it
+            _c_library().malloc_trim(0)
+    if _resident_bytes() > largest:
+        return False
+    line.send(b"f")
+    return True
+
+
+def _work(descriptors: list[int], free: Callable[[], bool]) -> bool:
+    """Do a job; True when the child may do another one."""
     from vidcomp.video.worker import Answer, Request, serve
 
-    nursery = os.getppid()
+    video, arena, pipe, noise = descriptors
     os.dup2(noise, 1)
     os.dup2(noise, 2)
-    _limit_memory()
-    _die_with(nursery)
-    control.close()
     request = Request.parse(os.pread(arena, os.fstat(arena).st_size, 0))
     os.ftruncate(arena, 0)
     numbered = f"/proc/self/fd/{video}"  # naming the descriptor makes every file name safe for native code
-    serve(request.at(numbered) if os.path.exists(numbered) else request, Answer(pipe, arena))
-    os._exit(0)
+    again = serve(request.at(numbered) if os.path.exists(numbered) else request, Answer(pipe, arena), free)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return again
+
+
+def _resident_bytes() -> int:
+    """Memory of this process that is in use; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _c_library() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 def _die_with(nursery: int) -> None:
     if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        _c_library().prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != nursery:
             os._exit(1)
 

@@ -8,6 +8,7 @@ equal to the last bit, and a third to a half of the work is saved.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -139,31 +140,31 @@ class PyAvReader(VideoReader):
         """Decode one run and pick its frames by their presentation time."""
         import av
 
-        waiting = {int(ticks[index]) for index in part.wanted}
-        unsent = set(waiting)
-        context = self._stream.codec_context
-        skips = self._source.facts.codec in SKIPS
+        waiting = _named(part.wanted, ticks)
+        times, unsent = {time for time, _ in waiting}, set(waiting)
+        sent, seen = Counter[int](), Counter[int]()
         try:
             for packet in self._container.demux(self._stream):
-                if skips:
-                    context.skip_frame = "DEFAULT" if packet.pts in waiting or packet.pts is None else "NONREF"
-                unsent.discard(packet.pts)
-                for frame in context.decode(packet):
-                    if frame.pts in waiting:
-                        waiting.discard(frame.pts)
+                if self._source.facts.codec in SKIPS:
+                    needed = packet.pts in times or packet.pts is None
+                    self._stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
+                unsent.discard(_name(packet, sent))
+                for frame in self._decoded(packet, last=not unsent and packet.size > 0):
+                    if (name := _name(frame, seen)) in waiting:
+                        waiting.discard(name)
                         yield self._picture(frame, max_side)
-                if not waiting:
-                    break
-                if not unsent and packet.size:  # the decoder has all it needs: take what it still holds
-                    for frame in context.decode(None):
-                        if frame.pts in waiting:
-                            waiting.discard(frame.pts)
-                            yield self._picture(frame, max_side)
+                if not unsent:
                     break
         except av.error.FFmpegError as error:
             raise Uncounted(str(error)) from error
         if waiting:
             raise Uncounted(f"{len(waiting)} frames do not decode")
+
+    def _decoded(self, packet: Any, last: bool) -> Iterator[Any]:
+        """Frames that a packet brings; after the last one also what the decoder still holds."""
+        yield from self._stream.codec_context.decode(packet)
+        if last:
+            yield from self._stream.codec_context.decode(None)
 
     def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
         """Convert to RGB at the wanted size in one step, then turn upright."""
@@ -177,6 +178,20 @@ class PyAvReader(VideoReader):
         rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1)
         image: NDArray[np.uint8] = rgb.to_ndarray()
         return np.rot90(image, frame.rotation // 90) if frame.rotation else image
+
+
+Name = tuple[int, int]  # presentation time, and how many with the same time came before: some files have twins
+
+
+def _named(indices: Sequence[int], ticks: NDArray[np.int64]) -> set[Name]:
+    """Names of frames by their index."""
+    return {(int(ticks[index]), index - int(np.searchsorted(ticks, ticks[index]))) for index in indices}
+
+
+def _name(item: Any, before: Counter[int]) -> Name:
+    """Name of a packet or a frame, which is counted."""
+    before[item.pts] += 1
+    return item.pts, before[item.pts] - 1
 
 
 def _by_time(ticks: list[int | None], base: Fraction, last: int) -> Timeline | None:

@@ -96,6 +96,11 @@ class Packets:
     facts: Facts = Facts()
     opened: tuple[Any, Any] | None = None
 
+    def close(self) -> None:
+        """Close the container. May be called twice."""
+        if self.opened is not None:
+            self.opened[0].close()
+
 
 class Source:
     """A file as a reader gets it.
@@ -171,6 +176,8 @@ class VideoReader(ABC):
     @abstractmethod
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         """Yield each frame as uint8 ``[h, w, 3]`` RGB, upright, shrunk so that no side exceeds ``max_side``.
+
+        A frame stays as it is while the next ones are decoded.
 
         Args:
             indices: strictly increasing positions in ``timeline()``, or in ``count()`` once that was called.

@@ -112,8 +112,6 @@ def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | N
         shown[:, _PTS] = shown[:, _DTS]
     shown = shown[np.argsort(shown[:, _PTS], kind="stable")]
     ticks = shown[:, _PTS].copy()
-    if len(ticks) > 1 and (np.diff(ticks) <= 0).any():
-        exact = False
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
     first_key = order[keys].min() if keys.any() else len(rows)
     exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing

@@ -18,6 +18,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -28,7 +30,16 @@ from numpy.typing import NDArray
 from vidcomp.video.header import Header
 from vidcomp.video.packets import list_packets
 from vidcomp.video.plan import snap_to_keys
-from vidcomp.video.reader import Facts, Packets, ReaderError, Source, Uncounted, VideoReader, create_reader
+from vidcomp.video.reader import (
+    Facts,
+    Packets,
+    ReaderError,
+    Source,
+    Uncounted,
+    VideoReader,
+    create_reader,
+    in_background,
+)
 from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
 from vidcomp.video.scan import Timeline
 from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
@@ -37,6 +48,7 @@ __all__ = ["Request", "serve"]
 
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
+BACKGROUND_BYTES = 1 << 20  # writing less takes no longer than starting a thread
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
@@ -88,13 +100,27 @@ class Answer:
 
     def __init__(self, pipe: int, arena: int) -> None:
         self.pipe, self.arena = pipe, arena
+        self._writing: Future[None] | None = None
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one message."""
         os.write(self.pipe, json.dumps({"event": event, **fields}).encode() + b"\n")
 
     def store(self, number: int, image: NDArray[np.uint8]) -> None:
-        """Write a picture into the memory file; not mapped here, so it counts only once as memory."""
+        """Write a picture into the memory file, a large one while the next is decoded; the one before is there then."""
+        self.flush()
+        if image.nbytes < BACKGROUND_BYTES:
+            self._write(number, image)
+        else:
+            self._writing = in_background(lambda: self._write(number, image))
+
+    def flush(self) -> None:
+        """Wait until everything stored is there."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, number: int, image: NDArray[np.uint8]) -> None:
+        """By the file, not by a mapping, so that it counts only once as memory."""
         data = memoryview(np.ascontiguousarray(image).data).cast("B")
         start = number * len(data)
         while data:
@@ -102,16 +128,27 @@ class Answer:
             data, start = data[written:], start + written
 
 
-def serve(request: Request, answer: Answer) -> None:
-    """Do the job and send its last message, whatever happens."""
+def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
+    """Do the job and send its last message, whatever happens.
+
+    Args:
+        free: called when all went well and everything is closed, right before the last message.
+
+    Returns:
+        What ``free`` said; False when the process should do no other job.
+    """
+    again = False
     try:
-        answer.send("done", facts=_decode(request, answer) if request.reader else _look(request))
+        facts = _decode(request, answer) if request.reader else _look(request)
+        again = not facts.get("damage") and free()
+        answer.send("done", facts=facts)
     except ReaderError as error:
         answer.send("failed", why=error.why, code=error.code)
     except MemoryError:
         answer.send("failed", why="out of memory", code="too_large")
     except Exception as error:  # the border of the process: whatever a native library raised is told to the parent
         answer.send("failed", why=f"{type(error).__name__}: {error}"[:500], code="failed")
+    return again
 
 
 def _source(request: Request) -> Source:
@@ -133,6 +170,7 @@ def _source(request: Request) -> Source:
 def _look(request: Request) -> dict[str, Any]:
     """The facts of a job without a reader."""
     packets = list_packets(request.path, request.header)
+    packets.close()
     facts, scan = asdict(packets.facts), packets.scan
     if scan is None:
         return {**facts, "exact": False}
@@ -164,17 +202,19 @@ def _decode(request: Request, answer: Answer) -> dict[str, Any]:
         except Uncounted:
             timeline = reader.count()
             _fill(request, source, reader, timeline, answer)
-        scan = source.scan
-        return {
+        facts, scan = source.packets.facts, source.scan
+        told = {
             "frames_total": len(timeline),
             "seconds": timeline.seconds,
             "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
             "damage": _damage(reader.name) or (scan.complaint if scan else ""),
-            "container": source.facts.container,
-            "codec": source.facts.codec,
+            "container": facts.container,
+            "codec": facts.codec,
         }
+    source.packets.close()
+    return told
 
 
 def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> None:
@@ -201,11 +241,13 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         if image.shape != shape:
             raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
         answer.store(ready - 1, image)
-        if ready == len(chosen) or time.monotonic() - told > TELL_SECONDS:
-            answer.send("frames", ready=ready)
+        if ready > 1 and time.monotonic() - told > TELL_SECONDS:
+            answer.send("frames", ready=ready - 1)
             told = time.monotonic()
     if shape is None or ready != len(chosen):
         raise ReaderError(f"delivered {ready} of {len(chosen)} frames")
+    answer.flush()
+    answer.send("frames", ready=ready)
 
 
 def _side(request: Request, facts: Facts, frames: int) -> int | None:

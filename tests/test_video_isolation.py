@@ -18,7 +18,8 @@ from fake_readers import Crashing, Greedy, Growing, Hanging, Hoarding, Leaving, 
 from vidcomp.errors import InputError
 from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
 from vidcomp.video.header import Header
-from vidcomp.video.isolation import Job, run_job, stop_nursery
+from vidcomp.video.isolation import Job, run_job
+from vidcomp.video.line import stop_nursery
 from vidcomp.video.worker import Request
 
 FOUR = Sampling(4)

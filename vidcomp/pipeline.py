@@ -35,7 +35,7 @@ from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
-from vidcomp.video.isolation import start_nursery
+from vidcomp.video.line import start_nursery
 from vidcomp.video.options import sampling_of
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]

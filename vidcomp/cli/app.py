@@ -91,8 +91,8 @@ def run(args: Sequence[str]) -> int:
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
     finally:
-        if isolation := sys.modules.get("vidcomp.video.isolation"):
-            isolation.stop_nursery()
+        if line := sys.modules.get("vidcomp.video.line"):
+            line.stop_nursery()
 
 
 def _raise_terminated(*_: Any) -> None:

@@ -30,6 +30,9 @@ def probe(
     ui: Ui,
 ) -> None:
     """Say what files hold, whether they are whole, and what they would cost per model family. Loads no model."""
+    from vidcomp.video.line import start_nursery
+
+    start_nursery()  # it loads its libraries while this process loads its own
     from vidcomp.batch.discover import find_videos
 
     videos = find_videos(paths)

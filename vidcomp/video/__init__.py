@@ -3,14 +3,21 @@
     frames = read_frames("movie.mp4", Sampling(frames=32))
     frames.pixels, frames.times, frames.degraded
 
-Importing this package starts no native library. The child process is the only place where decord and OpenCV decode.
+Importing this package starts no native library; its names are imported on first use. The child process is the only
+place where videos are decoded.
 """
 
-from vidcomp.video.files import display_name
-from vidcomp.video.read import DEADLINE_SECONDS, read_frames
-from vidcomp.video.reader import READERS, ReaderError, VideoReader
-from vidcomp.video.sampling import Sampling, StockRule
-from vidcomp.video.types import Frames, Partial, VideoInfo
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidcomp.video.files import display_name
+    from vidcomp.video.read import DEADLINE_SECONDS, read_frames
+    from vidcomp.video.reader import READERS, ReaderError, VideoReader
+    from vidcomp.video.sampling import Sampling, StockRule
+    from vidcomp.video.types import Frames, Partial, VideoInfo
 
 __all__ = [
     "DEADLINE_SECONDS",
@@ -25,3 +32,23 @@ __all__ = [
     "display_name",
     "read_frames",
 ]
+
+_HOME = {
+    "display_name": "files",
+    "DEADLINE_SECONDS": "read",
+    "read_frames": "read",
+    "READERS": "reader",
+    "ReaderError": "reader",
+    "VideoReader": "reader",
+    "Sampling": "sampling",
+    "StockRule": "sampling",
+    "Frames": "types",
+    "Partial": "types",
+    "VideoInfo": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -6,7 +6,6 @@ happens here. One nursery process (see ``nursery.py``) serves all jobs of this p
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import logging
@@ -15,42 +14,28 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.line import END_SECONDS, adopt
 from vidcomp.video.reader import ReaderError
 from vidcomp.video.worker import Request
 
-__all__ = ["Event", "Job", "Planned", "run_job", "start_nursery", "stop_nursery"]
+__all__ = ["Event", "Job", "Listed", "Planned", "run_job"]
 
 logger = logging.getLogger(__name__)
+Scalar = TypeVar("Scalar", np.uint8, np.int64)
 
 SECONDS_PER_MINUTE = 1.0  # added to the deadline for every minute of video
 LONGEST_SECONDS = 6 * 3600.0  # a file may claim any length; no more than this counts
-END_SECONDS = 5.0  # a killed child is gone within this
 NOISE_BYTES = 2000
-ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    # Memory of one frame serves the next: asking the system for it anew costs a fifth of decoding 720p.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-}
-# -I: the nursery imports what this process would import, and nothing from the current directory by accident.
-BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    "from vidcomp.video.nursery import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,20 @@ class Planned:
     facts: dict[str, Any]
 
 
-Event = Planned | int | dict[str, Any]  # a plan, a number of frames that are ready, or the closing facts
+@dataclass(frozen=True)
+class Listed:
+    """What a look at the packets found.
+
+    Attributes:
+        ticks: int64 ``[N]``, presentation time of every frame.
+        keys: int64 ``[K]``, indices of the key frames.
+    """
+
+    ticks: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+
+Event = Planned | Listed | int | dict[str, Any]  # int: so many frames are ready; the closing facts come last
 
 
 def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
@@ -85,7 +83,8 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
 
     Yields:
         A :class:`Planned`, then numbers of frames that are ready, and at last the facts as a dictionary. A second plan
-        starts everything anew. A job without a reader yields its facts only. Leaving early kills the child.
+        starts everything anew. A job without a reader yields a :class:`Listed`, unless the packets do not tell, and
+        the facts. Leaving early kills the child.
 
     Raises:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
@@ -110,7 +109,10 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
 def _event(message: dict[str, Any], arena: int) -> Event | None:
     kind = message["event"]
     if kind == "planned":
-        return Planned(_map(arena, tuple(message["shape"])), message)
+        return Planned(_map(arena, np.uint8, message["shape"]), message)
+    if kind == "listed":
+        numbers = _map(arena, np.int64, [message["frames"] + message["keys"]])
+        return Listed(*np.split(numbers, [message["frames"]]))
     if kind == "frames":
         return int(message["ready"])
     return None
@@ -141,7 +143,9 @@ def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, in
     try:
         os.write(arena, job.request.to_json())
         try:
-            _NURSERY.adopt([far.fileno(), job.video, arena, give, noise])
+            adopt([far.fileno(), job.video, arena, give, noise])
+        except OSError as error:
+            raise ReaderError("the decoding process cannot be started", "crash") from error
         finally:
             far.close()
             os.close(give)
@@ -164,86 +168,6 @@ def _ended(control: socket.socket) -> int | None:
         while piece := control.recv(64):
             text += piece
     return int(text) if text else None
-
-
-class _Nursery:
-    """This process's end of the line to its nursery, which is started when it is first needed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._line: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def start(self) -> None:
-        """Start the process if there is none; returns at once, while it loads its libraries."""
-        with self._lock:
-            self._require()
-
-    def adopt(self, descriptors: list[int]) -> None:
-        """Fork a child with these descriptors; returns once it exists."""
-        with self._lock:
-            for attempt in range(2):
-                line = self._require()
-                try:
-                    socket.send_fds(line, [b"j"], descriptors)
-                    if line.recv(1):
-                        return
-                except OSError as error:
-                    logger.debug("the nursery is gone (%s), attempt %d", error, attempt)
-                self._drop()
-        raise ReaderError("the decoding process cannot be started", "crash")
-
-    def stop(self) -> None:
-        """End the process and wait for it."""
-        with self._lock:
-            self._drop()
-
-    def _require(self) -> socket.socket:
-        if self._line is not None and self._owner == os.getpid() and self._process and self._process.poll() is None:
-            return self._line
-        if self._owner == os.getpid():
-            self._drop()
-        self._line, far = socket.socketpair()
-        with far:
-            folders = [os.path.abspath(entry) for entry in sys.path]
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", BOOT, json.dumps(folders), str(far.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(far.fileno(),),
-                env={**os.environ, **ENVIRONMENT},
-            )
-        self._owner = os.getpid()
-        return self._line
-
-    def _drop(self) -> None:
-        if self._line is not None:
-            self._line.close()
-        if self._process is not None and self._owner == os.getpid():
-            try:
-                self._process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._line = self._process = None
-
-
-_NURSERY = _Nursery()
-
-
-def start_nursery() -> None:
-    """Load the decoding libraries in their process now, so that the first video need not wait for it."""
-    _NURSERY.start()
-
-
-def stop_nursery() -> None:
-    """End the decoding process; the next video starts another one."""
-    _NURSERY.stop()
-
-
-atexit.register(stop_nursery)
 
 
 def _listen(control: socket.socket, receive: int, deadline_seconds: float) -> Iterator[dict[str, Any]]:
@@ -283,8 +207,8 @@ def _printed(noise: int) -> str:
     return os.pread(noise, NOISE_BYTES, max(0, size - NOISE_BYTES)).decode("utf-8", "replace").strip()
 
 
-def _map(arena: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    total = int(np.prod(shape, dtype=np.int64))
+def _map(arena: int, kind: type[Scalar], shape: list[int]) -> NDArray[Scalar]:
+    total = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
     if os.fstat(arena).st_size != total:
         raise ReaderError("delivered another number of bytes than it said", "crash")
-    return np.frombuffer(mmap.mmap(arena, total), dtype=np.uint8).reshape(shape)
+    return np.frombuffer(mmap.mmap(arena, total), dtype=kind).reshape(shape)

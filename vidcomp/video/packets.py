@@ -34,6 +34,9 @@ def list_packets(path: str, header: Header) -> Packets:
         sound=bool(container.streams.audio),
         seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
     )
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all  # sound has more packets than the pictures
     return Packets(scan_video(container, stream, path), facts, (container, stream))
 
 

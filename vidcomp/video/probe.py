@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vidcomp.video.header import Header
 from vidcomp.video.read import DEADLINE_SECONDS, look_at
 from vidcomp.video.sampling import Sampling, choose_frames
+from vidcomp.video.scan import Timeline
 
 __all__ = ["Probe", "probe"]
 
@@ -109,8 +110,8 @@ def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECON
     Raises:
         InputError: as :func:`~vidcomp.video.read_frames`.
     """
-    header, facts = look_at(path, deadline_seconds)
-    timeline = np.asarray(facts.get("times", ()), dtype=np.float64)
+    header, listed, facts = look_at(path, deadline_seconds)
+    timeline = Timeline(listed.ticks, Fraction(*facts["base"])) if listed else None
     width, height = facts["width"], facts["height"]
     return Probe(
         path=Path(path),
@@ -122,10 +123,10 @@ def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECON
         height=width if header.rotation % 180 else height,
         rotation=header.rotation,
         sound=facts["sound"],
-        times=timeline,
-        keys=np.asarray(facts.get("keys", ()), dtype=np.int64),
+        times=timeline.times if timeline else np.empty(0),
+        keys=listed.keys if listed else np.empty(0, np.int64),
         seconds=facts.get("length") or facts["seconds"] or 0.0,
-        start_seconds=Fraction(*facts.get("start", (0, 1))),
+        start_seconds=timeline.start if timeline else Fraction(0),
         hidden=facts.get("hidden", 0),
         variable_rate=facts.get("variable_rate", False),
         doubt=_doubt(header, facts),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidcomp.video.isolation import Event, Planned
+    from vidcomp.video.isolation import Event, Listed, Planned
     from vidcomp.video.types import Frames, Partial
 
 __all__ = ["DEADLINE_SECONDS", "MAX_BYTES", "look_at", "read_frames"]
@@ -90,23 +90,25 @@ def read_frames(
     return frames
 
 
-def look_at(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS) -> tuple[Header, dict[str, Any]]:
-    """What a file's headers and packets say, without decoding a picture: the header, and the facts of the scan.
+def look_at(
+    path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS
+) -> tuple[Header, Listed | None, dict[str, Any]]:
+    """What a file's headers and packets say, without decoding a picture: the header, the frames, and other facts.
 
     Raises:
         InputError: as :func:`read_frames`.
     """
-    from vidcomp.video.isolation import Job, run_job
+    from vidcomp.video.isolation import Job, Listed, run_job
     from vidcomp.video.worker import Request
 
     with _opened(path) as file:
         request = Request("", True, file.absolute, file.header, Sampling(), None, MAX_BYTES)
         try:
-            *_, facts = run_job(Job(request, file.descriptor), deadline_seconds)
+            *listed, facts = run_job(Job(request, file.descriptor), deadline_seconds)
         except ReaderError as error:
             raise _explain(file.name, file.header, [("pyav", error)]) from error
     assert isinstance(facts, dict)
-    return file.header, facts
+    return file.header, next((event for event in listed if isinstance(event, Listed)), None), facts
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,9 @@ def _collect(
                 plan = event
             elif plan is None:
                 break
-            elif not isinstance(event, int):
+            elif isinstance(event, dict):
                 return _build(file, reader, plan, event)
-            elif on_ready is not None:
+            elif isinstance(event, int) and on_ready is not None:
                 on_ready(Partial(plan.pixels, event, _seconds(plan), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
 

@@ -6,10 +6,11 @@ per line). Standard output and error are a file that collects the noise of nativ
     opened   {"seconds"}                                    the container's length, for the deadline
     planned  {"shape", "indices", "ticks", "base", ...}     the first picture is there, and how many will follow
     frames   {"ready"}                                      so many pictures are in the memory file
+    listed   {"frames", "keys"}                             their times and the key frames are in the memory file
     done     {"facts"}, or failed {"why", "code"}
 
 ``planned`` may come twice: when a frame that the packets promise does not decode, frames are counted by decoding and
-everything starts anew. A job without a reader looks at the packets only and answers with their facts.
+everything starts anew. A job without a reader only looks at the packets: ``listed``, if they tell, and ``done``.
 """
 
 from __future__ import annotations
@@ -110,19 +111,18 @@ class Answer:
         """Write a picture into the memory file, a large one while the next is decoded; the one before is there then."""
         self.flush()
         if image.nbytes < BACKGROUND_BYTES:
-            self._write(number, image)
+            self.write(number * image.nbytes, image)
         else:
-            self._writing = in_background(lambda: self._write(number, image))
+            self._writing = in_background(lambda: self.write(number * image.nbytes, image))
 
     def flush(self) -> None:
         """Wait until everything stored is there."""
         if self._writing is not None:
             self._writing.result()
 
-    def _write(self, number: int, image: NDArray[np.uint8]) -> None:
-        """By the file, not by a mapping, so that it counts only once as memory."""
-        data = memoryview(np.ascontiguousarray(image).data).cast("B")
-        start = number * len(data)
+    def write(self, start: int, array: NDArray[Any]) -> None:
+        """Write to the memory file, not to a mapping of it, so that it counts only once as memory."""
+        data = memoryview(np.ascontiguousarray(array).data).cast("B")
         while data:
             written = os.pwrite(self.arena, data, start)
             data, start = data[written:], start + written
@@ -139,7 +139,7 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     """
     again = False
     try:
-        facts = _decode(request, answer) if request.reader else _look(request)
+        facts = _decode(request, answer) if request.reader else _look(request, answer)
         again = not facts.get("damage") and free()
         answer.send("done", facts=facts)
     except ReaderError as error:
@@ -167,19 +167,20 @@ def _source(request: Request) -> Source:
     return Source(request.path, request.header, listed, alone=request.alone)
 
 
-def _look(request: Request) -> dict[str, Any]:
+def _look(request: Request, answer: Answer) -> dict[str, Any]:
     """The facts of a job without a reader."""
     packets = list_packets(request.path, request.header)
     packets.close()
     facts, scan = asdict(packets.facts), packets.scan
     if scan is None:
         return {**facts, "exact": False}
+    keys = np.flatnonzero(scan.keys)
+    answer.write(0, np.concatenate([scan.timeline.ticks, keys]))
+    answer.send("listed", frames=len(scan), keys=len(keys))
     return {
         **facts,
-        "times": scan.timeline.times.tolist(),
-        "keys": np.flatnonzero(scan.keys).tolist(),
+        "base": _fraction(scan.timeline.base),
         "length": scan.timeline.seconds,
-        "start": _fraction(scan.timeline.start),
         "hidden": scan.hidden,
         "exact": scan.exact,
         "variable_rate": scan.variable_rate,

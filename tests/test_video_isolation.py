@@ -130,7 +130,7 @@ def test_a_child_goes_on_only_when_all_went_well(file: Path) -> None:
 def test_a_job_may_be_left_at_any_message(file: Path) -> None:
     """Leaving a job early ends its child, and never the child of the next job."""
     for count in (0, 1, 2, 9):
-        request = Request(named(Painted), True, str(file), Header("matroska"), FOUR, None, 1 << 20)
+        request = Request((named(Painted),), str(file), Header("matroska"), FOUR, None, 1 << 20)
         with open(file, "rb") as video:
             events = run_job(Job(request, video.fileno()), 30.0)
             for _ in range(count):

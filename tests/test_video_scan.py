@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from vidcomp.sizes import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
 from vidcomp.video import Sampling, StockRule, index, read_frames
 from vidcomp.video.packets import start_video
-from vidcomp.video.plan import decoded_frames, segments, snap_to_keys
+from vidcomp.video.plan import cheaper_frames, decoded_frames, segments
 from vidcomp.video.probe import probe
 from vidcomp.video.pyav_reader import PyAvReader
 from vidcomp.video.reader import Facts, Packets, Source
@@ -133,15 +133,27 @@ def test_plans_reach_every_frame_and_never_cost_more_than_going_through(scan, da
 
 @settings(max_examples=60, deadline=None)
 @given(scans(), st.integers(1, 40))
-def test_snapping_keeps_order_and_distance(scan, frames):
+def test_fast_seeking_keeps_order_and_distance_and_saves(scan, frames):
     exact = np.unique(np.linspace(0, len(scan) - 1, frames).astype(np.int64))
-    moved = snap_to_keys(scan, exact)
+    moved = cheaper_frames(scan, exact)
     assert (np.diff(moved) > 0).all()
     ticks = scan.timeline.ticks
     if len(exact) > 1:
         quarter = (ticks[exact[-1]] - ticks[exact[0]]) / (len(exact) - 1) / 4
         assert (np.abs(ticks[moved] - ticks[exact]) <= quarter).all()
-    assert all(scan.keys[m] or m == e for m, e in zip(moved, exact, strict=True))
+    assert all(scan.keys[m] or m <= e for m, e in zip(moved, exact, strict=True))
+
+
+def test_fast_seeking_saves_where_key_frames_are_rarer_than_samples_are_wide():
+    """Five minutes with a key frame every ten seconds, sampled every ten: hardly any key frame is near a sample."""
+    count = 7500
+    ticks, keys = np.arange(count), np.arange(count) % 250 == 0
+    scan = Scan(Timeline(ticks, Fraction(1, 25)), keys, ticks, 0, True)
+    exact = np.linspace(0, count - 1, 32).astype(np.int64)
+    cost = [
+        decoded_frames(scan, segments(scan, chosen.tolist(), keys)) for chosen in (exact, cheaper_frames(scan, exact))
+    ]
+    assert cost[0] > 3 * cost[1]
 
 
 def test_cuts_are_found_and_motion_is_none():

@@ -145,7 +145,7 @@ class VideoConfig(_Checked):
     seek: str = option(
         "exact",
         "--seek",
-        "fast may take a key frame up to a quarter of the sampling step away from the wanted moment",
+        "fast may take a frame up to a quarter of the sampling step away that costs less to decode",
         choices=("exact", "fast"),
     )
     deadline: float = option(

@@ -18,6 +18,7 @@ done about it:
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from vidcomp.video.scan import Scan, Timeline
 __all__ = ["DecordReader"]
 
 TRUSTED = frozenset({"iso", "matroska"})
+LARGE_BYTES = 32 << 20
 DEAR = 2.5  # times the frames that PyAV would decode: then the file is left to PyAV
 
 
@@ -51,21 +53,22 @@ class DecordReader(VideoReader):
     def open(self, source: Source) -> None:
         header = source.header
         if header.kind not in TRUSTED:
-            raise ReaderError("its frame positions are not reliable in this kind of file", "doubt")
+            raise ReaderError("its frame positions are not reliable in this kind of file", "refused")
         if header.edits > 1:
-            raise ReaderError("an edit list hides frames, which it counts", "doubt")
+            raise ReaderError("an edit list hides frames, which it counts", "refused")
         if header.cut_short:
-            raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "doubt")
+            raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "refused")
         import decord
 
         def start() -> tuple[Any, Any]:
             file = decord.VideoReader(source.path, num_threads=self.threads)
             return file, file.next()  # from the first frame on it decodes ahead
 
-        opening = in_background(start)
-        self._source, self._scan = source, _require_sound(source)
+        # It reads a file through to open it: a small one beside the scan, a large one only once it is chosen.
+        opening = in_background(start) if os.stat(source.path).st_size < LARGE_BYTES else None
+        self._source, self._scan = source, _require_fit(source, "doubt" if opening else "refused")
         try:
-            self._file, self._first = opening.result()
+            self._file, self._first = opening.result() if opening else start()
         except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
             raise _open_error(str(error)) from error
         if len(self._file) != len(self._scan):
@@ -80,9 +83,6 @@ class DecordReader(VideoReader):
         return self._scan.timeline
 
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
-        through, jumping = (segments(self._scan, indices, starts) for starts in (None, self._scan.keys))
-        if decoded_frames(self._scan, through) > DEAR * decoded_frames(self._scan, jumping) and not self._source.alone:
-            raise ReaderError("it cannot jump, and would decode much more than another reader", "dear")
         for index in indices:
             yield shrink(self._take(index), max_side)
 
@@ -126,12 +126,18 @@ class _Lent:
         return 1, 0  # main memory
 
 
-def _require_sound(source: Source) -> Scan:
-    if source.scan is None or not source.sound:
-        raise ReaderError("it puts copies in place of what is missing, and this file is not whole", "doubt")
-    if source.scan.hidden:
-        raise ReaderError("an edit list hides frames, which it counts", "doubt")
-    return source.scan
+def _require_fit(source: Source, code: str) -> Scan:
+    """The scan of a file that it reads truly and at a fair price."""
+    scan = source.scan
+    if scan is None or not source.sound:
+        raise ReaderError("it puts copies in place of what is missing, and this file is not whole", code)
+    if scan.hidden:
+        raise ReaderError("an edit list hides frames, which it counts", code)
+    indices = source.choose(scan.timeline) if source.choose else ()
+    through, jumping = (decoded_frames(scan, segments(scan, indices, starts)) for starts in (None, scan.keys))
+    if through > DEAR * jumping:
+        raise ReaderError("it cannot jump, and would decode much more than another reader", code)
+    return scan
 
 
 def _open_error(text: str) -> ReaderError:

@@ -28,7 +28,7 @@ from vidcomp.video.line import END_SECONDS, adopt
 from vidcomp.video.reader import ReaderError
 from vidcomp.video.worker import Request
 
-__all__ = ["Event", "Job", "Listed", "Planned", "run_job"]
+__all__ = ["Event", "Job", "Listed", "Planned", "Refused", "run_job"]
 
 logger = logging.getLogger(__name__)
 Scalar = TypeVar("Scalar", np.uint8, np.int64)
@@ -72,19 +72,28 @@ class Listed:
     keys: NDArray[np.int64]
 
 
-Event = Planned | Listed | int | dict[str, Any]  # int: so many frames are ready; the closing facts come last
+@dataclass(frozen=True)
+class Refused:
+    """A reader will not have this file; the next one goes on."""
+
+    why: str
+
+
+Event = Planned | Listed | Refused | int | dict[str, Any]  # int: so many frames are ready; closing facts come last
 
 
 def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
     """Do a job in a child process, yielding what it says as it says it.
 
     Args:
-        deadline_seconds: wall time, to which one second per minute of claimed video is added once it is known.
+        deadline_seconds: wall time for each reader, to which one second per minute of claimed video is added once it is
+            known.
 
     Yields:
-        A :class:`Planned`, then numbers of frames that are ready, and at last the facts as a dictionary. A second plan
-        starts everything anew. A job without a reader yields a :class:`Listed`, unless the packets do not tell, and
-        the facts. Leaving early kills the child.
+        A :class:`Refused` for each reader that left the file to the next one, a :class:`Planned`, then numbers of
+        frames that are ready, and at last the facts as a dictionary. A second plan starts everything anew. A job
+        without readers yields a :class:`Listed`, unless the packets do not tell, and the facts. Leaving early kills
+        the child.
 
     Raises:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
@@ -102,7 +111,7 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
             yield facts
         except ReaderError as error:
             printed = _printed(noise.fileno())
-            logger.debug("%s failed: %s; it printed: %s", job.request.reader, error, printed)
+            logger.debug("%s failed: %s; it printed: %s", job.request.path, error, printed)
             raise error from (RuntimeError(printed) if printed else None)
 
 
@@ -113,6 +122,8 @@ def _event(message: dict[str, Any], arena: int) -> Event | None:
     if kind == "listed":
         numbers = _map(arena, np.int64, [message["frames"] + message["keys"]])
         return Listed(*np.split(numbers, [message["frames"]]))
+    if kind == "refused":
+        return Refused(message["why"])
     if kind == "frames":
         return int(message["ready"])
     return None
@@ -187,6 +198,8 @@ def _listen(control: socket.socket, receive: int, deadline_seconds: float) -> It
             message: dict[str, Any] = json.loads(line)
             if message["event"] == "failed":
                 raise ReaderError(message["why"], message["code"])
+            if message["event"] == "refused":
+                start = time.monotonic()
             if message["event"] == "opened":
                 limit += min(message["seconds"] or 0.0, LONGEST_SECONDS) / 60 * SECONDS_PER_MINUTE
             yield message

@@ -102,7 +102,7 @@ def look_at(
     from vidcomp.video.worker import Request
 
     with _opened(path) as file:
-        request = Request("", True, file.absolute, file.header, Sampling(), None, MAX_BYTES)
+        request = Request((), file.absolute, file.header, Sampling(), None, MAX_BYTES)
         try:
             *listed, facts = run_job(Job(request, file.descriptor), deadline_seconds)
         except ReaderError as error:
@@ -172,36 +172,46 @@ def _try_readers(
     from vidcomp.video.worker import Request
 
     failures: Failures = []
-    for reader in names:
-        request = Request(
-            reader, len(names) == 1, file.absolute, file.header, wish.sampling, wish.max_side, wish.max_bytes
-        )
+    while len(failures) < len(names):
+        left = tuple(names[len(failures) :])
+        request = Request(left, file.absolute, file.header, wish.sampling, wish.max_side, wish.max_bytes)
         try:
-            return _collect(file, reader, run_job(Job(request, file.descriptor), limit), on_ready)
+            return _collect(file, names, run_job(Job(request, file.descriptor), limit), failures, on_ready)
         except ReaderError as error:
-            logger.info("%s cannot read %s: %s", reader, file.name, error)
-            failures.append((reader, error))
+            _note(failures, names, file, error)
             if error.code in FINAL:
                 break
     raise _explain(file.name, file.header, failures)
 
 
+def _note(failures: Failures, names: Sequence[str], file: _File, error: ReaderError) -> None:
+    reader = names[len(failures)]
+    logger.info("%s cannot read %s: %s", reader, file.name, error)
+    failures.append((reader, error))
+
+
 def _collect(
-    file: _File, reader: str, events: Generator[Event, None, None], on_ready: Callable[[Partial], None] | None
+    file: _File,
+    names: Sequence[str],
+    events: Generator[Event, None, None],
+    failures: Failures,
+    on_ready: Callable[[Partial], None] | None,
 ) -> Frames:
-    """Follow one reader to its end, handing on its frames as they come."""
-    from vidcomp.video.isolation import Planned
+    """Follow one job to its end, handing on its frames as they come."""
+    from vidcomp.video.isolation import Planned, Refused
     from vidcomp.video.types import Partial
 
     plan: Planned | None = None
     with closing(events):
         for event in events:
-            if isinstance(event, Planned):
+            if isinstance(event, Refused):
+                _note(failures, names, file, ReaderError(event.why, "refused"))
+            elif isinstance(event, Planned):
                 plan = event
             elif plan is None:
                 break
             elif isinstance(event, dict):
-                return _build(file, reader, plan, event)
+                return _build(file, names[len(failures)], plan, event)
             elif isinstance(event, int) and on_ready is not None:
                 on_ready(Partial(plan.pixels, event, _seconds(plan), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
@@ -279,7 +289,7 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
         hint, code = "ask for fewer frames or set a smaller max_side", "too_large"
     elif "no_frames" in codes and not codes & {"hang", "crash"}:
         hint, code = "copy or download it again: the header is there, and no picture can be decoded", "no_frames"
-    elif header.kind == "unknown" and codes <= {"failed", "doubt"}:
+    elif header.kind == "unknown" and codes <= {"failed", "doubt", "refused"}:
         what, why = f"{name} is not a video", "its content is of no known video format"
         hint, code = "name a video file", "not_a_video"
     error = InputError(what, why=why, hint=hint, code=code)

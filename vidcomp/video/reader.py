@@ -46,9 +46,10 @@ class ReaderError(Exception):
 
     Args:
         why: one line, the cause.
-        code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones), ``dear`` (another
-            reader is much faster on this file), ``cover`` and ``empty_range`` (final: no other reader is tried),
-            ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or ``too_large``.
+        code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones), ``refused``
+            (likewise, or another reader is much faster, and nothing was started: the next reader may go on in this
+            process), ``cover`` and ``empty_range`` (final: no other reader is tried), ``no_video_stream``,
+            ``no_frames``, ``hang``, ``crash`` or ``too_large``.
     """
 
     def __init__(self, why: str, code: str = "failed") -> None:
@@ -110,13 +111,17 @@ class Source:
         header: what the file's own headers say.
         packets: lists the packets when they are first asked for. A reader may open its own handle meanwhile
             (``in_background``).
-        alone: no other reader will be tried, so a costly way is better than none.
+        choose: which frames will be asked for, given when each is shown; None when that takes decoding.
     """
 
     def __init__(
-        self, path: str, header: Header, packets: Callable[[], Packets] = Packets, *, alone: bool = False
+        self,
+        path: str,
+        header: Header,
+        packets: Callable[[], Packets] = Packets,
+        choose: Callable[[Timeline], Sequence[int]] | None = None,
     ) -> None:
-        self.path, self.header, self.alone, self._list = path, header, alone, packets
+        self.path, self.header, self.choose, self._list = path, header, choose, packets
 
     @cached_property
     def packets(self) -> Packets:

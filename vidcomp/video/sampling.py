@@ -101,7 +101,7 @@ class Sampling:
             they leave gaps: KFFocus, arXiv 2508.08989), ``scene`` (at least one from every stretch between cuts), or
             ``model`` (``stock``, what the model family's own processor takes).
         start, end: seconds from the first frame on; frames outside are not taken.
-        seek: ``exact``, or ``fast``: frames may move to a key frame at most a quarter of the sampling step away.
+        seek: ``exact``, or ``fast``: frames may move by a quarter of the sampling step so that less is decoded.
         stock: the rule of ``model``.
 
     Raises:

@@ -7,6 +7,7 @@ per line). Standard output and error are a file that collects the noise of nativ
     planned  {"shape", "indices", "ticks", "base", ...}     the first picture is there, and how many will follow
     frames   {"ready"}                                      so many pictures are in the memory file
     listed   {"frames", "keys"}                             their times and the key frames are in the memory file
+    refused  {"why"}                                        the next reader goes on
     done     {"facts"}, or failed {"why", "code"}
 
 ``planned`` may come twice: when a frame that the packets promise does not decode, frames are counted by decoding and
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from numpy.typing import NDArray
 
 from vidcomp.video.header import Header
 from vidcomp.video.packets import list_packets
-from vidcomp.video.plan import snap_to_keys
+from vidcomp.video.plan import cheaper_frames
 from vidcomp.video.reader import (
     Facts,
     Packets,
@@ -42,7 +44,7 @@ from vidcomp.video.reader import (
     in_background,
 )
 from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
-from vidcomp.video.scan import Timeline
+from vidcomp.video.scan import Scan, Timeline
 from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
 
 __all__ = ["Request", "serve"]
@@ -68,10 +70,9 @@ BLACK = re.compile(rb"Cannot convert interlaced")  # OpenCV then hands out black
 
 @dataclass(frozen=True)
 class Request:
-    """What the parent asks for. ``reader`` is empty for a look at the packets."""
+    """What the parent asks for. Readers are tried in their order; there are none for a look at the packets."""
 
-    reader: str
-    alone: bool
+    readers: tuple[str, ...]
     path: str
     header: Header
     sampling: Sampling
@@ -93,7 +94,7 @@ class Request:
         fields: dict[str, Any] = json.loads(line)
         fields["header"] = Header(**fields["header"])
         fields["sampling"] = Sampling.from_dict(fields["sampling"])
-        return Request(**fields)
+        return Request(**{**fields, "readers": tuple(fields["readers"])})
 
 
 class Answer:
@@ -139,7 +140,7 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     """
     again = False
     try:
-        facts = _decode(request, answer) if request.reader else _look(request, answer)
+        facts = _read(request, answer) if request.readers else _look(request, answer)
         again = not facts.get("damage") and free()
         answer.send("done", facts=facts)
     except ReaderError as error:
@@ -151,20 +152,36 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     return again
 
 
-def _source(request: Request) -> Source:
-    """A file whose packets cannot be listed is left to readers that count by decoding."""
+def _read(request: Request, answer: Answer) -> dict[str, Any]:
+    """Decode with the first reader that does not refuse."""
+    listed = cache(lambda: _listed(request))
 
-    def listed() -> Packets:
-        if ":" in request.reader:
-            return Packets()  # a reader of another package knows its own files
+    def choose(timeline: Timeline) -> list[int]:
+        chosen: list[int] = _choose(request.sampling, listed().scan, timeline).tolist()
+        return chosen
+
+    for number, name in enumerate(request.readers, start=1):
+        last = number == len(request.readers)  # it may be as costly as it likes
+        known = None if last or request.sampling.rule == "scene" else choose
+        # A reader of another package knows its own files.
+        source = Source(request.path, request.header, Packets if ":" in name else listed, known)
         try:
-            return list_packets(request.path, request.header)
-        except (ImportError, ReaderError) as error:
-            if isinstance(error, ReaderError) and error.code == "too_large":
+            return _decode(request, name, source, answer)
+        except ReaderError as error:
+            if error.code != "refused" or last:
                 raise
-            return Packets()
+            answer.send("refused", why=error.why)
+    raise ReaderError("no reader was named")
 
-    return Source(request.path, request.header, listed, alone=request.alone)
+
+def _listed(request: Request) -> Packets:
+    """A file whose packets cannot be listed is left to readers that count by decoding."""
+    try:
+        return list_packets(request.path, request.header)
+    except (ImportError, ReaderError) as error:
+        if isinstance(error, ReaderError) and error.code == "too_large":
+            raise
+        return Packets()
 
 
 def _look(request: Request, answer: Answer) -> dict[str, Any]:
@@ -192,15 +209,15 @@ def _fraction(value: Fraction) -> list[int]:
     return [value.numerator, value.denominator]
 
 
-def _decode(request: Request, answer: Answer) -> dict[str, Any]:
-    source = _source(request)
-    with create_reader(request.reader) as reader:
+def _decode(request: Request, name: str, source: Source, answer: Answer) -> dict[str, Any]:
+    with create_reader(name) as reader:
         reader.open(source)
         answer.send("opened", seconds=reader.claimed_seconds)
         timeline = reader.timeline()
         try:
             _fill(request, source, reader, timeline, answer)
         except Uncounted:
+            answer.flush()
             timeline = reader.count()
             _fill(request, source, reader, timeline, answer)
         facts, scan = source.packets.facts, source.scan
@@ -220,7 +237,10 @@ def _decode(request: Request, answer: Answer) -> dict[str, Any]:
 
 def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> None:
     """Choose frames, decode them, and write them into the memory file, one at a time."""
-    chosen = _choose(request, source, timeline)
+    if request.sampling.rule == "scene":
+        chosen = _choose_by_scenes(request.sampling, type(reader)(), source, timeline)
+    else:
+        chosen = _choose(request.sampling, source.scan, timeline)
     if not len(chosen):
         why = f"nothing is shown from {request.sampling.start:g} s on: it lasts {timeline.seconds:.1f} s"
         raise ReaderError(why, "empty_range")
@@ -260,27 +280,24 @@ def _side(request: Request, facts: Facts, frames: int) -> int | None:
     return side if request.max_side is None else min(side, request.max_side)
 
 
-def _choose(request: Request, source: Source, timeline: Timeline) -> NDArray[np.int64]:
-    sampling, scan = request.sampling, source.scan
-    same = scan is not None and len(scan) == len(timeline) and scan.timeline.base == timeline.base
-    if sampling.rule == "scene":
-        return _choose_by_scenes(request, source, timeline)
-    keys = np.flatnonzero(scan.keys) if scan is not None and same else None
-    chosen = choose_frames(timeline.times, sampling, keys, timeline.seconds)
-    return snap_to_keys(scan, chosen) if sampling.seek == "fast" and scan is not None and same else chosen
+def _choose(sampling: Sampling, scan: Scan | None, timeline: Timeline) -> NDArray[np.int64]:
+    if scan is None or len(scan) != len(timeline) or scan.timeline.base != timeline.base:
+        return choose_frames(timeline.times, sampling, None, timeline.seconds)
+    chosen = choose_frames(timeline.times, sampling, np.flatnonzero(scan.keys), timeline.seconds)
+    return cheaper_frames(scan, chosen) if sampling.seek == "fast" else chosen
 
 
-def _choose_by_scenes(request: Request, source: Source, timeline: Timeline) -> NDArray[np.int64]:
-    """Decode everything between start and end once, small, to find the cuts."""
-    first, stop = window(timeline.times, request.sampling, timeline.seconds)
+def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, timeline: Timeline) -> NDArray[np.int64]:
+    """Decode everything between start and end once, small, with another ``reader``, to find the cuts."""
+    first, stop = window(timeline.times, sampling, timeline.seconds)
     if first >= stop:
         return np.empty(0, np.int64)
-    with create_reader(request.reader) as reader:
+    with reader:
         reader.open(Source(source.path, source.header, lambda: replace(source.packets, opened=None)))
         if len(reader.timeline()) != len(timeline):
             reader.count()
         bounds = find_cuts(map(thumbnail, reader.read(range(first, stop), THUMB_SIDE)))
-    return choose_in_spans(bounds, request.sampling.bound) + first
+    return choose_in_spans(bounds, sampling.bound) + first
 
 
 def _reserve(arena: int, frames: int, shape: tuple[int, ...]) -> None:

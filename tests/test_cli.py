@@ -10,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from clips import make_clip
+from clips import make_clip, read_numbers
 
 from vidcomp.cli.app import run
 
@@ -413,3 +414,35 @@ def test_looking_at_a_file_loads_no_torch(clip):
     )
     for args in (["probe", str(clip), "--json"], ["--help"]):
         assert subprocess.run([sys.executable, "-c", code, *args], capture_output=True).returncode == 0
+
+
+# -- frames
+
+
+def test_frames_lists_what_ask_reads(cli, clip):
+    status, out, _ = cli("frames", clip, "--frames", 4, "--json")
+    found = json.loads(out)
+    assert (status, found["status"]) == (0, "ok")
+    assert found["frames"]["indices"] == [0, 9, 19, 29]
+    assert found["frames"]["exact_times"] == ["0", "9/25", "19/25", "29/25"]
+    asked = json.loads(cli("ask", clip, QUESTION, "--frames", 4, "--json", *SHORT)[1])
+    assert {**asked["frames"], **found["frames"]} == asked["frames"]
+    assert asked["video"] == found["video"]
+    assert cli("frames", clip, "--frames", 2)[1] == "0\t0.000000\t0\n29\t1.160000\t29/25\n"
+
+
+def test_frames_are_written_whole_or_not_at_all(cli, clip, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    folder = tmp_path / "new" / "pictures"
+    status, out, _ = cli("frames", clip, "--frames", 3, "-o", folder, "--json")
+    files = json.loads(out)["files"]
+    assert (status, files) == (0, [str(folder / name) for name in sorted(os.listdir(folder))])
+    images = np.stack([cv2.imread(file)[..., ::-1] for file in files])
+    assert read_numbers(images) == [0, 14, 29]
+    status, _, err = cli("frames", clip, "-o", folder)
+    assert status == 2
+    assert "exists" in err
+    (tmp_path / "file").touch()
+    assert cli("frames", clip, "-o", tmp_path / "file" / "inside")[0] == 3
+    assert sorted(os.listdir(tmp_path)) == ["file", "new"]
+    assert os.listdir(tmp_path / "new") == ["pictures"]

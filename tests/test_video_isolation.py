@@ -20,6 +20,7 @@ from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
 from vidcomp.video.header import Header
 from vidcomp.video.isolation import Job, run_job
 from vidcomp.video.line import stop_nursery
+from vidcomp.video.nursery import MOST_JOBS
 from vidcomp.video.worker import Request
 
 FOUR = Sampling(4)
@@ -120,6 +121,9 @@ def test_a_child_goes_on_only_when_all_went_well(file: Path) -> None:
     for _ in range(20):
         read_frames(file, FOUR, readers=[named(Painted)])
     assert decoding() == first
+    for _ in range(MOST_JOBS):
+        assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
+    assert decoding() != first
     failure(file, Raising)
     assert decoding() == []
     read_frames(file, FOUR, readers=[named(Painted)])

@@ -52,25 +52,18 @@ class Answer:
     @property
     def status(self) -> str:
         """``ok``, or ``degraded`` when part of the video could not be decoded."""
-        return "degraded" if self.frames.degraded else "ok"
+        return self.frames.status
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, schema 1."""
-        info, ledger = self.frames.info, self.ledger
+        ledger = self.ledger
         record = {
             "schema": SCHEMA,
             "status": self.status,
-            "video": {
-                "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
-                "duration_seconds": round(info.duration_seconds, 6),
-                "frames_total": info.frames_total,
-                "width": info.width,
-                "height": info.height,
-                "reader": info.reader,
-            },
+            "video": self.frames.info.to_dict(),
             "question": self.question,
             "answer": self.text,
             "model": self.model,
@@ -79,11 +72,7 @@ class Answer:
             "encoder": self.encoder,
             "keep": {"requested": ledger.keep_requested, "actual": round(ledger.keep_actual, 6)},
             "tokens": ledger.tokens.to_dict(),
-            "frames": {
-                "sampled": len(ledger.frame_times),
-                "encoded": ledger.frames_encoded,
-                "times": [round(t, 6) for t in ledger.frame_times],
-            },
+            "frames": {**self.frames.to_dict(), "encoded": ledger.frames_encoded},
             "spans": [[span.start, span.end] for span in ledger.spans],
             "stages": [stage.to_dict() for stage in ledger.stages],
             "seconds": {"total": round(ledger.seconds, 6), "time_to_first_token": round(ledger.time_to_first_token, 6)},

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, methods, models, probe, report
+from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report
 from vidcomp.cli.console import data, print_error
 from vidcomp.errors import BatchFailures, UsageError, VidcompError
 
@@ -37,6 +37,7 @@ app.command()(chat.chat)
 app.command()(caption.caption)
 app.command()(report.report)
 app.command()(probe.probe)
+app.command()(frames.frames)
 app.command()(methods.methods)
 app.command()(calibrate.calibrate)
 app.command()(models.models)

@@ -185,9 +185,10 @@ def _live(line: socket.socket) -> NoReturn:
         _limit_memory()
         _die_with(os.getppid())
         largest = _resident_bytes() + GROWTH_BYTES
-        for _ in range(MOST_JOBS):
+        for job in range(MOST_JOBS):
             mark, descriptors, _, _ = socket.recv_fds(line, 1, DESCRIPTORS - 1)
-            if not mark or not _work(descriptors, lambda: _report_free(line, largest)):
+            another = job + 1 < MOST_JOBS
+            if not mark or not _work(descriptors, (lambda: _report_free(line, largest)) if another else _never):
                 break
             for number in (1, 2):
                 os.dup2(nothing, number)
@@ -195,6 +196,10 @@ def _live(line: socket.socket) -> NoReturn:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
     os._exit(0)
+
+
+def _never() -> bool:
+    return False
 
 
 def _report_free(line: socket.socket, largest: int) -> bool:

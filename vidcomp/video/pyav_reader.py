@@ -168,6 +168,8 @@ class PyAvReader(VideoReader):
 
     def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
         """Convert to RGB at the wanted size in one step, then turn upright."""
+        if frame.is_corrupt:
+            self.complaint = "the decoder marks pictures as damaged"
         turned = frame.rotation % 180 != 0
         if self._size == (0, 0):
             self._size = (frame.height, frame.width) if turned else (frame.width, frame.height)

@@ -154,6 +154,7 @@ class VideoReader(ABC):
 
     name: ClassVar[str]
     threads: ClassVar[int] = 2  # more decode ahead and hold more frames in memory
+    complaint = ""  # what is wrong with the frames that were read, in words
 
     def __enter__(self) -> VideoReader:
         return self

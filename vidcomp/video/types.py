@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,20 @@ class VideoInfo:
     container: str = ""
     codec: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The ``video`` object of a JSON record."""
+        return {
+            "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "duration_seconds": round(self.duration_seconds, 6),
+            "start_seconds": round(float(self.start_seconds), 6),
+            "frames_total": self.frames_total,
+            "width": self.width,
+            "height": self.height,
+            "container": self.container or None,
+            "codec": self.codec or None,
+            "reader": self.reader,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Frames:
@@ -67,6 +82,20 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def status(self) -> str:
+        """``ok``, or ``degraded`` when part of the video could not be decoded."""
+        return "degraded" if self.degraded else "ok"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``frames`` object of a JSON record: times in seconds, and as exact fractions of one."""
+        return {
+            "sampled": len(self),
+            "indices": self.indices.tolist(),
+            "times": [round(time, 6) for time in self.times.tolist()],
+            "exact_times": [str(time) for time in self.exact_times],
+        }
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.pixels.shape))

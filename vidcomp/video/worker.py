@@ -57,7 +57,8 @@ LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the tower
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
     rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
-    rb"|invalid as first byte|exceeds (containing|max)|does not match",
+    rb"|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached|overlaps with next"
+    rb"|undecodable|frame RPS|outside the valid range|illegal|block unavailable",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
@@ -227,7 +228,7 @@ def _decode(request: Request, name: str, source: Source, answer: Answer) -> dict
             "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
-            "damage": _damage(reader.name) or (scan.complaint if scan else ""),
+            "damage": _damage(reader) or (scan.complaint if scan else ""),
             "container": facts.container,
             "codec": facts.codec,
         }
@@ -307,16 +308,16 @@ def _reserve(arena: int, frames: int, shape: tuple[int, ...]) -> None:
     os.ftruncate(arena, total)
 
 
-def _damage(reader: str) -> str:
+def _damage(reader: VideoReader) -> str:
     """First complaint of the decoder about damaged data, empty when there is none.
 
     Raises:
         ReaderError: the complaint means that the delivered pictures are not the file's.
     """
     log = os.pread(LOG, 1 << 20, 0)
-    if reader == "opencv" and BLACK.search(log):
+    if reader.name == "opencv" and BLACK.search(log):
         raise ReaderError("gives black pictures for interlaced video", "doubt")
-    if reader == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
+    if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
         raise ReaderError("its decoder complains, and it fills gaps with copies", "doubt")
     complaint = next((line for line in log.splitlines() if DAMAGE.search(line)), b"")
-    return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
+    return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200] or reader.complaint

@@ -1,0 +1,66 @@
+"""vidcomp frames: which frames a sampling takes, and the pictures themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidcomp.cli.console import Ui, data
+from vidcomp.cli.options import with_config, with_ui
+from vidcomp.config import RunConfig, VideoConfig
+from vidcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidcomp.video import Frames
+
+__all__ = ["frames"]
+
+CUSTOMARY_FRAMES = 32
+
+
+@with_ui
+@with_config(VideoConfig)
+def frames(
+    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="a new folder for the pictures, as PNG files")
+    ] = None,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """List the frames that ask would read: index, seconds, exact time; -o writes the pictures. Loads no model."""
+    from vidcomp.video import read_frames
+    from vidcomp.video.line import start_nursery
+
+    if config.video.sample == "model":
+        raise UsageError("--sample model", why="no model is loaded here", hint="--sample uniform", code="bad_option")
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists", why="pictures go into a new folder", hint="name another one")
+    start_nursery()
+    from vidcomp.video.options import sampling_of
+    from vidcomp.video.sampling import StockRule
+
+    sampling = sampling_of(config.video, CUSTOMARY_FRAMES, StockRule())
+    found = read_frames(video, sampling, deadline_seconds=config.video.deadline, strict=config.video.strict)
+    names = [f"{index:06d}.png" for index in found.indices.tolist()]
+    if output is not None:
+        from vidcomp.video.pictures import write_pictures
+
+        write_pictures(found.pixels, names, output)
+    _show(found, [str(output / name) for name in names] if output else [], ui)
+
+
+def _show(found: Frames, files: list[str], ui: Ui) -> None:
+    if ui.json:
+        record = {"schema": 1, "status": found.status, "video": found.info.to_dict(), "frames": found.to_dict()}
+        if found.degraded:
+            record["degraded"] = found.degraded
+        data({**record, "files": files} if files else record)
+        return
+    for place, (index, seconds) in enumerate(zip(found.indices.tolist(), found.times.tolist(), strict=True)):
+        data(f"{index}\t{seconds:.6f}\t{found.exact_times[place]}" + (f"\t{files[place]}" if files else ""))
+    if found.degraded:
+        ui.note(f"degraded: {found.degraded}")

@@ -62,18 +62,18 @@ class _Child:
         pid: its number.
         line: jobs go there; it answers with one byte when it is free again, and the line ends when it does.
         control: of the job in hand, None when it has none.
-        killed: its end is near.
+        ending: it gets no other job.
     """
 
     pid: int
     line: socket.socket
     control: socket.socket | None = None
-    killed: bool = False
+    ending: bool = False
 
     @property
     def free(self) -> bool:
         """It waits for a job."""
-        return self.control is None and not self.killed
+        return self.control is None and not self.ending
 
 
 class _Nursery:
@@ -104,7 +104,7 @@ class _Nursery:
         poll.register(self.line.fileno(), select.POLLIN)
         for child in self.children:
             poll.register(child.line.fileno(), select.POLLIN)
-            if child.control is not None and not child.killed:
+            if child.control is not None and not child.ending:
                 poll.register(child.control.fileno(), select.POLLIN)
         return {number for number, _ in poll.poll(0 if self.libraries else PARENT_SECONDS * 1000)}
 
@@ -152,11 +152,12 @@ class _Nursery:
             return
         _tell(child, 0)
         if any(other.free and other is not child for other in self.children):
-            self._stop(child)  # one that waits is enough
+            child.ending = True  # one that waits is enough; this one may still have its last message to send
+            child.line.shutdown(socket.SHUT_WR)
 
     def _stop(self, child: _Child) -> None:
         """Kill a child; its line ends soon, so that the next job need not wait for it."""
-        child.killed = True
+        child.ending = True
         os.kill(child.pid, signal.SIGKILL)  # not buried yet, so the number is still its own
 
     def _bury(self, child: _Child) -> None:

@@ -404,7 +404,27 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     _, err = work.communicate(timeout=seconds + 20)
     assert work.returncode == status
     assert "Traceback" not in err
+    assert ("stopped" in err) == (kind == signal.SIGINT)
     assert len(records(output)) >= 2
+
+
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
+    """A shell starts those with SIGINT ignored. Nothing is written, no process stays."""
+    long = make_clip(tmp_path / "long.mp4", frames=2000)
+    words = [*command("frames", long, "--frames", 2000, "-o", tmp_path / "pictures")]
+    script = subprocess.Popen(
+        ["bash", "-c", '"$@" & echo $!; wait $!; echo $?', "bash", *words], stdout=subprocess.PIPE, text=True
+    )
+    pid = int(script.stdout.readline())
+    give_up = time.monotonic() + 60
+    while not any(tmp_path.glob(".frames-*/*")) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(pid, kind)
+    assert script.communicate(timeout=30)[0].split() == [str(status)]
+    assert sorted(os.listdir(tmp_path)) == ["long.mp4"]
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_looking_at_a_file_loads_no_torch(clip):

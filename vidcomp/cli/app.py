@@ -72,17 +72,17 @@ def run(args: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")  # an output that cannot carry a letter shows a mark instead
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _raise_terminated)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     try:
-        return int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0)
+        return _said(int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
     except VidcompError as error:
         if "--json" in args and not isinstance(error, BatchFailures):
             data({"schema": 1, "status": "failed", "error": error.to_dict()})
         return _expected(error, debug)
     except typer.Exit as leave:
-        return int(leave.exit_code)
+        return _said(int(leave.exit_code))
     except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("\nstopped\n")
-        return INTERRUPTED
+        return _said(INTERRUPTED)
     except _Terminated:
         return TERMINATED
     except (BrokenPipeError, SystemExit) as leave:
@@ -94,6 +94,12 @@ def run(args: Sequence[str]) -> int:
     finally:
         if line := sys.modules.get("vidcomp.video.line"):
             line.stop_nursery()
+
+
+def _said(status: int) -> int:
+    if status == INTERRUPTED:
+        sys.stderr.write("\nstopped\n")
+    return status
 
 
 def _raise_terminated(*_: Any) -> None:

@@ -19,8 +19,8 @@ def list_packets(path: str, header: Header) -> Packets:
     """
     import av
 
-    # FFmpeg's own callback, set last: PyAV's waits for the interpreter, and closing a decoder, which holds it, waits for
-    # the decoder's threads. Damaged files, which print much, hung now and then.
+    # FFmpeg's own callback, set last: PyAV's waits for the interpreter, and closing a decoder, which holds it, waits
+    # for the decoder's threads. Damaged files, which print much, hung now and then.
     av.logging.set_libav_level(av.logging.WARNING)
     av.logging.restore_default_callback()
     container, stream = start_video(path, VideoReader.threads)

@@ -105,7 +105,10 @@ def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | N
     shown = rows[rows[:, _HIDDEN] == 0]
     if not len(shown):
         return None
-    exact = not complaint and bool(rows[0, _KEY])
+    decoding = rows[rows[:, _DTS] != _NONE, _DTS]
+    exact = (
+        not complaint and bool(rows[0, _KEY]) and not (np.diff(decoding) < 0).any()
+    )  # else joined from several files
     if (shown[:, _PTS] == _NONE).any():
         if stream.codec_context.has_b_frames or (shown[:, _DTS] == _NONE).any():
             return None

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from vidcomp.sizes import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
 from vidcomp.video import Sampling, StockRule, index, read_frames
+from vidcomp.video.matroska import block_table
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import cheaper_frames, decoded_frames, segments
 from vidcomp.video.probe import probe
@@ -47,6 +48,7 @@ def clips(tmp_path_factory):
         "open.mkv": make_clip(folder / "open.mkv", 200, size=(160, 120), options=OPEN_GOP),
         "mpeg4.mkv": make_clip(folder / "mpeg4.mkv", 120, size=(160, 120), codec="mpeg4", options={"bf": "2", "g":
         "12"}), "long.mp4": long,
+        "sound.mkv": make_clip(folder / "sound.mkv", 60, options={"bf": "2", "g": "15"}, sound_seconds=3),
         "cut.mp4": make_cut(folder / "cut.mp4", long, start=1.1, stop=9.0),
     }  # fmt: skip
 
@@ -73,6 +75,60 @@ def test_the_index_gives_the_same_table_as_the_packets(clips, monkeypatch):
         assert ours.order.tolist() == other.order.tolist()
     monkeypatch.setattr(index, "_composition_offsets", lambda path, track, count: np.arange(count))
     assert scan_of(clips["long.mp4"], by_index=True).timeline.ticks.tolist() == other_ticks(clips["long.mp4"])
+
+
+@pytest.mark.parametrize("name", ["open.mkv", "mpeg4.mkv", "sound.mkv"])
+def test_walking_a_matroska_file_gives_the_same_table_as_the_packets(clips, monkeypatch, name):
+    walked = []
+    monkeypatch.setattr(index, "LEAST_BYTES", 0)
+    monkeypatch.setattr(index, "FIRST_PACKETS", 30)
+    monkeypatch.setattr(index, "block_table", lambda path: walked.append(block_table(path)) or walked[-1])
+    ours, other = scan_of(clips[name], by_index=True), scan_of(clips[name])
+    assert walked[0] is not None
+    assert len(walked[0]) == len(ours)
+    assert ours.timeline.ticks.tolist() == other.timeline.ticks.tolist()
+    assert ours.keys.tolist() == other.keys.tolist()
+    assert ours.order.tolist() == other.order.tolist()
+    assert ours.exact
+    damaged = walked[0].copy()
+    damaged[-1, 0] += 1  # the end is compared with the demuxer as well
+    monkeypatch.setattr(index, "block_table", lambda path: damaged)
+    assert scan_of(clips[name], by_index=True).timeline.ticks.tolist() == other_ticks(clips[name])
+
+
+def test_matroska_blocks_of_every_kind(tmp_path):
+    def element(number: int, body: bytes) -> bytes:
+        return number.to_bytes((number.bit_length() + 7) // 8, "big") + (0x80 | len(body)).to_bytes(1, "big") + body
+
+    def block(track: int, time: int, flags: int) -> bytes:
+        return bytes([0x80 | track]) + time.to_bytes(2, "big", signed=True) + bytes([flags]) + b"picture"
+
+    pictures, sound = (
+        element(0xAE, element(0xD7, bytes([n])) + element(0x83, bytes([k]))) for n, k in ((1, 1), (2, 2))
+    )
+    blocks = [
+        element(0xA3, block(1, 0, 0x80)), element(0xA3, block(2, 5, 0x80)), element(0xEC, bytes(9)),
+        element(0xA0, element(0xA1, block(1, 40, 0)) + element(0x9B, b"\x28") + element(0xFB, b"\xd8")),
+        element(0xA0, element(0xA1, block(1, -20, 0))), element(0xA3, block(1, 80, 0)),
+    ]  # fmt: skip
+
+    def file(*parts: bytes) -> str:
+        path = tmp_path / "made.mkv"
+        cluster = element(0x1F43B675, element(0xE7, b"\x03\xe8") + b"".join(parts))
+        path.write_bytes(
+            element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, pictures + sound) + cluster)
+        )
+        return str(path)
+
+    assert block_table(file(*blocks)).tolist() == [[1000, 1], [1040, 0], [980, 1], [1080, 0]]
+    assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x02)))) is None  # laced
+    assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x08)))) is None  # not to be shown
+    assert block_table(file(*blocks, b"\xa3\xff")) is None  # of unknown length
+    assert block_table(file(*blocks, b"\xa3\x90")) is None  # cut off
+    whole = Path(file(*blocks)).read_bytes()
+    for size in range(len(whole) - 1):
+        Path(tmp_path / "made.mkv").write_bytes(whole[: max(size, 1)])
+        assert block_table(str(tmp_path / "made.mkv")) is None
 
 
 def other_ticks(path: Path) -> list[int]:

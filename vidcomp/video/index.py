@@ -1,13 +1,15 @@
-"""The packet table of a long MP4 from its index alone, which spares reading the whole file to list its packets.
+"""The packet table of a long MP4 or Matroska file without reading the whole file.
 
-FFmpeg's index gives decoding time, size, key flag and place of every packet, edits applied; what it lacks is the
-distance from decoding to presentation time, which is a box of its own (``ctts``). The table made of both is believed
-only when it equals the first packets as the demuxer gives them; otherwise, and for files with hidden packets, every
+MP4: FFmpeg's index gives decoding time, size, key flag and place of every packet, edits applied; what it lacks is the
+distance from decoding to presentation time, which is a box of its own (``ctts``). Matroska has no such index, but its
+blocks can be walked (``matroska.py``). A table is believed only when it equals the first packets as the demuxer gives
+them, and with Matroska those from the last key frame on as well; otherwise, and for files with hidden packets, every
 packet is read.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -15,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import box_inside, boxes
+from vidcomp.video.matroska import block_table
 
 __all__ = ["FIRST_PACKETS", "index_table"]
 
-LEAST_PACKETS = 2000  # shorter files are read through in no time
+LEAST_PACKETS, LEAST_BYTES = 2000, 4 << 20  # smaller files are read through in no time
 FIRST_PACKETS = 256  # compared with the demuxer
 MAX_TABLE_BYTES = 1 << 28
 
@@ -28,9 +31,15 @@ Ticks = NDArray[np.int64]
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     """Rows of presentation time, decoding time and key flag ``[N, 3]`` in decoding order, and what is wrong with them.
 
-    None when the index does not tell enough; the container stands at its start then, and behind some packets else.
+    Decoding times of Matroska are not known (the least number). None when the file does not tell enough; the container
+    stands at its start then, and behind some packets else.
     """
-    if "mov" not in container.format.name or stream.frames < LEAST_PACKETS:
+    of = {"mov": _of_mp4, "matroska": _of_matroska}.get(container.format.name.split(",")[0])
+    return of(path, container, stream) if of else None
+
+
+def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
+    if stream.frames < LEAST_PACKETS:
         return None
     entries = stream.index_entries
     rows = np.array(
@@ -47,6 +56,28 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
         return None
     missing = int((rows[:, 4] > os.stat(path).st_size).sum())
     return rows[:, :3], f"{missing} of {len(rows)} pictures are missing" if missing else ""
+
+
+def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
+    if os.stat(path).st_size < LEAST_BYTES or (blocks := block_table(path)) is None or not blocks[:, 1].any():
+        return None
+    last_key = int(np.flatnonzero(blocks[:, 1])[-1])
+    if not _equal(container, stream, blocks[:FIRST_PACKETS]):
+        container.seek(0, stream=stream, backward=True)
+        return None
+    container.seek(int(blocks[last_key, 0]), stream=stream, backward=True)
+    if not _equal(container, stream, blocks[last_key:], to_the_end=True):
+        container.seek(0, stream=stream, backward=True)
+        return None
+    return np.insert(blocks, 1, np.iinfo(np.int64).min, axis=1), ""
+
+
+def _equal(container: Any, stream: Any, blocks: Ticks, to_the_end: bool = False) -> bool:
+    """The next packets are these, and no more follow if so asked."""
+    wanted = len(blocks) + to_the_end
+    packets = itertools.islice((packet for packet in container.demux(stream) if packet.size), wanted)
+    found = [(packet.pts, packet.is_keyframe) for packet in packets]
+    return found == [(time, bool(key)) for time, key in blocks.tolist()]
 
 
 def _begins_like(container: Any, stream: Any, rows: Ticks) -> bool:

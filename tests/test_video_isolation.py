@@ -48,6 +48,12 @@ def decoding() -> list[int]:
     return [child for nursery in children(os.getpid()) for child in children(nursery)]
 
 
+def held(pid: int) -> list[str]:
+    """Files that a process has open, but for sockets and the null device."""
+    names = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return [name for name in names if not name.startswith("socket:") and name != os.devnull]
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -118,6 +124,7 @@ def test_a_child_goes_on_only_when_all_went_well(file: Path) -> None:
     read_frames(file, FOUR, readers=[named(Painted)])
     first = decoding()
     assert len(first) == 1
+    wait_for(lambda: held(first[0]) == [])
     for _ in range(20):
         read_frames(file, FOUR, readers=[named(Painted)])
     assert decoding() == first

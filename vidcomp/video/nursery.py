@@ -116,7 +116,7 @@ class _Nursery:
             return False
         if not mark:
             return False
-        child = next((child for child in self.children if child.free), None) or self._fork()
+        child = next((child for child in self.children if child.free), None) or self._fork(descriptors)
         child.control = socket.socket(fileno=descriptors[0])
         with contextlib.suppress(OSError):  # it has just ended: its line says so
             socket.send_fds(child.line, [b"j"], descriptors[1:])
@@ -125,7 +125,8 @@ class _Nursery:
         self.line.send(b"+")
         return True
 
-    def _fork(self) -> _Child:
+    def _fork(self, received: list[int]) -> _Child:
+        """A new child, which keeps nothing of what this process holds: not even its first job, which it is sent."""
         line, far = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -136,6 +137,8 @@ class _Nursery:
             ):
                 if inherited is not None:
                     inherited.close()
+            for descriptor in received:
+                os.close(descriptor)
             _live(far)
         far.close()
         child = _Child(pid, line)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = ["DecordReader"]
 
 TRUSTED = frozenset({"iso", "matroska"})
 LARGE_BYTES = 32 << 20
+SETTLE_SECONDS = 1.0
 DEAR = 2.5  # times the frames that PyAV would decode: then the file is left to PyAV
 
 
@@ -66,7 +68,11 @@ class DecordReader(VideoReader):
 
         # It reads a file through to open it: a small one beside the scan, a large one only once it is chosen.
         opening = in_background(start) if os.stat(source.path).st_size < LARGE_BYTES else None
-        self._source, self._scan = source, _require_fit(source, "doubt" if opening else "refused")
+        self._source = source
+        if why := _unfit(source):
+            raise ReaderError(why, "refused" if opening is None or _ended(opening) else "doubt")
+        assert source.scan is not None
+        self._scan = source.scan
         try:
             self._file, self._first = opening.result() if opening else start()
         except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
@@ -126,18 +132,23 @@ class _Lent:
         return 1, 0  # main memory
 
 
-def _require_fit(source: Source, code: str) -> Scan:
-    """The scan of a file that it reads truly and at a fair price."""
+def _unfit(source: Source) -> str:
+    """Why a file would not be read truly, or not at a fair price; empty when it would."""
     scan = source.scan
     if scan is None or not source.sound:
-        raise ReaderError("it puts copies in place of what is missing, and this file is not whole", code)
+        return "it puts copies in place of what is missing, and this file is not whole"
     if scan.hidden:
-        raise ReaderError("an edit list hides frames, which it counts", code)
+        return "an edit list hides frames, which it counts"
     indices = source.choose(scan.timeline) if source.choose else ()
     through, jumping = (decoded_frames(scan, segments(scan, indices, starts)) for starts in (None, scan.keys))
     if through > DEAR * jumping:
-        raise ReaderError("it cannot jump, and would decode much more than another reader", code)
-    return scan
+        return "it cannot jump, and would decode much more than another reader"
+    return ""
+
+
+def _ended(opening: Future[Any]) -> bool:
+    """The file is open or not to be opened, and nothing goes on in the background."""
+    return bool(wait([opening], timeout=SETTLE_SECONDS).done)
 
 
 def _open_error(text: str) -> ReaderError:

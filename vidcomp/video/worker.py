@@ -172,6 +172,8 @@ def _read(request: Request, answer: Answer) -> dict[str, Any]:
             if error.code != "refused" or last:
                 raise
             answer.send("refused", why=error.why)
+            os.ftruncate(LOG, 0)  # what it printed is no complaint of the next one
+            os.lseek(LOG, 0, os.SEEK_SET)
     raise ReaderError("no reader was named")
 
 

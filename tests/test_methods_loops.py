@@ -240,7 +240,8 @@ def test_key_times_by_hand() -> None:
     assert key_times([2.0, 50.0], 100.0).keys == (0.0, 2.0, 50.0)  # the start was not seen
     assert key_times([0, 10, 12, 100], 100.0, limit=3).keys == (0, 12, 100)  # without 10 the gap is shortest
     limited = key_times([0, 50], 100.0, limit=5)
-    assert limited.keys == (0, 50) and len(limited.added) == 3
+    assert limited.keys == (0, 50) and np.allclose(limited.added, (50 / 3, 100 / 3, 75))
+    assert np.allclose(key_times([0], 100.0, limit=5).added, (20, 40, 60, 80))  # not the first four of twenty
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,8 @@ def key_times(intra: Sequence[float], duration: float, limit: int | None = None,
     Args:
         intra: presentation times of the intra-coded frames, in any order.
         duration: of the video, in seconds.
-        limit: most frames in all. Key frames go first where neighbours are nearest; added ones where the gaps are
-            shortest.
+        limit: most frames in all. Key frames go first where neighbours are nearest; added ones come where the steps
+            are widest, evenly within each gap.
         delta: longest unseen stretch, as a share of the duration.
 
     Raises:
@@ -56,9 +55,7 @@ def key_times(intra: Sequence[float], duration: float, limit: int | None = None,
     if not keys or keys[0] > _HEAD:
         keys.insert(0, 0.0)
     keys = _thinned(keys, duration, len(keys) if limit is None else limit)
-    added = sorted(_between(keys, duration, delta), key=lambda gap_and_time: (-gap_and_time[0], gap_and_time[1]))
-    room = len(added) if limit is None else limit - len(keys)
-    return KeyTimes(tuple(keys), tuple(sorted(time for _, time in added[:room])))
+    return KeyTimes(tuple(keys), tuple(_between(keys, duration, delta, None if limit is None else limit - len(keys))))
 
 
 def _thinned(keys: list[float], duration: float, most: int) -> list[float]:
@@ -73,13 +70,19 @@ def _thinned(keys: list[float], duration: float, most: int) -> list[float]:
     return left
 
 
-def _between(keys: list[float], duration: float, delta: float) -> list[tuple[float, float]]:
-    """(length of the gap, time) of the frames to add between key frames and after the last one."""
-    found = []
-    for start, end in pairwise([*keys, duration]):
-        count = int((end - start) / (delta * duration) + 1e-9)
-        found += [(end - start, start + (end - start) * (i + 1) / (count + 1)) for i in range(count)]
-    return found
+def _between(keys: list[float], duration: float, delta: float, room: int | None) -> list[float]:
+    """Times to add between key frames and after the last one; with little room, where the widest steps are left."""
+    ends = np.array([*keys, duration])
+    gaps = np.diff(ends)
+    most = (gaps / (delta * duration) + 1e-9).astype(np.int64)
+    counts = most if room is None or room >= most.sum() else np.zeros_like(most)
+    while room is not None and counts.sum() < min(room, most.sum()):
+        counts[np.where(counts < most, gaps / (counts + 1), -1.0).argmax()] += 1
+    return [
+        float(start + gap * (i + 1) / (count + 1))
+        for start, gap, count in zip(keys, gaps, counts, strict=True)
+        for i in range(count)
+    ]
 
 
 def unusual_level(values: NDArray[Any]) -> float:

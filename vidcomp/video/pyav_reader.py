@@ -150,6 +150,8 @@ class PyAvReader(VideoReader):
                     self._stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 unsent.discard(_name(packet, sent))
                 for frame in self._decoded(packet, last=not unsent and packet.size > 0):
+                    if frame.is_corrupt and frame.pts is not None and frame.pts >= ticks[part.key]:
+                        self.complaint = "the decoder marks pictures as damaged"  # later ones are made from it
                     if (name := _name(frame, seen)) in waiting:
                         waiting.discard(name)
                         yield self._picture(frame, max_side)

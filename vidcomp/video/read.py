@@ -211,6 +211,8 @@ def _collect(
             elif plan is None:
                 break
             elif isinstance(event, dict):
+                told = next((error.why for _, error in failures if error.code == "damaged"), "")
+                event["damage"] = event["damage"] or told
                 return _build(file, names[len(failures)], plan, event)
             elif isinstance(event, int) and on_ready is not None:
                 on_ready(Partial(plan.pixels, event, _seconds(plan), plan.facts["seconds"]))
@@ -289,7 +291,7 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
         hint, code = "ask for fewer frames or set a smaller max_side", "too_large"
     elif "no_frames" in codes and not codes & {"hang", "crash"}:
         hint, code = "copy or download it again: the header is there, and no picture can be decoded", "no_frames"
-    elif header.kind == "unknown" and codes <= {"failed", "doubt", "refused"}:
+    elif header.kind == "unknown" and codes <= {"failed", "doubt", "damaged", "refused"}:
         what, why = f"{name} is not a video", "its content is of no known video format"
         hint, code = "name a video file", "not_a_video"
     error = InputError(what, why=why, hint=hint, code=code)

@@ -46,10 +46,11 @@ class ReaderError(Exception):
 
     Args:
         why: one line, the cause.
-        code: ``failed`` (an error), ``doubt`` (frames would come, but not reliably the right ones), ``refused``
-            (likewise, or another reader is much faster, and nothing was started: the next reader may go on in this
-            process), ``cover`` and ``empty_range`` (final: no other reader is tried), ``no_video_stream``,
-            ``no_frames``, ``hang``, ``crash`` or ``too_large``.
+        code: ``failed`` (an error); ``doubt`` (frames would come, but not reliably the right ones); ``damaged`` (so is
+            the file, its decoder says: whatever another reader gives is degraded); ``refused`` (in doubt, or another
+            reader is much faster, and nothing was started: the next reader may go on in this process); ``cover`` and
+            ``empty_range`` (final: no other reader is tried); ``no_video_stream``, ``no_frames``, ``hang``, ``crash``
+            or ``too_large``.
     """
 
     def __init__(self, why: str, code: str = "failed") -> None:

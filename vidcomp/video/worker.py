@@ -319,7 +319,10 @@ def _damage(reader: VideoReader) -> str:
     log = os.pread(LOG, 1 << 20, 0)
     if reader.name == "opencv" and BLACK.search(log):
         raise ReaderError("gives black pictures for interlaced video", "doubt")
-    if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
-        raise ReaderError("its decoder complains, and it fills gaps with copies", "doubt")
     complaint = next((line for line in log.splitlines() if DAMAGE.search(line)), b"")
-    return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200] or reader.complaint
+    text = ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
+    if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
+        raise ReaderError(
+            text or "its decoder complains, and it fills gaps with copies", "damaged" if text else "doubt"
+        )
+    return text or reader.complaint

@@ -96,7 +96,7 @@ CLIPS: dict[str, tuple[Maker, int, int, tuple[str, ...]]] = {
         lambda p: make_clip(p, 60, codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
         0,
         60,
-        ALL,
+        OTHERS,  # decord gives wrong pictures of damaged VP9 without a word
     ),
     "variable.mp4": (lambda p: make_clip(p, 100, times=uneven(100), options={"g": "30"}), 0, 100, ALL),
     "long_sound.mkv": (lambda p: make_clip(p, 50, sound_seconds=5), 0, 50, ALL),
@@ -263,6 +263,18 @@ def test_pictures_lost_in_the_middle_are_counted_out(tmp_path: Path, reader: str
     assert numbers[-30:] == list(range(60, 90))
     assert frames.info.frames_total == len(frames) < 90
     assert frames.degraded is not None
+
+
+def test_flipped_bits_in_vp9_are_noticed(clip: Callable[[str], Path], tmp_path: Path) -> None:
+    """FFmpeg's own decoder gives wrong pictures without a word."""
+    whole, path = read_frames(clip("vp9.webm"), EVERY), tmp_path / "flipped.webm"
+    data = bytearray(clip("vp9.webm").read_bytes())
+    for place in range(len(data) // 3, len(data) - 1000, 3000):
+        data[place] ^= 16
+    path.write_bytes(data)
+    frames = read_frames(path, EVERY)
+    assert frames.degraded
+    assert read_numbers(frames.pixels) == read_numbers(whole.pixels)[: len(frames)]
 
 
 @pytest.mark.parametrize("name", ["sound.m4a", "sound.mka"])

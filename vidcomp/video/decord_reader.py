@@ -12,6 +12,7 @@ done about it:
   Matroska are read with it. Its own times are never used.
 - Packets that cannot be decoded come back as copies of the frame before. It is not used on files that are cut short or
   whose packets are doubtful, and any complaint of its decoder discards what it gave.
+- Damaged VP9 comes back as wrong pictures without any complaint. VP9 is left to PyAV, which has a stricter decoder.
 - Ctrl-C does nothing while it hangs. It runs only in the decoding child, which has a deadline.
 """
 
@@ -33,6 +34,7 @@ from vidcomp.video.scan import Scan, Timeline
 __all__ = ["DecordReader"]
 
 TRUSTED = frozenset({"iso", "matroska"})
+SILENT = frozenset({"vp9"})  # codecs for which another decoder is known that does notice damage
 LARGE_BYTES = 32 << 20
 SETTLE_SECONDS = 1.0
 DEAR = 2.5  # times the frames that PyAV would decode: then the file is left to PyAV
@@ -137,6 +139,8 @@ def _unfit(source: Source) -> str:
     scan = source.scan
     if scan is None or not source.sound:
         return "it puts copies in place of what is missing, and this file is not whole"
+    if source.facts.codec in SILENT:
+        return "its decoder gives wrong pictures of damaged data without a word"
     if scan.hidden:
         return "an edit list hides frames, which it counts"
     indices = source.choose(scan.timeline) if source.choose else ()

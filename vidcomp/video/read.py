@@ -211,7 +211,7 @@ def _collect(
             elif plan is None:
                 break
             elif isinstance(event, dict):
-                told = next((error.why for _, error in failures if error.code == "damaged"), "")
+                told = next((error.why for _, error in failures if error.code in ("damaged", "no_frames")), "")
                 event["damage"] = event["damage"] or told
                 return _build(file, names[len(failures)], plan, event)
             elif isinstance(event, int) and on_ready is not None:

@@ -115,6 +115,7 @@ def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | N
         shown[:, _PTS] = shown[:, _DTS]
     shown = shown[np.argsort(shown[:, _PTS], kind="stable")]
     ticks = shown[:, _PTS].copy()
+    exact &= len(ticks) == 1 or bool(ticks[-1] > ticks[0])
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
     first_key = order[keys].min() if keys.any() else len(rows)
     exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing

@@ -58,7 +58,7 @@ DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
     rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
     rb"|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached|overlaps with next"
-    rb"|undecodable|frame RPS|outside the valid range|illegal|block unavailable",
+    rb"|undecodable|failed to decode|frame RPS|outside the valid range|illegal|block unavailable",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
@@ -172,8 +172,6 @@ def _read(request: Request, answer: Answer) -> dict[str, Any]:
             if error.code != "refused" or last:
                 raise
             answer.send("refused", why=error.why)
-            os.ftruncate(LOG, 0)  # what it printed is no complaint of the next one
-            os.lseek(LOG, 0, os.SEEK_SET)
     raise ReaderError("no reader was named")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,15 +28,12 @@ def write_pictures(pixels: NDArray[np.uint8], names: Sequence[str], folder: Path
     Raises:
         InputError: the folder cannot be written (``unwritable``).
     """
-    import cv2
-
     partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".frames-", dir=folder.parent))
         for image, name in zip(pixels, names, strict=True):
-            _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            (partial / name).write_bytes(encoded.tobytes())
+            (partial / name).write_bytes(_png(image))
         partial.chmod(0o777 & ~_umask())
         os.rename(partial, folder)
         partial = None
@@ -45,6 +44,20 @@ def write_pictures(pixels: NDArray[np.uint8], names: Sequence[str], folder: Path
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    """One picture as a PNG file. OpenCV's encoder fails where another library has brought a zlib of its own."""
+    height, width = image.shape[:2]
+    rows = np.diff(image.reshape(height, -1), axis=0, prepend=np.uint8(0))  # each row less the one above
+    filtered = np.insert(rows, 0, 2, axis=1)  # which is the filter with this number
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, red green blue
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 4)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def _umask() -> int:

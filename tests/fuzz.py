@@ -4,7 +4,8 @@ A seeded corpus is made anew at every run: five codec and container pairs, each 
 and degrees. ``vidcomp caption FOLDER --json`` reads all of them in one process. Beside it every file is given to PyAV,
 OpenCV and decord, each in a process of its own, to learn which files hold a picture that anybody can decode. What must
 hold: one record per file, a documented exit status, no traceback, no signal, no file above its deadline, and an answer
-for at least 95 % of the files from which any reader gets a frame.
+for at least 95 % of the files from which any reader gets a frame. Beside that it counts the answers called ``ok`` whose
+pictures are not those of the undamaged clip, which only a decoder could have noticed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import numpy as np  # noqa: E402
 from clips import make_clip  # noqa: E402
+
+from vidcomp.video import Sampling, read_frames  # noqa: E402
 
 SOURCES: dict[str, dict[str, Any]] = {
     "h264.mp4": dict(container={"movflags": "faststart"}, options={"preset": "veryfast", "g": "24"}),
@@ -90,12 +94,14 @@ def removed(data: bytearray, rng: random.Random) -> bytearray:
 DAMAGE: tuple[Callable[[bytearray, random.Random], bytearray], ...] = (truncated, flipped, beheaded, zeroed, removed)
 
 
-def make_corpus(folder: Path, count: int, seed: int) -> list[Path]:
+def make_sources(folder: Path) -> dict[str, Path]:
+    """The undamaged clips by name."""
+    return {name: make_clip(folder / name, FRAMES, size=SIZE, **how) for name, how in SOURCES.items()}
+
+
+def make_corpus(folder: Path, sources: dict[str, Path], count: int, seed: int) -> list[Path]:
     """Write ``count`` damaged files; the same seed gives the same damage."""
-    sources = {name: make_clip(folder / f"source_{name}", FRAMES, size=SIZE, **how) for name, how in SOURCES.items()}
     whole = {name: path.read_bytes() for name, path in sources.items()}
-    for path in sources.values():
-        path.unlink()
     rng = random.Random(seed)
     files = []
     for number in range(count):
@@ -138,7 +144,19 @@ def caption(folder: Path, deadline: float) -> tuple[int, list[dict[str, Any]], s
         return status, records, words.read(), max(waits)
 
 
-def examine(files: Iterable[Path], folder: Path, deadline: float = 30.0) -> dict[str, Any]:
+def wrong_pictures(files: Iterable[Path], sources: dict[str, Path]) -> dict[str, int]:
+    """How many files are answered as ``ok`` with pictures that are not those of the undamaged clip, by source."""
+    every = {name: read_frames(path, Sampling(FRAMES)).pixels for name, path in sources.items()}
+    wrong: collections.Counter[str] = collections.Counter()
+    for path in files:
+        name = path.name.split("_", 2)[2]
+        frames = read_frames(path, Sampling(4))
+        true = every[name][[index for index in frames.indices.tolist() if index < FRAMES]]
+        wrong[name] += frames.status == "ok" and not np.array_equal(frames.pixels, true)
+    return dict(wrong)
+
+
+def examine(files: Iterable[Path], folder: Path, sources: dict[str, Path], deadline: float = 30.0) -> dict[str, Any]:
     """Caption a corpus and sum up what happened."""
     status, records, words, longest = caption(folder, deadline)
     by_name = {Path(record["video"]["path"]).name: record for record in records}
@@ -157,6 +175,7 @@ def examine(files: Iterable[Path], folder: Path, deadline: float = 30.0) -> dict
         "answered_share": round(len(answered) / max(1, len(can)), 4),
         "lost": sorted(can - answered),
         "outcomes": dict(codes.most_common()),
+        "ok_with_wrong_pictures": wrong_pictures((p for p in files if by_name[p.name]["status"] == "ok"), sources),
     }
 
 
@@ -167,10 +186,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep the corpus here")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as clips:
         folder = options.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        summary = examine(make_corpus(folder, options.n, options.seed), folder)
+        sources = make_sources(Path(clips))
+        summary = examine(make_corpus(folder, sources, options.n, options.seed), folder, sources)
     print(json.dumps(summary, indent=2))
     good = summary["records"] == summary["files"] and summary["exit_status"] in (0, 5)
     good &= not summary["tracebacks"] and not summary["bugs"] and summary["answered_share"] >= 0.95

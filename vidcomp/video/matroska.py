@@ -18,7 +18,7 @@ __all__ = ["block_table"]
 SEGMENT, TRACKS, TRACK, CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x1F43B675
 TRACK_NUMBER, TRACK_TYPE, PICTURES = 0xD7, 0x83, 1
 TIMESTAMP, SIMPLE_BLOCK, BLOCK_GROUP, BLOCK, REFERENCE = 0xE7, 0xA3, 0xA0, 0xA1, 0xFB
-KEY, INVISIBLE, LACING = 0x80, 0x08, 0x06  # flags of a block
+KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to be shown or hold several pictures
 MOST = [(1 << 7 * width) - 1 for width in range(10)]  # of a length of so many bytes; it means that none is known
 WIDTHS = [9 - first.bit_length() for first in range(256)]  # bytes of a number that begins with this byte
 Element = tuple[int, int, int]  # number, first byte of the body, first byte after it
@@ -89,9 +89,10 @@ def _walk_cluster(data: mmap.mmap, at: int, stop: int, track: int, rows: list[tu
         if data[at] == SIMPLE_BLOCK:
             body = at + 1 + WIDTHS[data[at + 1]]
             size = int.from_bytes(data[at + 1 : body], "big") & MOST[body - at - 1]
-            number, high, low, flags = data[body : body + 4]
-            if number == mark:
-                _require_plain(flags, time)
+            if data[body] == mark:
+                _, high, low, flags = data[body : body + 4]
+                if flags & STRANGE or time < 0:
+                    raise _Strange
                 rows.append((time + (high << 8 | low) - (high >> 7 << 16), flags >= KEY))
             at = body + size
             continue
@@ -111,10 +112,6 @@ def _group(data: mmap.mmap, at: int, stop: int, mark: int, time: int) -> Iterato
     key = all(number != REFERENCE for number, _, _ in elements)
     for number, start, _ in elements:
         if number == BLOCK and data[start] == mark:
-            _require_plain(data[start + 3], time)
+            if data[start + 3] & STRANGE or time < 0:
+                raise _Strange
             yield time + int.from_bytes(data[start + 1 : start + 3], "big", signed=True), key
-
-
-def _require_plain(flags: int, time: int) -> None:
-    if flags & (LACING | INVISIBLE) or time < 0:
-        raise _Strange

@@ -38,13 +38,14 @@ class OpenCvReader(VideoReader):
         self._size = (0, 0)
         self._rate = 0.0
         self._claimed: float | None = None
+        self._grabbed = 0  # frames so far
         self._expected: Timeline | None = None  # by the packets; None once frames were counted
 
     def open(self, source: Source) -> None:
         import cv2
 
         self._path, self._header = source.path, source.header
-        opening = in_background(self._start)
+        opening = in_background(self._start_and_grab)
         if source.sound and source.scan is not None:
             self._expected = source.scan.timeline
         self._capture = opening.result()
@@ -66,7 +67,7 @@ class OpenCvReader(VideoReader):
         import cv2
 
         self.close()
-        self._expected, self._capture = None, self._start()
+        self._expected, self._capture, self._grabbed = None, self._start(), 0
         stamps: list[float] = []
         while self._capture.grab():
             stamps.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
@@ -81,16 +82,16 @@ class OpenCvReader(VideoReader):
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         import cv2
 
-        self._capture = self._capture or self._start()
+        self._capture = self._capture or self._start_and_grab()
         expected = None if self._expected is None else self._expected.times
-        position, first = 0, 0.0
+        if not self._grabbed:
+            raise self._lost(0)
+        first = self._seconds()
         for index in indices:
-            while position <= index:
+            while self._grabbed <= index:
                 if not self._capture.grab():
-                    raise self._lost(position)
-                if position == 0:
-                    first = self._seconds()
-                position += 1
+                    raise self._lost(self._grabbed)
+                self._grabbed += 1
             if expected is not None and not abs(self._seconds() - first - expected[index]) < SAME_SECONDS:
                 raise self._lost(index)
             found, image = self._capture.retrieve()
@@ -118,6 +119,12 @@ class OpenCvReader(VideoReader):
         if self._expected is not None:
             return Uncounted(f"frame {index} is not where the packets say")
         return ReaderError(f"frame {index} was there on the first pass and not on the second")
+
+    def _start_and_grab(self) -> Any:
+        """A capture that stands on the first frame, if there is one."""
+        capture = self._start()
+        self._grabbed = int(capture.grab())
+        return capture
 
     def _start(self) -> Any:
         import cv2

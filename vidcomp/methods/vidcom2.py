@@ -40,7 +40,7 @@ class Vidcom2(Method):
     Attributes:
         temperature: of the softmax over frames; above zero.
         channels: share of the channels that is looked at, in (0, 1].
-        official: counts as in the published code, rounded per frame; ``keep=1`` still keeps everything.
+        official: counts as in the published code, rounded per frame.
     """
 
     temperature: float = 0.01
@@ -70,7 +70,7 @@ class Vidcom2(Method):
         score, tokens = common.video + common.frame, view.features.shape[1]
         counts = (common.scales(keep, self.temperature) * tokens).round().clamp(min=1).long().to(score.device)
         kept = top_mask(-score, counts)
-        return keep_marked(kept if self.official and budget < view.total else _reconciled(kept, score, budget))
+        return keep_marked(kept if self.official else _reconciled(kept, score, budget))
 
 
 @dataclass(frozen=True)

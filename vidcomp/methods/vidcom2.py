@@ -40,7 +40,8 @@ class Vidcom2(Method):
     Attributes:
         temperature: of the softmax over frames; above zero.
         channels: share of the channels that is looked at, in (0, 1].
-        official: counts as in the published code, rounded per frame; even at ``keep=1`` common frames lose a token or two.
+        official: counts as in the published code, rounded per frame; common frames lose tokens even at
+            ``keep=1``.
     """
 
     temperature: float = 0.01

@@ -14,10 +14,10 @@ Names are imported on first use, so that ``import vidcomp`` stays cheap.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vidcomp._version import __version__
+from vidcomp.lazy import lazily
 
 if TYPE_CHECKING:
     from vidcomp.dropin import compress
@@ -46,28 +46,25 @@ __all__ = [
     "methods",
 ]
 
-_HOME = {
-    "compress": "dropin",
-    "VidcompError": "errors",
-    "StageLedger": "ledger",
-    "get_method": "methods",
-    "methods": "methods",
-    "EncodedVideo": "pipeline",
-    "VideoLM": "pipeline",
-    "load": "pipeline",
-    "Answer": "result",
-    "CompressedTokens": "tokens",
-    "Reduction": "tokens",
-    "Span": "tokens",
-    "TokenView": "tokens",
-    "apply_reduction": "tokens",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'vidcomp' has no attribute {name!r}")
-    return getattr(import_module(f"vidcomp.{_HOME[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "compress": "dropin",
+        "VidcompError": "errors",
+        "StageLedger": "ledger",
+        "get_method": "methods",
+        "methods": "methods",
+        "EncodedVideo": "pipeline",
+        "VideoLM": "pipeline",
+        "load": "pipeline",
+        "Answer": "result",
+        "CompressedTokens": "tokens",
+        "Reduction": "tokens",
+        "Span": "tokens",
+        "TokenView": "tokens",
+        "apply_reduction": "tokens",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from vidcomp.batch.journal import Journal, job_key
 from vidcomp.errors import ModelError, OutOfMemory, UsageError, VidcompError
 from vidcomp.pipeline import VideoLM
 from vidcomp.result import SCHEMA, versions
+from vidcomp.video.files import printable
 
 __all__ = ["Outcome", "caption_videos"]
 
@@ -94,7 +95,7 @@ def _caption(lm: VideoLM, path: Path, prompt: str) -> dict[str, Any]:
 
 
 def _failure(path: Path, prompt: str, error: VidcompError) -> dict[str, Any]:
-    name = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = printable(path)
     return {
         "schema": SCHEMA,
         "status": "failed",

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidcomp.cli.console import Ui, data, printable
+from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import model_notes, summary
 from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
 from vidcomp.config import RunConfig
+from vidcomp.video.files import printable
 
 if TYPE_CHECKING:
     from vidcomp.result import Answer

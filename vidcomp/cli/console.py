@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from vidcomp.errors import VidcompError
+from vidcomp.video.files import printable
 
-__all__ = ["Ui", "data", "out_console", "print_error", "printable"]
+__all__ = ["Ui", "data", "out_console", "print_error"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,6 @@ def out_console() -> Console:
     """For tables on stdout: as wide as the terminal, and wide enough for a table in a pipe."""
     console = Console(file=sys.stdout, highlight=False)
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=120)
-
-
-def printable(text: str) -> str:
-    """Text that any output can carry: bytes of a file name that are no UTF-8 become a replacement mark."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def print_error(error: VidcompError) -> None:

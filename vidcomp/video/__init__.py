@@ -9,8 +9,9 @@ place where videos are decoded.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidcomp.lazy import lazily
 
 if TYPE_CHECKING:
     from vidcomp.video.files import display_name
@@ -33,22 +34,19 @@ __all__ = [
     "read_frames",
 ]
 
-_HOME = {
-    "display_name": "files",
-    "DEADLINE_SECONDS": "read",
-    "read_frames": "read",
-    "READERS": "reader",
-    "ReaderError": "reader",
-    "VideoReader": "reader",
-    "Sampling": "sampling",
-    "StockRule": "sampling",
-    "Frames": "types",
-    "Partial": "types",
-    "VideoInfo": "types",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "display_name": "files",
+        "DEADLINE_SECONDS": "read",
+        "read_frames": "read",
+        "READERS": "reader",
+        "ReaderError": "reader",
+        "VideoReader": "reader",
+        "Sampling": "sampling",
+        "StockRule": "sampling",
+        "Frames": "types",
+        "Partial": "types",
+        "VideoInfo": "types",
+    },
+)

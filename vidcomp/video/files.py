@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vidcomp.errors import InputError
 
-__all__ = ["display_name", "open_video", "refuse_text"]
+__all__ = ["display_name", "open_video", "printable", "refuse_text"]
 
 HEAD_BYTES = 1024
 # Formats that are text and yet make a demuxer open other files or addresses: never hand them to a decoder.
@@ -21,6 +21,11 @@ def display_name(path: str | os.PathLike[str]) -> str:
     """The path on one line: line breaks, control characters and stray bytes are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def printable(text: object) -> str:
+    """Text, or a path, that any output can carry: bytes of a file name that are no UTF-8 become a replacement mark."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def open_video(path: str | os.PathLike[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.files import printable
 from vidcomp.video.header import Header
 from vidcomp.video.read import DEADLINE_SECONDS, look_at
 from vidcomp.video.sampling import Sampling, choose_frames
@@ -83,7 +84,7 @@ class Probe:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
         return {
-            "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "path": printable(self.path),
             "file_bytes": self.file_bytes,
             "container": self.container,
             "codec": self.codec,

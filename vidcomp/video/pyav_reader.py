@@ -159,8 +159,8 @@ class PyAvReader(VideoReader):
                     self._decoder.skip_frame = "DEFAULT" if needed else "NONREF"
                 unsent.discard(_name(packet, sent))
                 for frame in self._decoded(packet, last=not unsent and packet.size > 0):
-                    if frame.is_corrupt and frame.pts is not None and frame.pts >= ticks[part.key]:
-                        self.complaint = "the decoder marks pictures as damaged"  # later ones are made from it
+                    if frame.pts is not None and frame.pts >= ticks[part.key]:
+                        self._check(frame)  # whether wanted or not: later ones are made from it
                     if (name := _name(frame, seen)) in waiting:
                         waiting.discard(name)
                         yield self._picture(frame, max_side)
@@ -177,10 +177,13 @@ class PyAvReader(VideoReader):
         if last:
             yield from self._decoder.decode(None)
 
-    def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
-        """Convert to RGB at the wanted size in one step, then turn upright."""
+    def _check(self, frame: Any) -> None:
         if frame.is_corrupt:
             self.complaint = "the decoder marks pictures as damaged"
+
+    def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
+        """Convert to RGB at the wanted size in one step, then turn upright."""
+        self._check(frame)
         turned = frame.rotation % 180 != 0
         if self._size == (0, 0):
             self._size = (frame.height, frame.width) if turned else (frame.width, frame.height)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.files import printable
+
 __all__ = ["Frames", "Partial", "VideoInfo"]
 
 
@@ -47,7 +49,7 @@ class VideoInfo:
     def to_dict(self) -> dict[str, Any]:
         """The ``video`` object of a JSON record."""
         return {
-            "path": str(self.path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "path": printable(self.path),
             "duration_seconds": round(self.duration_seconds, 6),
             "start_seconds": round(float(self.start_seconds), 6),
             "frames_total": self.frames_total,

@@ -40,4 +40,4 @@ def ahead(make: Callable[[int], Made], start: int, stride: int, loaders: int) ->
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # 1 would wait for threads of the pool that a fork leaves behind

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import mmap
 import os
 import select
 import signal
@@ -17,13 +16,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.arena import Arena
 from vidcomp.video.line import END_SECONDS, adopt
 from vidcomp.video.reader import ReaderError
 from vidcomp.video.worker import Request
@@ -31,7 +31,6 @@ from vidcomp.video.worker import Request
 __all__ = ["Event", "Job", "Listed", "Planned", "Refused", "run_job"]
 
 logger = logging.getLogger(__name__)
-Scalar = TypeVar("Scalar", np.uint8, np.int64)
 
 SECONDS_PER_MINUTE = 1.0  # added to the deadline for every minute of video
 LONGEST_SECONDS = 6 * 3600.0  # a file may claim any length; no more than this counts
@@ -99,13 +98,13 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
             that the native libraries printed, when they printed any.
     """
-    with _memory_file() as arena, tempfile.TemporaryFile() as noise:
+    with closing(Arena()) as arena, tempfile.TemporaryFile() as noise:
         try:
             facts: dict[str, Any] = {}
-            with _child(job, arena, noise.fileno()) as (control, receive):
+            with _child(job, arena.descriptor, noise.fileno()) as (control, receive):
                 for message in _listen(control, receive, deadline_seconds):
                     if message["event"] == "done":
-                        facts = message["facts"]
+                        facts, arena.done = message["facts"], True
                     elif (event := _event(message, arena)) is not None:
                         yield event
             yield facts
@@ -115,32 +114,18 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
             raise error from (RuntimeError(printed) if printed else None)
 
 
-def _event(message: dict[str, Any], arena: int) -> Event | None:
+def _event(message: dict[str, Any], arena: Arena) -> Event | None:
     kind = message["event"]
     if kind == "planned":
-        return Planned(_map(arena, np.uint8, message["shape"]), message)
+        return Planned(arena.map(np.uint8, message["shape"]), message)
     if kind == "listed":
-        numbers = _map(arena, np.int64, [message["frames"] + message["keys"]])
+        numbers = arena.map(np.int64, [message["frames"] + message["keys"]])
         return Listed(*np.split(numbers, [message["frames"]]))
     if kind == "refused":
         return Refused(message["why"])
     if kind == "frames":
         return int(message["ready"])
     return None
-
-
-@contextmanager
-def _memory_file() -> Iterator[int]:
-    """Descriptor of shared memory without a name, which no crash can leave behind."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("vidcomp-frames")
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-    else:
-        with tempfile.TemporaryFile() as file:
-            yield file.fileno()
 
 
 @contextmanager
@@ -152,7 +137,7 @@ def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, in
     control, far = socket.socketpair()
     receive, give = os.pipe()
     try:
-        os.write(arena, job.request.to_json())
+        os.pwrite(arena, job.request.to_json(), 0)
         try:
             adopt([far.fileno(), job.video, arena, give, noise])
         except OSError as error:
@@ -218,10 +203,3 @@ def _printed(noise: int) -> str:
     """The last lines that the child's libraries printed."""
     size = os.fstat(noise).st_size
     return os.pread(noise, NOISE_BYTES, max(0, size - NOISE_BYTES)).decode("utf-8", "replace").strip()
-
-
-def _map(arena: int, kind: type[Scalar], shape: list[int]) -> NDArray[Scalar]:
-    total = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-    if os.fstat(arena).st_size != total:
-        raise ReaderError("delivered another number of bytes than it said", "crash")
-    return np.frombuffer(mmap.mmap(arena, total), dtype=kind).reshape(shape)

@@ -38,6 +38,7 @@ LIBRARIES = (
     "cv2",
     "vidcomp.video.opencv_reader",
 )
+REQUEST_BYTES = 1 << 16  # at most: one line, of which the longest part is the name of the file
 MOST_JOBS = 100  # then a new child starts afresh
 GROWTH_BYTES = 64 << 20  # a child that keeps more than this after a job ends
 HEAP_BYTES = 4 << 30  # private memory of a child; one 8K picture is 100 MB, a decoder holds about twenty
@@ -224,8 +225,7 @@ def _work(descriptors: list[int], free: Callable[[], bool]) -> bool:
     video, arena, pipe, noise = descriptors
     os.dup2(noise, 1)
     os.dup2(noise, 2)
-    request = Request.parse(os.pread(arena, os.fstat(arena).st_size, 0))
-    os.ftruncate(arena, 0)
+    request = Request.parse(os.pread(arena, REQUEST_BYTES, 0).partition(b"\n")[0])
     numbered = f"/proc/self/fd/{video}"  # naming the descriptor makes every file name safe for native code
     again = serve(request.at(numbered) if os.path.exists(numbered) else request, Answer(pipe, arena), free)
     for descriptor in descriptors:

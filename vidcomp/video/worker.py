@@ -193,7 +193,9 @@ def _look(request: Request, answer: Answer) -> dict[str, Any]:
     if scan is None:
         return {**facts, "exact": False}
     keys = np.flatnonzero(scan.keys)
-    answer.write(0, np.concatenate([scan.timeline.ticks, keys]))
+    numbers = np.concatenate([scan.timeline.ticks, keys])
+    _reserve(answer.arena, numbers.nbytes)
+    answer.write(0, numbers)
     answer.send("listed", frames=len(scan), keys=len(keys))
     return {
         **facts,
@@ -251,7 +253,11 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
     for ready, image in enumerate(images, start=1):
         if shape is None:
             shape = image.shape
-            _reserve(answer.arena, len(chosen), shape)
+            total = len(chosen) * image.nbytes
+            if total > MAX_OUTPUT_BYTES:
+                size = f"{shape[1]} x {shape[0]}"
+                raise ReaderError(f"{len(chosen)} frames of {size} need {total / 2**30:.0f} GiB", "too_large")
+            _reserve(answer.arena, total)
             answer.send(
                 "planned",
                 shape=[len(chosen), *shape],
@@ -301,11 +307,10 @@ def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, t
     return choose_in_spans(bounds, sampling.bound) + first
 
 
-def _reserve(arena: int, frames: int, shape: tuple[int, ...]) -> None:
-    total = frames * int(np.prod(shape, dtype=np.int64))
-    if total > MAX_OUTPUT_BYTES:
-        raise ReaderError(f"{frames} frames of {shape[1]} x {shape[0]} need {total / 2**30:.0f} GiB", "too_large")
-    os.ftruncate(arena, total)
+def _reserve(arena: int, total: int) -> None:
+    """Make room. Nothing is cut off: the parent may still look at what an earlier plan put there."""
+    if os.fstat(arena).st_size < total:
+        os.ftruncate(arena, total)
 
 
 def _damage(reader: VideoReader) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from clips import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from vidcomp.bench.plot import plot_accuracy
 from vidcomp.bench.statistics import Marks, bootstrap, mcnemar
 from vidcomp.cli.app import run
 from vidcomp.errors import UsageError
+from vidcomp.video import Sampling, read_frames
 
 pytest.importorskip("av", reason="writing the held-out videos needs av")
 
@@ -175,3 +178,20 @@ def test_a_pair_names_its_own_inner_schedule(nano, small):
     alone = next(row for row in small[0].rows if row.method == "holitom" and row.keep == 0.1)
     assert [row.tokens for row in pairs.rows] == [alone.tokens] * 2
     assert pairs.rows[0].kl < pairs.rows[1].kl
+
+
+def test_reading_beside_raw_calls(tmp_path, capfd):
+    clip = make_clip(tmp_path / "clip.mp4", 48, options={"g": "12"})
+    assert run(["bench", "read", str(clip), "--frames", "8", "--repeats", "1", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["reader"] == "decord" and all(ratio > 0 for ratio in record["ratios"].values())
+    assert set(record["seconds"]) == {
+        "vidcomp", "vidcomp, --seek fast", "vidcomp, decord", "vidcomp, pyav", "vidcomp, opencv",
+        "decord, get_batch", "decord, skip and next", "pyav, decode through", "opencv, grab through",
+    }  # fmt: skip
+    assert record["fast_gain"] > 0
+    if Path("/proc/self/statm").exists():
+        assert record["peak_bytes"] > read_frames(clip, Sampling(8)).pixels.nbytes
+    assert run(["bench", "read", str(clip), "--alone", "--seek", "fast", "--repeats", "1"]) == 0
+    told = capfd.readouterr().out
+    assert "times faster" not in told and "raw call" not in told and "memory above" in told

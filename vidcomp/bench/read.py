@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vidcomp.bench.memory import peak_of_processes
 from vidcomp.bench.timing import Timing
-from vidcomp.video import READERS, Sampling, read_frames
+from vidcomp.video import READERS, Frames, Sampling, read_frames
+from vidcomp.video.line import stop_nursery
 
 __all__ = ["RAW_CALLS", "ReadBench", "bench_read"]
 
@@ -75,12 +77,23 @@ RAW_CALLS: dict[str, tuple[str, Raw]] = {
 """Name to the reader it belongs to and the call."""
 
 
+FAST = "vidcomp, --seek fast"
+
+
 @dataclass(frozen=True)
 class ReadBench:
-    """Timings by name: ``vidcomp`` chooses a reader, ``vidcomp, NAME`` is bound to one, the others are raw calls."""
+    """What one video costs.
+
+    Attributes:
+        reader: the one that vidcomp chose.
+        timings: by name: ``vidcomp`` chooses a reader, ``vidcomp, NAME`` is bound to one, the others are raw calls.
+        peak_bytes: resident memory of all processes above that before the first reading, its frames included, with no
+            decoding process running yet; None where it cannot be measured.
+    """
 
     reader: str
     timings: dict[str, Timing]
+    peak_bytes: int | None = None
 
     def ratio(self, reader: str) -> float | None:
         """Median of ours over the best raw median of the same reader; None when one of them cannot read the file."""
@@ -90,21 +103,38 @@ class ReadBench:
         ]
         return ours.median / min(raw) if ours and raw else None
 
+    @property
+    def fast_gain(self) -> float | None:
+        """How many times faster ``--seek fast`` is; None when the frames were not to be exact anyway."""
+        return self.timings["vidcomp"].median / self.timings[FAST].median if FAST in self.timings else None
+
     def to_dict(self) -> dict[str, Any]:
         """As in ``bench read --json``."""
-        ratios = {reader: self.ratio(reader) for reader in READERS}
-        return {"reader": self.reader, "ratios": ratios, "seconds": {k: t.to_dict() for k, t in self.timings.items()}}
+        return {
+            "reader": self.reader,
+            "ratios": {reader: self.ratio(reader) for reader in READERS},
+            "fast_gain": self.fast_gain,
+            "peak_bytes": self.peak_bytes,
+            "seconds": {name: timing.to_dict() for name, timing in self.timings.items()},
+        }
 
 
-def bench_read(path: Path, sampling: Sampling, *, repeats: int = 7, seconds: float = 120.0) -> ReadBench:
+def bench_read(
+    path: Path, sampling: Sampling, *, repeats: int = 7, alone: bool = False, seconds: float = 120.0
+) -> ReadBench:
     """Time every way that works on this file, one after the other in each round.
 
     Args:
         repeats: rounds that count; one more goes before them.
+        alone: only what vidcomp chooses, exact and fast; the others go through the whole file: minutes for an hour.
         seconds: no new round begins after this long, so that slow files end too.
     """
-    chosen = read_frames(path, sampling)
-    indices, ways = chosen.indices.tolist(), dict(_ways(path, sampling, chosen.indices.tolist()))
+    chosen, peak_bytes = _read_anew(path, sampling)
+    ways = _own_ways(path, sampling)
+    if not alone:
+        ways |= _compared_ways(path, sampling, chosen.indices.tolist())
+    count, reader = len(chosen.pixels), chosen.info.reader
+    del chosen
     taken: dict[str, list[float]] = {name: [] for name in ways}
     begun = time.monotonic()
     for number in range(repeats + 1):
@@ -116,22 +146,37 @@ def bench_read(path: Path, sampling: Sampling, *, repeats: int = 7, seconds: flo
                 del ways[name], taken[name]
                 continue
             passed = time.perf_counter() - start
-            if len(delivered) != len(indices):
+            if len(delivered) != count:
                 del ways[name], taken[name]
             elif number:
                 taken[name].append(passed)
             del delivered  # or giving its memory back would count as the next one's time
         if time.monotonic() - begun > seconds and number:
             break
-    return ReadBench(chosen.info.reader, {name: Timing.of(times) for name, times in taken.items()})
+    return ReadBench(reader, {name: Timing.of(times) for name, times in taken.items()}, peak_bytes)
 
 
-def _ways(path: Path, sampling: Sampling, indices: list[int]) -> dict[str, Callable[[], Any]]:
-    def ours(readers: list[str] | None) -> Callable[[], Any]:
-        return lambda: read_frames(path, sampling, readers=readers).pixels
+def _read_anew(path: Path, sampling: Sampling) -> tuple[Frames, int | None]:
+    """The frames, and what it takes to read them from the start of the decoding process on."""
+    stop_nursery()
+    with peak_of_processes() as peak:
+        frames = read_frames(path, sampling)
+        frames.pixels.max()  # memory counts once it was touched
+    return frames, peak.bytes
+
+
+def _own_ways(path: Path, sampling: Sampling) -> dict[str, Callable[[], Any]]:
+    ways = {"vidcomp": lambda: read_frames(path, sampling).pixels}
+    if sampling.seek == "exact":
+        ways[FAST] = lambda: read_frames(path, replace(sampling, seek="fast")).pixels
+    return ways
+
+
+def _compared_ways(path: Path, sampling: Sampling, indices: list[int]) -> dict[str, Callable[[], Any]]:
+    def bound(name: str) -> Callable[[], Any]:
+        return lambda: read_frames(path, sampling, readers=[name]).pixels
 
     def raw(call: Raw) -> Callable[[], Any]:
         return lambda: call(str(path), indices)
 
-    ways = {"vidcomp": ours(None)} | {f"vidcomp, {name}": ours([name]) for name in READERS}
-    return ways | {name: raw(call) for name, (_, call) in RAW_CALLS.items()}
+    return {f"vidcomp, {name}": bound(name) for name in READERS} | {n: raw(call) for n, (_, call) in RAW_CALLS.items()}

@@ -122,6 +122,9 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
 def read(
     video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
     repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 7,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="no raw calls: they go through the whole file, an hour of it in minutes")
+    ] = False,
     *,
     config: RunConfig,
     ui: Ui,
@@ -131,13 +134,19 @@ def read(
     from vidcomp.video import READERS, StockRule
     from vidcomp.video.options import sampling_of
 
-    result = bench_read(video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats)
+    result = bench_read(video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats, alone=alone)
     if ui.json:
         data(result.to_dict())
         return
     out_console().print(_read_table(result))
-    ratios = (f"{reader} {ratio:.2f}" for reader in READERS if (ratio := result.ratio(reader)) is not None)
-    data(f"chosen: {result.reader}; vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
+    data(f"chosen: {result.reader}")
+    ratios = [f"{reader} {ratio:.2f}" for reader in READERS if (ratio := result.ratio(reader)) is not None]
+    if ratios:
+        data(f"vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
+    if result.fast_gain is not None:
+        data(f"--seek fast: {result.fast_gain:.1f} times faster")
+    if result.peak_bytes is not None:
+        data(f"memory above the idle process, all processes: {result.peak_bytes / 2**20:.0f} MiB")
 
 
 def _read_table(result: ReadBench) -> Table:

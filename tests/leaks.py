@@ -1,0 +1,82 @@
+"""What stays behind when many videos are read in one process: ``python -m tests.leaks --n 500 [FILE...]``.
+
+The files are read in turn, eight frames each; without any, five clips made anew and a damaged one. Printed are
+resident memory (MB), open files and threads of this process, of the decoding nursery and of its child, after every
+file was read once and at the end. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from fuzz import make_sources  # noqa: E402
+
+from vidcomp.errors import InputError  # noqa: E402
+from vidcomp.video import Sampling, read_frames  # noqa: E402
+
+
+def children(process: int) -> list[int]:
+    """Processes that another one has started."""
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(number) for file in lists for number in file.read_text().split()]
+
+
+def state(process: int) -> dict[str, Any]:
+    """What a process holds."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return {
+        "megabytes": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
+        "files": len(os.listdir(f"/proc/{process}/fd")),
+        "threads": len(os.listdir(f"/proc/{process}/task")),
+    }
+
+
+def states() -> dict[str, Any]:
+    """This process, the nursery, and the child that waits for its next job."""
+    gc.collect()
+    nurseries = children(os.getpid())
+    waiting = [child for nursery in nurseries for child in children(nursery)]
+    return {"own": state(os.getpid()), "nursery": [*map(state, nurseries)], "child": [*map(state, waiting)]}
+
+
+def read_in_turn(files: Sequence[Path], count: int) -> None:
+    """Read ``count`` videos, whatever they hold."""
+    for number in range(count):
+        with contextlib.suppress(InputError):
+            read_frames(files[number % len(files)], Sampling(8))
+
+
+def main() -> None:
+    """Print both states as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.leaks", description=__doc__)
+    parser.add_argument("--n", type=int, default=500, help="videos to read (default: 500)")
+    parser.add_argument("files", nargs="*", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files = options.files
+        if not files:
+            files = [*make_sources(Path(folder)).values(), Path(folder, "damaged.mp4")]
+            files[-1].write_bytes(files[0].read_bytes()[:9000])
+        read_in_turn(files, len(files))
+        before, start = states(), time.monotonic()
+        read_in_turn(files, options.n)
+        seconds = (time.monotonic() - start) / options.n
+        after = states()
+    print(json.dumps({"before": before, "after": after, "milliseconds_a_video": round(seconds * 1e3, 1)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,8 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache
+from queue import SimpleQueue
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,6 @@ __all__ = ["Request", "serve"]
 
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
-BACKGROUND_BYTES = 1 << 20  # writing less takes no longer than starting a thread
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
@@ -99,28 +100,36 @@ class Request:
 
 
 class Answer:
-    """The message pipe and the memory file, as the child writes them."""
+    """The message pipe and the memory file, as the child writes them.
+
+    Attributes:
+        stored: pictures that are in the memory file, counted from the first.
+    """
 
     def __init__(self, pipe: int, arena: int) -> None:
         self.pipe, self.arena = pipe, arena
+        self.stored = 0
+        self._room = BoundedSemaphore()  # a large picture that waits is a lot of memory
+        self._waiting: SimpleQueue[NDArray[np.uint8] | None] = SimpleQueue()
         self._writing: Future[None] | None = None
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one message."""
         os.write(self.pipe, json.dumps({"event": event, **fields}).encode() + b"\n")
 
-    def store(self, number: int, image: NDArray[np.uint8]) -> None:
-        """Write a picture into the memory file, a large one while the next is decoded; the one before is there then."""
-        self.flush()
-        if image.nbytes < BACKGROUND_BYTES:
-            self.write(number * image.nbytes, image)
-        else:
-            self._writing = in_background(lambda: self.write(number * image.nbytes, image))
+    def store(self, image: NDArray[np.uint8]) -> None:
+        """Write the next picture into the memory file while the one after it is decoded."""
+        if self._writing is None:
+            self.stored, self._writing = 0, in_background(self._write_all)
+        self._room.acquire()
+        self._waiting.put(image)
 
     def flush(self) -> None:
-        """Wait until everything stored is there."""
+        """Wait until everything stored is there; what follows is stored from the start on again."""
         if self._writing is not None:
+            self._waiting.put(None)
             self._writing.result()
+            self._writing = None
 
     def write(self, start: int, array: NDArray[Any]) -> None:
         """Write to the memory file, not to a mapping of it, so that it counts only once as memory."""
@@ -128,6 +137,18 @@ class Answer:
         while data:
             written = os.pwrite(self.arena, data, start)
             data, start = data[written:], start + written
+
+    def _write_all(self) -> None:
+        failed: OSError | None = None
+        while (image := self._waiting.get()) is not None:
+            try:
+                self.write(self.stored * image.nbytes, image)
+                self.stored += 1
+            except OSError as error:
+                failed = error
+            self._room.release()
+        if failed is not None:
+            raise failed
 
 
 def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
@@ -249,8 +270,8 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
         raise ReaderError(why, "empty_range")
     images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
     shape: tuple[int, ...] | None = None
-    ready, told = 0, -TELL_SECONDS
-    for ready, image in enumerate(images, start=1):
+    delivered, told = 0, -TELL_SECONDS
+    for image in images:
         if shape is None:
             shape = image.shape
             total = len(chosen) * image.nbytes
@@ -268,14 +289,15 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
             )
         if image.shape != shape:
             raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
-        answer.store(ready - 1, image)
-        if ready > 1 and time.monotonic() - told > TELL_SECONDS:
-            answer.send("frames", ready=ready - 1)
+        answer.store(image)
+        delivered += 1
+        if answer.stored and time.monotonic() - told > TELL_SECONDS:
+            answer.send("frames", ready=answer.stored)
             told = time.monotonic()
-    if shape is None or ready != len(chosen):
-        raise ReaderError(f"delivered {ready} of {len(chosen)} frames")
+    if delivered != len(chosen):
+        raise ReaderError(f"delivered {delivered} of {len(chosen)} frames")
     answer.flush()
-    answer.send("frames", ready=ready)
+    answer.send("frames", ready=delivered)
 
 
 def _side(request: Request, facts: Facts, frames: int) -> int | None:

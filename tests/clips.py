@@ -7,6 +7,7 @@ lower left corner that shows which side is down. Clips are written with PyAV, wh
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -140,15 +141,52 @@ def make_twins(path: Path, source: Path, every: int = 7) -> Path:
     return path
 
 
+def remux(path: Path, source: Path, change: Callable[[int, Any], Any] = lambda number, packet: packet) -> Path:
+    """Copy the picture track packet by packet; ``change`` gets its number and the packet and returns what to write."""
+    import av
+
+    with av.open(str(source)) as read, av.open(str(path), "w") as output:
+        track: Any = read.streams.video[0]
+        copy: Any = output.add_stream_from_template(track)
+        for number, packet in enumerate(packet for packet in read.demux(track) if packet.size):
+            packet = change(number, packet)
+            packet.stream = copy
+            output.mux(packet)
+    return path
+
+
+def make_tracks(path: Path, *tracks: tuple[int, int, int], default: int) -> Path:
+    """Several picture tracks, each of so many frames from a first number on at a rate; one is the default."""
+    import av
+
+    with av.open(str(path), "w") as output:
+        streams: list[Any] = []
+        for number, (_, _, fps) in enumerate(tracks):
+            stream: Any = output.add_stream("libx264", rate=fps, options=X264)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+            streams.append(stream)
+        for stream, (count, first, _) in zip(streams, tracks, strict=True):
+            for number in range(count):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(frame_image(first + number), format="rgb24")))
+            output.mux(stream.encode())
+    return path
+
+
 def rotate(path: Path, source: Path, degrees: int = 90) -> Path:
     """Copy an MP4 and say in its track header that players shall turn the picture clockwise by 90, 180 or 270."""
-    one = 0x10000
-    cosine, sine = {90: (0, one), 180: (-one, 0), 270: (0, -one)}[degrees]
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    return set_matrix(path, source, cosine, sine, -sine, cosine)
+
+
+def set_matrix(path: Path, source: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Copy an MP4 and write a display matrix into its track header."""
     data = bytearray(source.read_bytes())
     start = data.index(b"tkhd") + 4
     version = data[start]
     matrix = start + (4 + 8 + 8 + 4 + 4 + 8 if version else 4 + 4 + 4 + 4 + 4 + 4) + 16
-    data[matrix : matrix + 36] = struct.pack(">9i", cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)
+    fixed = [round(value * 0x10000) for value in (a, b, 0, c, d, 0)]
+    data[matrix : matrix + 36] = struct.pack(">9i", *fixed, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import make_clip, read_numbers
 
+from vidcomp.batch.discover import find_videos
 from vidcomp.cli.app import run
+from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
+from vidcomp.video.probe import probe
 
 QUESTION = "what happens at the end?"
 SHORT = ["--max-new-tokens", "3"]
@@ -215,6 +220,7 @@ def test_an_empty_question_and_an_unknown_command(cli, clip):
     ("model", "words"),
     [
         ("nanno", "no model named"),
+        ("n" * 300, "no model named"),
         ("who/knows", "not in the cache, and offline"),
         ("FOLDER", "no config.json"),
         ("OTHER", "family 'bert'"),
@@ -255,6 +261,24 @@ def test_a_bug_is_status_1_and_its_traceback_is_saved(cli, clip, monkeypatch):
     assert "Traceback" in cli("ask", clip, QUESTION, "--debug")[2]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        InputError("cannot read it", why="pyav: OSError: [Errno 12] Cannot allocate memory"),
+    ],
+)
+def test_no_room_for_a_library_is_no_bug_and_no_damaged_file(cli, clip, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("vidcomp.video.read_frames", refuse)
+    status, out, err = cli("frames", clip, "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (6, "out_of_memory")
+    assert err.startswith("error: not enough memory")
+
+
 def test_out_of_memory_is_status_6(cli, clip, monkeypatch):
     def refuse(*_, **__):
         raise MemoryError("no room")
@@ -265,6 +289,85 @@ def test_out_of_memory_is_status_6(cli, clip, monkeypatch):
     status, _, err = cli("ask", clip, QUESTION)
     assert status == 6
     assert "--frames" in err
+
+
+# -- paths that the system does not let us use
+
+LONG = "n" * 300
+
+
+def unprivileged(*args):
+    """A command line without root's right to read everything."""
+    if os.geteuid():
+        return command(*args)
+    if not shutil.which("setpriv"):
+        pytest.skip("root reads everything, and there is no setpriv")
+    dropped = "-dac_override,-dac_read_search"
+    return ["setpriv", "--bounding-set", dropped, "--inh-caps=-all", *command(*args)]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["ask", "CLIP", "what?"], ["chat", "CLIP"], ["caption", "CLIP"], ["report", "CLIP"], ["bench", "ask", "CLIP"]],
+)
+def test_a_file_that_may_not_be_read_is_no_wrong_usage(cli, clip, monkeypatch, args):
+    """The command-line library's own look at it would end a whole batch; what comes first is the wrong method."""
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    status, _, err = cli(*(clip if arg == "CLIP" else arg for arg in args), "--method", "hollitom")
+    assert status == 2
+    assert "did you mean 'holitom'?" in err
+
+
+def test_files_without_permission_and_long_names_are_failed_records(clip, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    secret = tmp_path / "secret.mp4"
+    for path in (secret, locked / "inside.mp4"):
+        path.write_bytes(clip.read_bytes())
+    secret.chmod(0)
+    locked.chmod(0)
+    words = unprivileged("probe", locked / "inside.mp4", secret, tmp_path / LONG, clip, "--json")
+    alone = unprivileged("frames", secret, "--json")
+    written = unprivileged("frames", clip, "-o", locked / "new", "--json")
+    try:
+        done, alone, written = (
+            subprocess.run(line, capture_output=True, text=True) for line in (words, alone, written)
+        )
+    finally:
+        locked.chmod(0o700)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    codes = [record["error"]["code"] if "error" in record else record["status"] for record in found]
+    assert (done.returncode, codes) == (5, ["no_permission", "no_permission", "missing", "ok"])
+    assert (alone.returncode, json.loads(alone.stdout)["error"]["code"]) == (3, "no_permission")
+    assert (written.returncode, json.loads(written.stdout)["error"]["code"]) == (3, "unwritable")
+
+
+def test_long_names(cli, clip, tmp_path):
+    status, out, err = cli("frames", clip, "-o", tmp_path / LONG)
+    assert (status, out) == (3, "")
+    assert "File name too long" in err
+    assert find_videos([tmp_path / LONG, clip]) == [tmp_path / LONG, clip]
+
+
+# -- probe
+
+
+def test_a_picture_of_unknown_size_has_no_price_and_the_rest_goes_on(cli, clip, tmp_path, monkeypatch):
+    unknown = tmp_path / "unknown.mp4"
+    unknown.write_bytes(clip.read_bytes())
+
+    def look(path, *args):
+        found = probe(path, *args)
+        return replace(found, width=0) if path == unknown else found
+
+    monkeypatch.setattr("vidcomp.video.probe.probe", look)
+    status, out, _ = cli("probe", unknown, clip, "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert (status, first["status"], first["models"]) == (0, "ok", None)
+    assert second["models"]
+    status, out, _ = cli("probe", unknown, clip)
+    assert status == 0
+    assert "size not known" in out and "cost        -" in out and "qwen3-vl-8b" in out
 
 
 # -- batches
@@ -390,6 +493,39 @@ def test_a_closed_pipe_is_no_error(clip):
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("to", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("args", [["frames", "CLIP", "--json"], ["probe", "CLIP"], ["--version"]])
+def test_output_that_cannot_be_written_is_status_3(clip, to, args):
+    line = " ".join(command(*(clip if arg == "CLIP" else arg for arg in args)))
+    done = subprocess.run(["bash", "-c", f"{line} {to}"], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[0] == "error: cannot write the output"
+    assert len(done.stderr.splitlines()) == 3
+
+
+@pytest.mark.parametrize("to", ["2>/dev/full", "2>&-", ">/dev/full", ">&- 2>&-"])
+def test_the_status_is_that_of_the_error_also_where_nothing_can_be_said(to):
+    line = " ".join(command("frames", "/nowhere", "--json"))
+    done = subprocess.run(["bash", "-c", f"{line} {to}"], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "2>" in to or "no such file: /nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("library", ["typer", "torch"])
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_obeyed_while_a_library_that_swallows_exceptions_is_loaded(clip, tmp_path, library, kind, status):
+    (tmp_path / f"{library}.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {int(kind)})\n    os.getpid()\n"
+        "except BaseException:\n    pass\nraise ImportError('the signal was lost')\n"
+    )
+    done = subprocess.run(
+        command("ask", clip, QUESTION), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == ("\nstopped\n" if kind == signal.SIGINT else "")
 
 
 @pytest.mark.parametrize(("kind", "status", "seconds"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 5)])

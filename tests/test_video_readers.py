@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
-from clips import make_clip, make_cut, make_sound, make_twins, read_numbers, rotate
+from clips import make_clip, make_cut, make_sound, make_tracks, make_twins, read_numbers, remux, rotate
 
 from vidcomp.errors import IncompleteVideo, InputError
 from vidcomp.video import READERS, Frames, Sampling, read_frames
@@ -64,6 +64,16 @@ CLIPS: dict[str, tuple[Maker, int, int, tuple[str, ...]]] = {
     ),
     "open_gop.mp4": (lambda p: make_clip(p, 150, options={"x264-params": OPEN_GOP, "preset": "fast"}), 0, 150, ALL),
     "open_gop.mkv": (lambda p: make_clip(p, 150, options={"x264-params": OPEN_GOP, "preset": "fast"}), 0, 150, ALL),
+    # FFmpeg guesses the times of B-frames in an AVI, and names the wrong pictures.
+    "guessed.avi": (
+        lambda p: make_clip(p, 90, options={"x264-params": "bframes=2:b-adapt=0:b-pyramid=none", "preset": "fast"}),
+        0,
+        90,
+        OTHERS,
+    ),
+    "turned.mkv": (lambda p: remux(p, quarter_turns(p.with_name("turned.mp4"), 1)), 0, 30, OTHERS),
+    "tracks.mp4": (lambda p: make_tracks(p, (50, 0, 50), (50, 1000, 25), default=1), 1000, 50, ("pyav",)),
+    "tracks.mkv": (lambda p: make_tracks(p, (50, 0, 50), (50, 1000, 25), default=1), 1000, 50, ("pyav",)),
     "open_gop.ts": (lambda p: make_clip(p, 100, options={"x264-params": OPEN_GOP, "preset": "fast"}), 0, 100, OTHERS),
     "open_hevc.mp4": (
         lambda p: make_clip(
@@ -140,7 +150,8 @@ def true_times(path: Path) -> np.ndarray:
     import av
 
     with av.open(str(path), metadata_errors="ignore") as source:
-        times = [float(frame.time) for frame in source.decode(video=0)]
+        frames = source.decode(source.streams.best("video"))
+        times = sorted(float(frame.time) for frame in frames)  # an AVI's come in a wrong order
     return np.array(times) - times[0]
 
 

@@ -4,6 +4,7 @@ network."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,8 +101,8 @@ def _local_folder(name: str) -> Path | None:
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
-    if name and path.is_dir():
-        if not (path / "config.json").is_file():
+    if name and os.path.isdir(path):  # False also where the system does not let us look
+        if not os.path.isfile(path / "config.json"):
             raise ModelError(
                 f"{name} is not a checkpoint", why="the folder has no config.json", hint="point --model at it"
             )

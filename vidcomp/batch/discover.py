@@ -25,10 +25,10 @@ def find_videos(paths: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # False also where the system does not let us look
             found.update(dict.fromkeys(_below(path)))
         else:
-            found[path] = None  # one that is missing becomes a failed record, the others go on
+            found[path] = None  # one that cannot be read becomes a failed record, the others go on
     if not found:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise InputError(

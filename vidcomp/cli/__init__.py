@@ -5,12 +5,20 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the ``vidcomp`` script."""
+    from vidcomp.cli import signals
+
+    signals.end_at_once()  # first of all: the libraries of the command line take a while
     import sys
 
-    try:
-        from vidcomp.cli.app import run
+    from vidcomp.cli.app import run
+    from vidcomp.cli.streams import guard_streams
 
+    guard_streams()
+    try:
         status = run(sys.argv[1:])
-    except KeyboardInterrupt:  # before or after the command itself
-        status = 130
+    except KeyboardInterrupt:  # a second one, while the first was being obeyed
+        status = signals.INTERRUPTED
+    except signals.Terminated:
+        status = signals.TERMINATED
+    signals.end_at_once()
     sys.exit(status)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -17,11 +14,12 @@ import typer
 from vidcomp._version import __version__
 from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report
 from vidcomp.cli.console import data, print_error
-from vidcomp.errors import BatchFailures, UsageError, VidcompError
+from vidcomp.cli.signals import INTERRUPTED, STOPPED, TERMINATED, Terminated, raise_exceptions
+from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
 
 __all__ = ["app", "run"]
 
-INTERRUPTED, TERMINATED = 130, 143
+NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # words of the system's loader and of its C library
 
 app = typer.Typer(
     name="vidcomp",
@@ -29,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done, 1 bug, 2 wrong usage, 3 unreadable input, 4 no model, "
+    epilog="Exit status: 0 done, 1 bug, 2 wrong usage, 3 unreadable input or unwritable output, 4 no model, "
     "5 some inputs of a batch failed, 6 out of memory, 130 interrupted.",
 )
 app.command()(ask.ask)
@@ -47,7 +45,7 @@ app.add_typer(bench.app, name="bench")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"vidcomp {__version__}\n")
+        data(f"vidcomp {__version__}")
         raise typer.Exit
 
 
@@ -60,34 +58,25 @@ def _root(
     pass
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     debug = "--debug" in args
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an output that cannot carry a letter shows a mark instead
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        signal.signal(signal.SIGTERM, _raise_terminated)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     try:
+        raise_exceptions()
         return _said(int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
     except VidcompError as error:
-        if "--json" in args and not isinstance(error, BatchFailures):
-            data({"schema": 1, "status": "failed", "error": error.to_dict()})
-        return _expected(error, debug)
+        return _failed(_starved(error) or error, args, debug)
     except typer.Exit as leave:
         return _said(int(leave.exit_code))
     except (typer.Abort, KeyboardInterrupt):
         return _said(INTERRUPTED)
-    except _Terminated:
+    except Terminated:
         return TERMINATED
     except (BrokenPipeError, SystemExit) as leave:
         return _left(leave)
     except Exception as error:  # the last line of defence: a bug, or a usage error of the command-line library
+        if starved := _starved(error):
+            return _failed(starved, args, debug)
         if hasattr(error, "format_message"):
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
@@ -98,12 +87,27 @@ def run(args: Sequence[str]) -> int:
 
 def _said(status: int) -> int:
     if status == INTERRUPTED:
-        sys.stderr.write("\nstopped\n")
+        sys.stderr.write(STOPPED)
     return status
 
 
-def _raise_terminated(*_: Any) -> None:
-    raise _Terminated
+def _starved(error: Exception) -> OutOfMemory | None:
+    """What to say instead when a library could not be loaded, here or in the decoding process, for lack of memory."""
+    why = error.why if isinstance(error, InputError) else str(error)
+    if not isinstance(error, MemoryError) and not any(words in why for words in NO_MEMORY):
+        return None
+    starved = OutOfMemory("not enough memory", why=why, hint="close other programs, or raise the limit: ulimit -v")
+    starved.__cause__ = error  # --debug shows it
+    return starved
+
+
+def _failed(error: VidcompError, args: Sequence[str], debug: bool) -> int:
+    if "--json" in args and not isinstance(error, BatchFailures):
+        try:
+            data({"schema": 1, "status": "failed", "error": error.to_dict()})
+        except VidcompError as unwritable:
+            print_error(unwritable)
+    return _expected(error, debug)
 
 
 def _expected(error: VidcompError, debug: bool) -> int:
@@ -139,5 +143,4 @@ def _left(leave: BaseException) -> int:
     """Our pipe has no reader any more, which the command-line library turns into an exit; nobody is left to read."""
     if isinstance(leave, SystemExit) and not isinstance(leave.__context__, BrokenPipeError):
         raise leave
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

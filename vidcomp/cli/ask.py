@@ -10,7 +10,7 @@ import typer
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import model_notes, summary
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
 from vidcomp.video.files import printable
 
@@ -23,7 +23,7 @@ __all__ = ["ask", "write_piece"]
 @with_ui
 @with_config(*ALL_GROUPS)
 def ask(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     question: Annotated[str, typer.Argument(help="what to ask about it", show_default=False)],
     also: Annotated[
         list[str] | None,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig, parse_spec
 from vidcomp.errors import UsageError
 
@@ -33,7 +33,7 @@ app.command()(accuracy)
 @with_ui
 @with_config(*ALL_GROUPS)
 def ask(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
     repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 7,
     warmup: Annotated[int, typer.Option("--warmup", help="pairs thrown away", min=0, max=1000)] = 2,
@@ -120,7 +120,7 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
 @with_ui
 @with_config(VideoConfig)
 def read(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 7,
     alone: Annotated[
         bool, typer.Option("--alone", help="no raw calls: they go through the whole file, an hour of it in minutes")

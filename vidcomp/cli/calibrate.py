@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vidcomp.cli.console import Ui, data
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, parse_spec
 
 __all__ = ["calibrate"]
@@ -18,7 +18,7 @@ __all__ = ["calibrate"]
 @with_config(*ALL_GROUPS)
 def calibrate(
     schedule: Annotated[str, typer.Argument(help="gsearch, psigmoid:keep=0.5 or shortv", show_default=False)],
-    videos: Annotated[list[Path], typer.Argument(help="video files", show_default=False)],
+    videos: Annotated[list[Path], path_argument("video files")],
     question: Annotated[
         list[str] | None, typer.Option("--question", help="ask this about each; may be repeated", show_default=False)
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidcomp.cli.console import Ui, data
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
 from vidcomp.errors import BatchFailures
 
@@ -23,8 +23,10 @@ __all__ = ["caption"]
 @with_ui
 @with_config(*ALL_GROUPS)
 def caption(
-    paths: Annotated[list[Path], typer.Argument(help="files and folders, searched recursively", show_default=False)],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="results file, one JSON line per video")] = None,
+    paths: Annotated[list[Path], path_argument("files and folders, searched recursively")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="results file, one JSON line per video", readable=False)
+    ] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="what to ask about each video")] = "describe the video.",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="do again what failed in an earlier run")

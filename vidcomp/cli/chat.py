@@ -13,7 +13,7 @@ import typer
 from vidcomp.cli.ask import write_piece
 from vidcomp.cli.console import Ui, data, out_console, print_error
 from vidcomp.cli.notes import summary
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import OuterConfig, RunConfig, option_of
 from vidcomp.errors import UsageError, VidcompError
 
@@ -32,7 +32,7 @@ _HELP = """/keep 0.2       go on with another share of the tokens
 @with_ui
 @with_config(*ALL_GROUPS)
 def chat(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     *,
     config: RunConfig,
     ui: Ui,

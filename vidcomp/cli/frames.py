@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vidcomp.cli.console import Ui, data
-from vidcomp.cli.options import with_config, with_ui
+from vidcomp.cli.options import path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig
-from vidcomp.errors import UsageError
+from vidcomp.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from vidcomp.video import Frames
@@ -23,9 +24,9 @@ CUSTOMARY_FRAMES = 32
 @with_ui
 @with_config(VideoConfig)
 def frames(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="a new folder for the pictures, as PNG files")
+        Path | None, typer.Option("-o", "--output", help="a new folder for the pictures, as PNG files", readable=False)
     ] = None,
     *,
     config: RunConfig,
@@ -37,8 +38,8 @@ def frames(
 
     if config.video.sample == "model":
         raise UsageError("--sample model", why="no model is loaded here", hint="--sample uniform", code="bad_option")
-    if output is not None and output.exists():
-        raise UsageError(f"{output} exists", why="pictures go into a new folder", hint="name another one")
+    if output is not None:
+        _require_new(output)
     start_nursery()
     from vidcomp.video.options import sampling_of
     from vidcomp.video.sampling import StockRule
@@ -51,6 +52,18 @@ def frames(
 
         write_pictures(found.pixels, names, output)
     _show(found, [str(output / name) for name in names] if output else [], ui)
+
+
+def _require_new(output: Path) -> None:
+    try:
+        os.lstat(output)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name that is too long, a folder that is closed to us: said before anything is decoded
+        raise InputError(
+            f"cannot write {output}", why=error.strerror or str(error), hint="-o elsewhere", code="unwritable"
+        ) from error
+    raise UsageError(f"{output} exists", why="pictures go into a new folder", hint="name another one")
 
 
 def _show(found: Frames, files: list[str], ui: Ui) -> None:

@@ -22,7 +22,7 @@ from vidcomp.config import (
     option_of,
 )
 
-__all__ = ["ALL_GROUPS", "with_config", "with_ui"]
+__all__ = ["ALL_GROUPS", "path_argument", "with_config", "with_ui"]
 
 ALL_GROUPS: tuple[type, ...] = (OuterConfig, VideoConfig, SpanConfig, ModelConfig, GenerateConfig)
 _PANELS = {
@@ -38,6 +38,11 @@ _UI_HELP = {
     "verbose": "say more: settings, warnings of the libraries",
     "debug": "show tracebacks",
 }
+
+
+def path_argument(text: str) -> Any:
+    """Files as an argument. The library's own look at them would end a whole batch, and know no reasons."""
+    return typer.Argument(help=text, show_default=False, readable=False)
 
 
 def with_config(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

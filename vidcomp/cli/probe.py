@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from vidcomp.cli.console import Ui, data, out_console, print_error
-from vidcomp.cli.options import with_config, with_ui
+from vidcomp.cli.options import path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig
 from vidcomp.errors import BatchFailures, VidcompError
 
@@ -24,7 +22,7 @@ __all__ = ["probe"]
 @with_ui
 @with_config(VideoConfig)
 def probe(
-    paths: Annotated[list[Path], typer.Argument(help="video files, folders", show_default=False)],
+    paths: Annotated[list[Path], path_argument("video files, folders")],
     *,
     config: RunConfig,
     ui: Ui,
@@ -59,20 +57,21 @@ def _one(path: Path, video: VideoConfig, ui: Ui, alone: bool) -> bool:
     priced = prices(found, video)
     if ui.json:
         status = "doubtful" if found.doubt else "ok"
-        data({"schema": 1, "status": status, **found.to_dict(), "models": [price.to_dict() for price in priced]})
+        models = None if priced is None else [price.to_dict() for price in priced]
+        data({"schema": 1, "status": status, **found.to_dict(), "models": models})
     else:
         _show(found, priced)
     return True
 
 
-def _show(found: Probe, priced: list[Price]) -> None:
+def _show(found: Probe, priced: list[Price] | None) -> None:
     from vidcomp.video.files import display_name
 
     console = out_console()
     console.print(display_name(found.path), markup=False, style="bold")
     for name, text in _facts(found).items():
         console.print(f"  {name:<11} {text}", markup=False)
-    console.print(_table(priced))
+    console.print("  cost        -" if priced is None else _table(priced))
 
 
 def _facts(found: Probe) -> dict[str, str]:
@@ -80,9 +79,10 @@ def _facts(found: Probe) -> dict[str, str]:
     turned = f", stored turned by {found.rotation} degrees" if found.rotation else ""
     hidden = f", {found.hidden} packets hidden by an edit list" if found.hidden else ""
     starts = f", starts at {float(found.start_seconds):.3f} s" if found.start_seconds else ""
+    size = f"{found.width} x {found.height}{turned}" if found.width and found.height else "size not known"
     facts = {
         "file": f"{found.container}, {found.file_bytes:,} bytes{', with sound' if found.sound else ''}",
-        "picture": f"{found.codec} {found.pixel_format}, {found.width} x {found.height}{turned}",
+        "picture": f"{found.codec} {found.pixel_format}, {size}",
         "length": f"{found.seconds:.3f} s{starts}",
         "frames": f"{found.frames_total}, {rate}{hidden}" if found.frames_total else "only decoding counts them",
         "key frames": f"{len(found.keys)}, at most {found.longest_gap:.2f} s apart",

@@ -9,7 +9,7 @@ import typer
 
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.notes import model_notes
-from vidcomp.cli.options import ALL_GROUPS, with_config, with_ui
+from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
 from vidcomp.errors import UsageError
 
@@ -24,7 +24,7 @@ __all__ = ["report"]
 @with_ui
 @with_config(*ALL_GROUPS)
 def report(
-    video: Annotated[Path, typer.Argument(help="video file", show_default=False)],
+    video: Annotated[Path, path_argument("video file")],
     question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
     attention: Annotated[
         bool, typer.Option("--attention", help="also ask the uncompressed model, and print what both answers look at")

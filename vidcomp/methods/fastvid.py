@@ -59,7 +59,8 @@ class Fastvid(Method):
         stride: frames per anchor frame.
         beta: least weight of an anchor in what it becomes, in [0, 1].
         k: neighbours of the density.
-        official: ``onevision`` or ``llava_video``: counts and members as in that version of the published code.
+        official: ``onevision`` or ``llava_video``: counts and members as in that version of the published code, which
+            may merge at keep 1 too.
     """
 
     cuts: int = 8

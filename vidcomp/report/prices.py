@@ -32,8 +32,10 @@ class Price:
         return asdict(self)
 
 
-def prices(found: Probe, video: VideoConfig) -> list[Price]:
-    """The price of a clip in every published model, at the chosen sampling."""
+def prices(found: Probe, video: VideoConfig) -> list[Price] | None:
+    """The price of a clip in every published model, at the chosen sampling; None when its size is not known."""
+    if not (found.width and found.height):
+        return None
     rows = []
     for name, model in PUBLISHED.items():
         frames = max(1, found.sampled(sampling_of(video, CUSTOMARY_FRAMES, model.stock)))

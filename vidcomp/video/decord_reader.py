@@ -60,6 +60,8 @@ class DecordReader(VideoReader):
             raise ReaderError("its frame positions are not reliable in this kind of file", "refused")
         if header.edits > 1:
             raise ReaderError("an edit list hides frames, which it counts", "refused")
+        if header.mirrored or (header.kind != "iso" and header.rotation):
+            raise ReaderError("it does not know how this file is turned", "refused")
         if header.cut_short:
             raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "refused")
         import decord
@@ -115,8 +117,8 @@ class DecordReader(VideoReader):
         taken = self._file.next() if index else self._first
         self._position = index + 1
         image = np.asarray(np.from_dlpack(_Lent(taken)), dtype=np.uint8)
-        if image.ndim != 3:
-            raise ReaderError(f"no picture at frame {index}")
+        if image.ndim != 3 or image.shape[2] != 3:  # so it is for most widths below 50
+            raise ReaderError(f"gives frame {index} in the shape {image.shape}", "doubt")
         self._size = (image.shape[1], image.shape[0])
         return image
 
@@ -142,7 +144,9 @@ def _unfit(source: Source) -> str:
     if source.facts.codec in SILENT:
         return "its decoder gives wrong pictures of damaged data without a word"
     if scan.hidden:
-        return "an edit list hides frames, which it counts"
+        return "some of its packets show nothing, and it counts them"
+    if source.facts.tracks > 1:
+        return "there are several picture tracks, and it may take another one"
     indices = source.choose(scan.timeline) if source.choose else ()
     through, jumping = (decoded_frames(scan, segments(scan, indices, starts)) for starts in (None, scan.keys))
     if through > DEAR * jumping:

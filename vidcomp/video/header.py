@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vidcomp.errors import InputError
+from vidcomp.video.gif import gif_ends
+from vidcomp.video.matroska import picture_turn
 
-__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd"]
+__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd", "turn_of"]
 
 MAX_SIDE = 16_384  # pixels; the largest level of today's codecs is 8192 x 4320
 MAX_PIXELS = 1 << 27  # of one frame: 400 MB as RGB
 MAX_BOXES = 4096  # per level
 BOX_BYTES = 1 << 16  # of one box that is looked into
 ISO_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
+ISO_TOP = ISO_STARTS | {b"moof", b"meta", b"uuid", b"sidx", b"mfra", b"udta"}
+ASF = b"\x30\x26\xb2\x75"
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that tells the size of the file
+TURNS = {  # signs of a, b, c and d: clockwise degrees, then mirrored
+    (0, 1, -1, 0): (90, False),
+    (-1, 0, 0, -1): (180, False),
+    (0, -1, 1, 0): (270, False),
+    (-1, 0, 0, 1): (0, True),
+    (0, 1, 1, 0): (90, True),
+    (1, 0, 0, -1): (180, True),
+    (0, -1, -1, 0): (270, True),
+}
 MAGIC = (
-    (b"\x1aE\xdf\xa3", "matroska"),
-    (b"GIF8", "gif"),
     (b"FLV\x01", "flv"),
-    (b"\x30\x26\xb2\x75", "asf"),
     (b"OggS", "ogg"),
     (b"\x00\x00\x01\xba", "mpeg"),
     (b"\x00\x00\x01\xb3", "mpeg"),
@@ -46,11 +57,14 @@ class Header:
         has_video: False when the headers list tracks and none of them is video; None when they do not tell.
         seconds: length of the video track after edits; None when the headers do not tell.
         edits: entries of the video track's edit list that show something.
+        gap: the edit list shows nothing between two of them.
         samples: packets of the video track; 0 when not known.
         width: claimed by the codec's description; 0 when not known.
         height: likewise.
         codec: four-character code of the video track, such as ``avc1``; empty when not known.
         rotation: clockwise degrees by which players turn the stored picture: 0, 90, 180 or 270.
+        mirrored: they swap left and right after that.
+        track: number of the video track; 0 when not known.
     """
 
     kind: str = "unknown"
@@ -64,17 +78,29 @@ class Header:
     height: int = 0
     codec: str = ""
     rotation: int = 0
+    mirrored: bool = False
+    gap: bool = False
+    track: int = 0
 
 
-def read_header(fd: int) -> Header:
-    """Read the headers of an open file. Damaged headers give fewer facts, never an error."""
+def read_header(fd: int, track: int = 0) -> Header:
+    """Read the headers of an open file. Damaged headers give fewer facts, never an error.
+
+    Args:
+        track: number of the picture track that counts; by default the one with most packets.
+    """
     size = os.fstat(fd).st_size
     head = os.pread(fd, 512, 0)
     try:
         if head[4:8] in ISO_STARTS:
-            return _read_iso(fd, size)
+            return _read_iso(fd, size, track)
         if head.startswith(b"\x1aE\xdf\xa3"):
-            return Header(kind="matroska", cut_short=_matroska_end(head) > size)
+            rotation, mirrored = picture_turn(fd)
+            return Header("matroska", _matroska_end(head) > size, rotation=rotation, mirrored=mirrored)
+        if head.startswith(b"GIF8"):
+            return Header("gif", cut_short=not gif_ends(fd))
+        if head.startswith(ASF):
+            return Header("asf", cut_short=_asf_size(head) > size)
     except (struct.error, IndexError, ZeroDivisionError):
         return Header(kind="iso" if head[4:8] in ISO_STARTS else "matroska")
     if head[:4] == b"RIFF":
@@ -99,6 +125,14 @@ def refuse_absurd(header: Header, file_bytes: int, name: str) -> None:
     if why:
         hint = "the file is damaged or was made to harm; do not use it"
         raise InputError(f"cannot read {name}", why=why, hint=hint, code="implausible_header")
+
+
+def _asf_size(head: bytes) -> int:
+    """Bytes that an ASF (WMV) file says it has; 0 when it does not tell or was broadcast."""
+    at = head.find(ASF_PROPERTIES)
+    if at < 0 or head[at + 88] & 1:
+        return 0
+    return int.from_bytes(head[at + 40 : at + 48], "little")
 
 
 def _matroska_end(head: bytes) -> int:
@@ -152,44 +186,78 @@ def _body(fd: int, box: Box | None) -> bytes:
     return b"" if box is None else os.pread(fd, min(box[2] - box[1], BOX_BYTES), box[1])
 
 
-def _read_iso(fd: int, size: int) -> Header:
+def _read_iso(fd: int, size: int, track: int) -> Header:
     top = list(boxes(fd, 0, size))
     movie = next((box for box in top if box[0] == b"moov"), None)
-    cut_short = bool(top) and top[-1][2] > size
+    cut_short = bool(top) and top[-1][2] > size and top[-1][0] in ISO_TOP  # else something appended, such as a tag
     if movie is None or movie[2] > size:
         return Header(kind="iso", cut_short=cut_short, has_index=False)
     tracks = [box for box in boxes(fd, movie[1], movie[2]) if box[0] == b"trak"]
     videos = [box for box in tracks if _body(fd, box_inside(fd, box, b"mdia", b"hdlr"))[8:12] == b"vide"]
     if not videos:
         return Header(kind="iso", cut_short=cut_short, has_video=False if tracks else None)
-    return max((_read_track(fd, movie, box, cut_short) for box in videos), key=lambda header: header.samples)
+    headers = [_read_track(fd, movie, box, cut_short) for box in videos]
+    return max(headers, key=lambda header: (header.track == track, header.samples))
 
 
 def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
     rate, _ = _duration(_body(fd, box_inside(fd, movie, b"mvhd")))
     media_rate, media_length = _duration(_body(fd, box_inside(fd, track, b"mdia", b"mdhd")))
     seconds = media_length / media_rate if media_length and media_rate else None
-    shown = _edits(_body(fd, box_inside(fd, track, b"edts", b"elst")))
+    shown, gap = _edits(_body(fd, box_inside(fd, track, b"edts", b"elst")))
     if shown and all(shown) and rate:
-        seconds = sum(shown) / rate
+        whole = sum(shown) / rate  # an edit may claim more than there is; several may show a part twice
+        seconds = min(whole, seconds) if seconds and len(shown) == 1 else whole
     table = box_inside(fd, track, b"mdia", b"minf", b"stbl")
     entry = _body(fd, box_inside(fd, table, b"stsd"))[8:]
     width, height = struct.unpack(">HH", entry[32:36]) if len(entry) >= 36 else (0, 0)
     sizes = _body(fd, box_inside(fd, table, b"stsz"))
     samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
     codec = entry[4:8].decode("ascii", "replace").strip()
-    rotation = _rotation(_body(fd, box_inside(fd, track, b"tkhd")))
-    return Header("iso", cut_short, True, True, seconds, len(shown), samples, width, height, codec, rotation)
+    head = _body(fd, box_inside(fd, track, b"tkhd"))
+    number, (rotation, mirrored) = _track_number(head), _turn(head)
+    return Header(
+        "iso",
+        cut_short,
+        True,
+        True,
+        seconds,
+        len(shown),
+        samples,
+        width,
+        height,
+        codec,
+        rotation,
+        mirrored,
+        gap,
+        number,
+    )
 
 
-def _rotation(body: bytes) -> int:
-    """Clockwise quarter turns, in degrees, from the matrix of a track header; other transformations count as none."""
+def _track_number(body: bytes) -> int:
+    start = 20 if body[:1] == b"\x01" else 12
+    return int.from_bytes(body[start : start + 4], "big")
+
+
+def _turn(body: bytes) -> tuple[int, bool]:
+    """Rotation and mirroring of a track header."""
     start = 52 if body[:1] == b"\x01" else 40
-    if len(body) < start + 36:
-        return 0
-    a, b, _, c, d = struct.unpack(">5i", body[start : start + 20])
-    sign = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
-    return {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}.get(sign, 0)
+    return turn_of(struct.unpack_from(">5i", body, start)) if len(body) >= start + 36 else (0, False)
+
+
+def turn_of(matrix: Sequence[int]) -> tuple[int, bool]:
+    """Clockwise degrees, and whether left and right are swapped after that, of a display matrix (ISO 14496-12, 6.2.2).
+
+    Args:
+        matrix: at least its first five numbers, in the order of the file.
+
+    Returns:
+        0 degrees and not mirrored for whatever is not made of quarter turns and mirrors: players do not agree there.
+    """
+    a, b, _, c, d = matrix[:5]
+    small = max(map(abs, (a, b, c, d))) // 64
+    signs = [(value > small) - (value < -small) for value in (a, b, c, d)]
+    return TURNS.get((signs[0], signs[1], signs[2], signs[3]), (0, False))
 
 
 def _duration(body: bytes) -> tuple[int, int]:
@@ -200,12 +268,14 @@ def _duration(body: bytes) -> tuple[int, int]:
     return rate, 0 if length in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) else length
 
 
-def _edits(body: bytes) -> list[int]:
-    """Lengths of the edits that show media, in ticks of the movie; leading gaps are left out."""
+def _edits(body: bytes) -> tuple[list[int], bool]:
+    """Lengths of the edits that show media, in ticks of the movie, and whether there is a gap between two of them."""
     if not body:
-        return []
+        return [], False
     form = ">Qq4x" if body[0] else ">Ii4x"
     step = struct.calcsize(form)
     count = min(struct.unpack(">I", body[4:8])[0], (len(body) - 8) // step)
     entries = [struct.unpack_from(form, body, 8 + step * number) for number in range(count)]
-    return [length for length, media_time in entries if media_time >= 0]
+    showing = [media_time >= 0 for _, media_time in entries]
+    inner = showing[showing.index(True) : len(showing) - showing[::-1].index(True)] if any(showing) else []
+    return [length for length, media_time in entries if media_time >= 0], not all(inner)

@@ -19,13 +19,20 @@ from numpy.typing import NDArray
 from vidcomp.video.header import box_inside, boxes
 from vidcomp.video.matroska import block_table
 
-__all__ = ["FIRST_PACKETS", "index_table"]
+__all__ = ["FIRST_PACKETS", "Mismatch", "empty_chunks", "index_table"]
 
+INVISIBLE = frozenset({"vp8"})  # codecs whose packets tell by their bytes that they are not to be shown
 LEAST_PACKETS, LEAST_BYTES = 2000, 4 << 20  # smaller files are read through in no time
 FIRST_PACKETS = 256  # compared with the demuxer
 MAX_TABLE_BYTES = 1 << 28
+MOST_CHUNKS = 64  # at the top of an AVI
+AVI_ROW = np.dtype([("stream", "S2"), ("kind", "S2"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")])
 
 Ticks = NDArray[np.int64]
+
+
+class Mismatch(Exception):
+    """A table differs from the packets that the demuxer gives."""
 
 
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
@@ -33,6 +40,9 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
 
     Decoding times of Matroska are not known (the least number). None when the file does not tell enough; the container
     stands at its start then, and behind some packets else.
+
+    Raises:
+        Mismatch: the table is not what the demuxer gives. The container stands behind some packets.
     """
     of = {"mov": _of_mp4, "matroska": _of_matroska}.get(container.format.name.split(",")[0])
     return of(path, container, stream) if of else None
@@ -52,23 +62,22 @@ def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
         return None
     rows[:, 0] += offsets
     if not _begins_like(container, stream, rows):
-        container.seek(0, stream=stream, backward=True)
-        return None
+        raise Mismatch
     missing = int((rows[:, 4] > os.stat(path).st_size).sum())
     return rows[:, :3], f"{missing} of {len(rows)} pictures are missing" if missing else ""
 
 
 def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    if os.stat(path).st_size < LEAST_BYTES or (blocks := block_table(path)) is None or not blocks[:, 1].any():
+    if os.stat(path).st_size < LEAST_BYTES or stream.codec_context.name in INVISIBLE:
+        return None
+    if (blocks := block_table(path)) is None or not blocks[:, 1].any():
         return None
     last_key = int(np.flatnonzero(blocks[:, 1])[-1])
     if not _equal(container, stream, blocks[:FIRST_PACKETS]):
-        container.seek(0, stream=stream, backward=True)
-        return None
+        raise Mismatch
     container.seek(int(blocks[last_key, 0]), stream=stream, backward=True)
     if not _equal(container, stream, blocks[last_key:], to_the_end=True):
-        container.seek(0, stream=stream, backward=True)
-        return None
+        raise Mismatch
     return np.insert(blocks, 1, np.iinfo(np.int64).min, axis=1), ""
 
 
@@ -123,3 +132,23 @@ def _sample_table(fd: int, track: int) -> tuple[bytes, int, int] | None:
         if int.from_bytes(body[start : start + 4], "big") == track:
             return box_inside(fd, box, b"mdia", b"minf", b"stbl")
     return None
+
+
+def empty_chunks(path: str, number: int) -> int:
+    """Chunks without a byte that the index of an AVI lists for a stream: the picture before stays on the screen.
+
+    FFmpeg does not hand them out, and the header counts them.
+    """
+    with open(path, "rb") as file:
+        at, size = 12, os.fstat(file.fileno()).st_size
+        for _ in range(MOST_CHUNKS):
+            head = os.pread(file.fileno(), 8, at)
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == b"idx1":
+                body = os.pread(file.fileno(), min(length, MAX_TABLE_BYTES), at + 8)
+                rows = np.frombuffer(body[: len(body) // 16 * 16], dtype=AVI_ROW)
+                return int(((rows["stream"] == b"%02d" % number) & (rows["size"] == 0)).sum())
+            at += 8 + length + length % 2
+            if at >= size:
+                break
+    return 0

@@ -8,16 +8,18 @@ to the demuxer. Elements and their numbers: RFC 9559.
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["block_table"]
+__all__ = ["block_table", "picture_turn"]
 
 SEGMENT, TRACKS, TRACK, CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x1F43B675
 TRACK_NUMBER, TRACK_TYPE, PICTURES = 0xD7, 0x83, 1
 TIMESTAMP, SIMPLE_BLOCK, BLOCK_GROUP, BLOCK, REFERENCE = 0xE7, 0xA3, 0xA0, 0xA1, 0xFB
+VIDEO, PROJECTION, YAW, ROLL = 0xE0, 0x7670, 0x7673, 0x7675
 KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to be shown or hold several pictures
 MOST = [(1 << 7 * width) - 1 for width in range(10)]  # of a length of so many bytes; it means that none is known
 WIDTHS = [9 - first.bit_length() for first in range(256)]  # bytes of a number that begins with this byte
@@ -48,15 +50,58 @@ def block_table(path: str) -> NDArray[np.int64] | None:
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def _elements(data: mmap.mmap, at: int, stop: int) -> Iterator[Element]:
-    """The elements between two places."""
+def picture_turn(fd: int) -> tuple[int, bool]:
+    """Clockwise degrees by which players turn the pictures, and whether they swap left and right after that.
+
+    As FFmpeg reads a rectangular projection: turned against the clock by its roll, mirrored when its yaw is 180.
+    """
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        try:
+            roll, yaw = next(_projections(data), (0.0, 0.0))
+        except (_Strange, IndexError, ValueError):
+            return 0, False
+    return (round(-roll) % 360 if roll % 90 == 0 else 0), abs(yaw) == 180
+
+
+def _projections(data: mmap.mmap) -> Iterator[tuple[float, float]]:
+    """Roll and yaw in degrees of every picture track that tells them."""
+    segment = next((element for element in _elements(data, 0, len(data), live=True) if element[0] == SEGMENT), None)
+    tracks = _inside(data, segment, TRACKS, live=True)
+    for track in _inside(data, next(tracks, None), TRACK):
+        for projection in _inside(data, next(_inside(data, track, VIDEO), None), PROJECTION):
+            facts = {number: _real(data[start:stop]) for number, start, stop in _elements(data, *projection[1:])}
+            yield facts.get(ROLL, 0.0), facts.get(YAW, 0.0)
+
+
+def _inside(data: mmap.mmap, parent: Element | None, number: int, live: bool = False) -> Iterator[Element]:
+    """The elements with this number in another one; of a segment, those before its first cluster."""
+    for element in _elements(data, *parent[1:], live=live) if parent else ():
+        if element[0] == number:
+            yield element
+        if element[0] == CLUSTER:
+            return
+
+
+def _real(body: bytes) -> float:
+    return float(struct.unpack(">f" if len(body) == 4 else ">d", body)[0]) if len(body) in (4, 8) else 0.0
+
+
+def _elements(data: mmap.mmap, at: int, stop: int, live: bool = False) -> Iterator[Element]:
+    """The elements between two places; of a ``live`` recording, or a cut one, the last has no known end."""
     while at < stop:
         width = WIDTHS[data[at]]
         number = int.from_bytes(data[at : at + width], "big")
         at += width
-        size, at = _number(data, at)
+        try:
+            size, at = _number(data, at)
+        except _Strange:
+            if not live:
+                raise
+            size, at = stop, at + WIDTHS[data[at]]
         if at + size > stop:
-            raise _Strange
+            if not live:
+                raise _Strange
+            size = stop - at
         yield number, at, at + size
         at += size
 

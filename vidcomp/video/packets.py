@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
+from vidcomp.video.index import Mismatch, index_table
 from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
 from vidcomp.video.scan import scan_video
 
@@ -35,11 +36,17 @@ def list_packets(path: str, header: Header) -> Packets:
         pixel_format=stream.codec_context.pix_fmt or "",
         sound=bool(container.streams.audio),
         seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
+        track=stream.id,
+        tracks=len(_picture_tracks(container)),
     )
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all  # sound has more packets than the pictures
-    return Packets(scan_video(container, stream, path), facts, (container, stream))
+    _discard_others(container, stream)
+    try:
+        table = index_table(path, container, stream)
+    except Mismatch:  # a seek need not lead back to the very first packet
+        container.close()
+        table, (container, stream) = None, start_video(path, VideoReader.threads)
+        _discard_others(container, stream)
+    return Packets(scan_video(container, stream, table), facts, (container, stream))
 
 
 def start_video(path: str, threads: int) -> tuple[Any, Any]:
@@ -54,15 +61,14 @@ def start_video(path: str, threads: int) -> tuple[Any, Any]:
         container = av.open(path, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise ReaderError(f"cannot open the file ({_reason(error)})") from error
-    covers = av.stream.Disposition.attached_pic
-    tracks = [stream for stream in container.streams.video if not stream.disposition & covers]
+    tracks = _picture_tracks(container)
     if not tracks:
         cover = bool(container.streams.video)
         container.close()
         if cover:
             raise ReaderError("it holds sound with a cover picture", "cover")
         raise ReaderError("no video stream that it can decode", "no_video_stream")
-    best = container.streams.best("video")
+    best: Any = container.streams.best("video")
     stream = best if best in tracks else tracks[0]
     if stream.codec_context is None:
         container.close()
@@ -70,6 +76,22 @@ def start_video(path: str, threads: int) -> tuple[Any, Any]:
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO"
     return container, stream
+
+
+def _picture_tracks(container: Any) -> list[Any]:
+    import av
+
+    covers = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & covers]
+
+
+def _discard_others(container: Any, stream: Any) -> None:
+    """Sound has more packets than the pictures."""
+    import av
+
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
 
 
 def _reason(error: Exception) -> str:

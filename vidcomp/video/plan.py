@@ -58,7 +58,7 @@ def decoded_frames(scan: Scan, plan: Sequence[Segment]) -> int:
     return sum(int(max(scan.order[i] for i in part.wanted) - scan.order[part.key]) + 1 for part in plan)
 
 
-def cheaper_frames(scan: Scan, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+def cheaper_frames(scan: Scan, indices: NDArray[np.int64], bounds: tuple[int, int]) -> NDArray[np.int64]:
     """Move frames by at most a quarter of the sampling step so that less has to be decoded, for ``--seek fast``.
 
     A frame moves to the nearest key frame. Where none is near enough, the last frame of a run of the decoder is taken
@@ -66,20 +66,22 @@ def cheaper_frames(scan: Scan, indices: NDArray[np.int64]) -> NDArray[np.int64]:
 
     Args:
         indices: int64 ``[T]``, strictly increasing.
+        bounds: first frame that may be taken, and the one behind the last.
 
     Returns:
         int64 ``[T]``, strictly increasing.
     """
     keys, ticks = np.flatnonzero(scan.keys), scan.timeline.ticks
+    near = keys[(keys >= bounds[0]) & (keys < bounds[1])]
     if not len(keys) or len(indices) < 2:
         return indices
     tolerance = float(ticks[indices[-1]] - ticks[indices[0]]) / (len(indices) - 1) / 4
-    moved = _snapped(ticks, keys, indices, tolerance)
+    moved = _snapped(ticks, near, indices, tolerance) if len(near) else indices
     starts = keys[(np.searchsorted(keys, moved, side="right") - 1).clip(0)]  # [T] where decoding begins
     last = np.append(starts[1:] > starts[:-1], True)
     pays = ticks[moved] - ticks[starts] <= 8 * tolerance
     early = np.searchsorted(ticks, ticks[indices] - tolerance)
-    early = np.maximum(early, np.append(0, moved[:-1] + 1))
+    early = np.maximum(early, np.append(bounds[0], moved[:-1] + 1))
     return np.where(last & pays & (moved == indices) & ~scan.keys[moved], early, moved)
 
 

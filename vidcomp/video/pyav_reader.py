@@ -8,6 +8,7 @@ equal to the last bit, and a third to a half of the work is saved.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import Header
+from vidcomp.video.header import Header, turn_of
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
@@ -65,7 +66,9 @@ class PyAvReader(VideoReader):
         return max(lengths) if max(lengths) > 0 else None
 
     def timeline(self) -> Timeline:
-        if self._source.sound and self._source.scan is not None:
+        # An AVI tells no presentation times: with B-frames FFmpeg's are guesses, which may name the wrong picture.
+        guessed = self._source.header.kind == "avi" and self._stream.codec_context.has_b_frames
+        if self._source.sound and self._source.scan is not None and not guessed:
             return self._source.scan.timeline
         return self.count()
 
@@ -152,6 +155,7 @@ class PyAvReader(VideoReader):
         waiting = _named(part.wanted, ticks)
         times, unsent = {time for time, _ in waiting}, set(waiting)
         sent, seen = Counter[int](), Counter[int]()
+        newest = int(ticks[part.key])
         try:
             for packet in self._container.demux(self._stream):
                 if self._source.facts.codec in SKIPS:
@@ -161,6 +165,9 @@ class PyAvReader(VideoReader):
                 for frame in self._decoded(packet, last=not unsent and packet.size > 0):
                     if frame.pts is not None and frame.pts >= ticks[part.key]:
                         self._check(frame)  # whether wanted or not: later ones are made from it
+                        if frame.pts < newest:  # then the container's times are guesses (B-frames in AVI)
+                            raise Uncounted("pictures come in another order than their times")
+                        newest = frame.pts
                     if (name := _name(frame, seen)) in waiting:
                         waiting.discard(name)
                         yield self._picture(frame, max_side)
@@ -184,7 +191,8 @@ class PyAvReader(VideoReader):
     def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
         """Convert to RGB at the wanted size in one step, then turn upright."""
         self._check(frame)
-        turned = frame.rotation % 180 != 0
+        degrees, mirrored = _turn(frame)
+        turned = degrees % 180 != 0
         if self._size == (0, 0):
             self._size = (frame.height, frame.width) if turned else (frame.width, frame.height)
         size = self._size if max_side is None else fitted(*self._size, max_side)
@@ -193,7 +201,7 @@ class PyAvReader(VideoReader):
         # One converter for all frames: setting one up takes longer than converting a small frame.
         rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1)
         image: NDArray[np.uint8] = rgb.to_ndarray()
-        return _turned(image, frame.rotation) if frame.rotation else image
+        return _turned(image, degrees, mirrored)
 
 
 def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
@@ -204,19 +212,27 @@ def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
     import av
 
     name = STRICT_DECODERS.get(stream.codec_context.name)
-    if name is None or name not in av.codecs_available or header.rotation:
+    if name is None or name not in av.codecs_available or header.rotation or header.mirrored:
         return None
     decoder = av.CodecContext.create(name, "r")
     decoder.extradata, decoder.thread_count = stream.codec_context.extradata, threads
     return decoder
 
 
-def _turned(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
-    """Turn counter-clockwise by quarters; ten times faster than numpy, which copies byte by byte."""
+def _turn(frame: Any) -> tuple[int, bool]:
+    """Clockwise degrees by which a frame is to be turned, and whether it is mirrored after that."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return turn_of(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
+
+
+def _turned(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[np.uint8]:
+    """Turn clockwise by quarters, then mirror; ten times faster than numpy, which copies byte by byte."""
     import cv2
 
-    turns = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
-    return np.asarray(cv2.rotate(image, turns[degrees // 90 % 4 - 1]), dtype=np.uint8)
+    if degrees:
+        turns = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
+        image = np.asarray(cv2.rotate(image, turns[degrees // 90 - 1]), dtype=np.uint8)
+    return np.asarray(cv2.flip(image, 1), dtype=np.uint8) if mirrored else image
 
 
 Name = tuple[int, int]  # presentation time, and how many with the same time came before: some files have twins

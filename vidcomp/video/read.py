@@ -107,8 +107,9 @@ def look_at(
             *listed, facts = run_job(Job(request, file.descriptor), deadline_seconds)
         except ReaderError as error:
             raise _explain(file.name, file.header, [("pyav", error)]) from error
-    assert isinstance(facts, dict)
-    return file.header, next((event for event in listed if isinstance(event, Listed)), None), facts
+        assert isinstance(facts, dict)
+        header = file.about(facts["track"])
+    return header, next((event for event in listed if isinstance(event, Listed)), None), facts
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,10 @@ class _File:
     @property
     def absolute(self) -> str:
         return os.path.abspath(self.path)
+
+    def about(self, track: int) -> Header:
+        """The header, for the picture track that was read."""
+        return self.header if self.header.track in (0, track) else read_header(self.descriptor, track)
 
 
 @contextmanager
@@ -247,7 +252,7 @@ def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Fr
         indices=np.asarray(plan.facts["indices"], dtype=np.int64),
         times=_seconds(plan),
         info=info,
-        degraded=_missing(file.header, facts),
+        degraded=_missing(file.about(facts["track"]), facts),
         exact_times=_exact(plan),
     )
 
@@ -267,6 +272,8 @@ def _missing(header: Header, answer: dict[str, Any]) -> str | None:
         return f"decoded {decoded:.1f} s of {claimed:.1f} s"
     if answer["damage"]:
         return f"damaged picture data ({answer['damage']})"
+    if header.gap:
+        return "its edit list shows nothing for a while in between, and what comes after has uncertain times"
     return "the file is cut short" if header.cut_short else None
 
 

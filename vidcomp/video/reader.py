@@ -73,6 +73,8 @@ class Facts:
         pixel_format: such as ``yuv420p``.
         sound: there is a sound track.
         seconds: length that the container claims for its longest track, None when it does not tell.
+        track: the number of the track in the file, 0 when it has none.
+        tracks: picture tracks that are not covers.
     """
 
     container: str = ""
@@ -82,6 +84,8 @@ class Facts:
     pixel_format: str = ""
     sound: bool = False
     seconds: float | None = None
+    track: int = 0
+    tracks: int = 1
 
 
 @dataclass(frozen=True)

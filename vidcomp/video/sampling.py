@@ -22,8 +22,7 @@ Indices = NDArray[np.int64]
 RULES = ("uniform", "fps", "keyframes", "scene", "model")
 DEFAULT_FPS = 1.0
 # A wanted moment within half a millisecond before a frame's own time still means that frame: some containers round
-# times
-# to milliseconds. A frame lasts at least 4 ms at 240 frames per second.
+# times to milliseconds. Never more than a quarter of a frame.
 EARLY_SECONDS = 5e-4
 CROWDED_PER_SECOND = 2.0  # more key frames than this tell nothing about content
 
@@ -192,7 +191,7 @@ def window(times: Times, sampling: Sampling, seconds: float) -> tuple[int, int]:
     """First frame and the one after the last between start and end: the frame on the screen at ``start`` counts."""
     if sampling.start > max(seconds, float(times[-1])):
         return len(times), len(times)
-    shown = int(np.searchsorted(times, sampling.start + EARLY_SECONDS, side="right")) - 1
+    shown = int(np.searchsorted(times, sampling.start + _early(times), side="right")) - 1
     first = max(0, shown) if sampling.start else 0
     if sampling.end is None:
         return first, len(times)
@@ -229,7 +228,7 @@ def _uniform(times: Times, count: int) -> Indices:
 
 def _by_rate(times: Times, fps: float) -> Indices:
     span = float(times[-1] - times[0])
-    steps = math.floor((span + EARLY_SECONDS) * fps)
+    steps = math.floor((span + _early(times)) * fps)
     if steps >= 4 * len(times):  # far above the file's own rate: every frame, and no huge array of moments
         return np.arange(len(times), dtype=np.int64)
     chosen = np.unique(_shown_at(times, times[0] + np.arange(steps + 1) / fps))
@@ -251,9 +250,13 @@ def _by_keys(times: Times, keys: Indices, bound: int | None) -> Indices:
 
 def _shown_at(times: Times, moments: Times) -> Indices:
     """The frame on the screen at each moment: the last one whose time has come. The first moment is ``times[0]``."""
-    found = np.searchsorted(times, moments + EARLY_SECONDS, side="right").astype(np.int64) - 1
+    found = np.searchsorted(times, moments + _early(times), side="right").astype(np.int64) - 1
     found[0] = 0  # the first frame, even when others follow within the tolerance
     return found
+
+
+def _early(times: Times) -> float:
+    return min(EARLY_SECONDS, float(np.median(np.diff(times))) / 4) if len(times) > 1 else EARLY_SECONDS
 
 
 def _spread(chosen: Indices, total: int) -> Indices:

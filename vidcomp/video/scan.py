@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.index import index_table
+from vidcomp.video.index import empty_chunks
 
 __all__ = ["Scan", "Timeline", "scan_video"]
 
 Ticks = NDArray[np.int64]
+COARSE = 20  # ticks per step below which a tick is no small thing
+SHOWN = 0x10  # bit of the first byte of a VP8 picture (RFC 6386, 9.1)
 LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
 
@@ -70,7 +72,7 @@ class Scan:
         timeline: of the packets that are to be shown.
         keys: bool ``[N]``, decoding can start at this frame.
         order: int64 ``[N]``, place of each frame among all packets, in decoding order.
-        hidden: packets that an edit list hides.
+        hidden: packets that show nothing: an edit list hides them, or they are VP8 pictures made for reference only.
         exact: the packets tell every frame's time and none is doubtful; otherwise frames have to be counted by
         decoding.
         complaint: what was wrong with the packets, in words; empty when nothing was.
@@ -90,16 +92,20 @@ class Scan:
     def variable_rate(self) -> bool:
         """True when steps between frames differ by more than rounding to ticks explains."""
         steps = np.diff(self.timeline.ticks)
-        return bool(len(steps) and steps.max() - steps.min() > max(2, 0.02 * float(np.median(steps))))
+        if not len(steps):
+            return False
+        usual = float(np.median(steps))
+        rounding = 1 if usual < COARSE else 2  # a file that was converted may have been rounded twice
+        return bool(steps.max() - steps.min() > max(rounding, 0.02 * usual))
 
 
-def scan_video(container: Any, stream: Any, path: str | None = None) -> Scan | None:
+def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = None) -> Scan | None:
     """Scan one picture track of an open PyAV container; None when its packets tell no times at all.
 
-    The container is read to its end, or, where ``path`` is given and is a long MP4, its index only. Packets are never
-    decoded and their bytes are not kept.
+    The container is read to its end, unless ``index_table`` gave a ``table``. Packets are never decoded and their bytes
+    are not kept.
     """
-    rows, complaint = (_indexed(path, container, stream) if path else None) or _packets(container, stream)
+    rows, complaint = _indexed(*table) if table else _packets(container, stream)
     if not len(rows):
         return None
     shown = rows[rows[:, _HIDDEN] == 0]
@@ -127,10 +133,7 @@ _NONE = np.iinfo(np.int64).min
 _PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
 
 
-def _indexed(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    if (found := index_table(path, container, stream)) is None:
-        return None
-    table, complaint = found
+def _indexed(table: Ticks, complaint: str) -> tuple[Ticks, str]:
     rows = np.zeros((len(table), 6), dtype=np.int64)
     rows[:, [_PTS, _DTS, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
     return rows, complaint
@@ -141,20 +144,21 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     import av
 
     rows: list[tuple[int, int, int, bool, bool, int]] = []
-    complaint, empty = "", 0
+    complaint, vp8 = "", stream.codec_context.name == "vp8"
     try:
         for packet in container.demux(stream):
             if not packet.size or len(rows) >= LONGEST:
-                empty += packet.dts is not None  # repeats the picture before it; else the end mark
                 continue
             pts, dts = packet.pts, packet.dts  # a hundred thousand packets an hour: kept plain
             rows.append((_NONE if pts is None else pts, _NONE if dts is None else dts, packet.duration or 0,
-                         packet.is_keyframe, packet.is_discard, len(rows)))  # fmt: skip
+                         packet.is_keyframe, packet.is_discard or (vp8 and not memoryview(packet)[0] & SHOWN),
+                         len(rows)))  # fmt: skip
             if packet.is_corrupt:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
-        complaint = f"packets end with an error ({error.args[-1] if error.args else error})"
+        complaint = f"packets end with an error ({getattr(error, 'strerror', None) or error})"
     # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
-    if not complaint and container.format.name == "avi" and len(rows) + empty < stream.frames:
-        complaint = f"{stream.frames - len(rows) - empty} of {stream.frames} pictures are missing"
+    if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
+        missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)
+        complaint = f"{missing} of {stream.frames} pictures are missing" if missing > 0 else ""
     return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint

@@ -254,6 +254,7 @@ def _decode(request: Request, name: str, source: Source, answer: Answer) -> dict
             "damage": _damage(reader) or (scan.complaint if scan else ""),
             "container": facts.container,
             "codec": facts.codec,
+            "track": facts.track,
         }
     source.packets.close()
     return told
@@ -313,7 +314,9 @@ def _choose(sampling: Sampling, scan: Scan | None, timeline: Timeline) -> NDArra
     if scan is None or len(scan) != len(timeline) or scan.timeline.base != timeline.base:
         return choose_frames(timeline.times, sampling, None, timeline.seconds)
     chosen = choose_frames(timeline.times, sampling, np.flatnonzero(scan.keys), timeline.seconds)
-    return cheaper_frames(scan, chosen) if sampling.seek == "fast" else chosen
+    if sampling.seek != "fast":
+        return chosen
+    return cheaper_frames(scan, chosen, window(timeline.times, sampling, timeline.seconds))
 
 
 def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, timeline: Timeline) -> NDArray[np.int64]:

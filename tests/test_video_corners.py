@@ -1,0 +1,183 @@
+"""Files that are whole and unusual: each was once read wrongly without a word, or called damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="test clips are written with PyAV")
+
+from clips import frame_image, make_clip, make_cut, make_tracks, read_numbers, remux, set_matrix
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video.header import turn_of
+from vidcomp.video.probe import probe
+
+EVERY = Sampling(frames=100_000)
+
+
+def sound(path: Path, sampling: Sampling = EVERY) -> Frames:
+    frames = read_frames(path, sampling, strict=True)
+    assert not probe(path).doubt
+    return frames
+
+
+def test_several_tracks_are_judged_by_the_one_that_is_read(tmp_path: Path) -> None:
+    path = make_tracks(tmp_path / "a.mp4", (50, 0, 25), (150, 1000, 25), default=0)  # the other one is longer
+    frames = sound(path)
+    assert read_numbers(frames.pixels) == list(range(50))
+    assert probe(path).frames_total == 50
+
+
+MIRRORS = {
+    "swapped": ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda image: image[::-1]),
+    "transposed": ((0, 1, 1, 0), lambda image: image.transpose(1, 0, 2)),
+    "transposed and turned": ((0, -1, -1, 0), lambda image: image.transpose(1, 0, 2)[::-1, ::-1]),
+}
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_mirrored_pictures_are_shown_as_players_show_them(tmp_path: Path, name: str) -> None:
+    matrix, shown = MIRRORS[name]
+    stored = read_frames(make_clip(tmp_path / "stored.mp4", 3), EVERY).pixels
+    path = set_matrix(tmp_path / "a.mp4", tmp_path / "stored.mp4", *matrix)
+    frames = sound(path)
+    assert np.array_equal(frames.pixels, np.stack([shown(image) for image in stored]))
+    assert (probe(path).width, probe(path).height) == frames.pixels.shape[2:0:-1]
+
+
+def test_an_odd_angle_is_left_alone(tmp_path: Path) -> None:
+    stored = make_clip(tmp_path / "stored.mp4", 3)
+    path = set_matrix(tmp_path / "a.mp4", stored, 0.7071, 0.7071, -0.7071, 0.7071)
+    for reader in ("decord", "pyav"):
+        assert np.array_equal(
+            read_frames(path, EVERY, readers=[reader]).pixels, read_frames(stored, EVERY, readers=[reader]).pixels
+        )
+
+
+def test_turns_and_mirrors_of_a_matrix() -> None:
+    assert turn_of((65536, 0, 0, 0, 65536)) == (0, False)
+    assert turn_of((0, 65536, 0, -65536, 0)) == (90, False)
+    assert turn_of((-65536, 0, 0, 0, 65536)) == (0, True)
+    assert turn_of((400, 65536, 0, -65536, 400)) == (90, False)  # rounded by whoever wrote it
+    assert turn_of((0, 0, 0, 0, 0)) == (0, False)
+
+
+@pytest.mark.parametrize("width", [2, 4, 16, 48, 50])
+def test_narrow_pictures(tmp_path: Path, width: int) -> None:
+    path = make_clip(tmp_path / "a.mkv", 5, size=(width, 34), codec="ffv1", options={}, pix_fmt="bgr0")
+    frames = sound(path)
+    assert np.array_equal(frames.pixels, np.stack([frame_image(number, (width, 34)) for number in range(5)]))
+
+
+def test_pictures_that_are_not_to_be_shown_do_not_count(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "all.webm", 60, codec="libvpx", options={"b": "1M", "g": "10", "cpu-used": "8"})
+
+    def hide(number: int, packet: Any) -> Any:
+        import av
+
+        data = bytearray(packet)
+        data[0] &= 0xEF if number % 7 == 3 else 0xFF
+        hidden = av.Packet(bytes(data))
+        hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+        hidden.is_keyframe = packet.is_keyframe
+        return hidden
+
+    path = remux(tmp_path / "some.webm", source, hide)
+    shown = [number for number in range(60) if number % 7 != 3]
+    for count in (2, 3, 5, 1000):
+        frames = sound(path, Sampling(count))
+        assert frames.info.frames_total == len(shown)
+        assert read_numbers(frames.pixels) == [shown[index] for index in frames.indices]
+    assert probe(path).frames_total == len(shown)
+
+
+@settings(max_examples=20, deadline=None)
+@given(start=st.floats(0, 6), length=st.floats(0.1, 6), count=st.integers(1, 12))
+def test_fast_seeking_stays_between_start_and_end(long_clip: Path, start: float, length: float, count: int) -> None:
+    exact = read_frames(long_clip, Sampling(100_000, start=start, end=start + length)).indices
+    fast = read_frames(long_clip, Sampling(count, start=start, end=start + length, seek="fast")).indices
+    assert exact[0] <= fast[0] and fast[-1] <= exact[-1]
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = {"preset": "ultrafast", "x264-params": "keyint=12:scenecut=0"}
+    return make_clip(tmp_path_factory.mktemp("long") / "a.mp4", 300, size=(64, 48), options=options)
+
+
+def test_a_gap_between_two_edits_is_said(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.mp4", 100, options={"g": "100", "preset": "fast"})
+    data = bytearray(make_cut(tmp_path / "cut.mp4", whole, start=1.0, stop=3.0).read_bytes())
+    at = data.index(b"elst") + 4
+    count = int.from_bytes(data[at + 4 : at + 8], "big")
+    assert count == 1 and data[at] == 0  # one edit; the free room behind it is taken by two more
+    entry = bytes(data[at + 8 : at + 20])
+    length = int.from_bytes(entry[:4], "big") // 3
+    rows = [(length, 0), (length, 0xFFFFFFFF), (length, int.from_bytes(entry[4:8], "big"))]
+    body = b"".join(a.to_bytes(4, "big") + b.to_bytes(4, "big") + entry[8:] for a, b in rows)
+    start = data.index(b"edts") - 4
+    new = (28 + 24 + 8).to_bytes(4, "big") + b"edts" + (28 + 24).to_bytes(4, "big") + b"elst" + bytes(4)
+    new += (3).to_bytes(4, "big") + body
+    old = int.from_bytes(data[start : start + 4], "big")
+    grown = len(new) - old
+    for box in (b"moov", b"trak"):  # which hold the list, and lie behind the pictures
+        place = data.index(box) - 4
+        size = int.from_bytes(data[place : place + 4], "big") + grown
+        data[place : place + 4] = size.to_bytes(4, "big")
+    data[start : start + old] = new
+    path = tmp_path / "gap.mp4"
+    path.write_bytes(data)
+    assert "shows nothing for a while" in (read_frames(path, Sampling(4)).degraded or "")
+
+
+def test_moments_are_met_at_any_rate(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 300, fps=5000, size=(64, 48))
+    assert sound(path, Sampling(3, start=0.02)).indices[0] == 100
+
+
+def test_an_avi_may_leave_pictures_standing(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "all.avi", 60, codec="mpeg4", options={"bf": "0", "g": "10"})
+
+    def wait(number: int, packet: Any) -> Any:
+        packet.pts = packet.dts = packet.pts + 10 * (number >= 30)
+        return packet
+
+    path = remux(tmp_path / "gap.avi", source, wait)
+    assert read_numbers(sound(path).pixels) == list(range(60))
+
+
+def test_a_cut_gif_is_cut_short(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.gif", 12, codec="gif", options={}, pix_fmt="rgb8")
+    assert sound(whole).info.frames_total == 12
+    cut = tmp_path / "cut.gif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    assert read_frames(cut, EVERY).degraded == "the file is cut short"
+
+
+def test_what_is_appended_to_an_mp4_is_not_a_missing_part(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 20)
+    path.write_bytes(path.read_bytes() + b"TAG" + bytes([200]) * 125)
+    sound(path)
+
+
+def test_an_edit_longer_than_its_media_misses_nothing(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 50)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    data[at : at + 4] = (20_000).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert read_numbers(sound(path).pixels) == list(range(50))
+
+
+def test_steps_of_few_ticks_differ(tmp_path: Path) -> None:
+    steps = np.array([0.03, 0.05] * 15).cumsum() - 0.03
+    path = make_clip(tmp_path / "a.gif", 30, codec="gif", options={}, pix_fmt="rgb8", times=steps.tolist())
+    assert probe(path).variable_rate
+    assert not probe(make_clip(tmp_path / "b.mkv", 90, fps=30)).variable_rate

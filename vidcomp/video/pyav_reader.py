@@ -45,6 +45,7 @@ class PyAvReader(VideoReader):
         self._counted: Timeline | None = None
         self._converter: Any = None
         self._size = (0, 0)
+        self._turns: dict[int, tuple[int, bool]] = {}
 
     def open(self, source: Source) -> None:
         from av.video.reformatter import VideoReformatter
@@ -136,6 +137,7 @@ class PyAvReader(VideoReader):
         wanted = iter(indices)
         target = next(wanted, None)
         for number, frame in enumerate(self._frames()):
+            self._check(frame)  # whether wanted or not: later ones are made from it
             if number == target:
                 yield self._picture(frame, max_side)
                 target = next(wanted, None)
@@ -188,10 +190,18 @@ class PyAvReader(VideoReader):
         if frame.is_corrupt:
             self.complaint = "the decoder marks pictures as damaged"
 
+    def _turn(self, frame: Any) -> tuple[int, bool]:
+        """Clockwise degrees by which a frame is to be turned, and whether it is mirrored after that."""
+        rotation = frame.rotation
+        if rotation not in self._turns:  # not asked of every frame: one whose side data was seen is not freed at once
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            self._turns[rotation] = turn_of(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
+        return self._turns[rotation]
+
     def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
         """Convert to RGB at the wanted size in one step, then turn upright."""
         self._check(frame)
-        degrees, mirrored = _turn(frame)
+        degrees, mirrored = self._turn(frame)
         turned = degrees % 180 != 0
         if self._size == (0, 0):
             self._size = (frame.height, frame.width) if turned else (frame.width, frame.height)
@@ -217,12 +227,6 @@ def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
     decoder = av.CodecContext.create(name, "r")
     decoder.extradata, decoder.thread_count = stream.codec_context.extradata, threads
     return decoder
-
-
-def _turn(frame: Any) -> tuple[int, bool]:
-    """Clockwise degrees by which a frame is to be turned, and whether it is mirrored after that."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return turn_of(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
 
 
 def _turned(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[np.uint8]:

@@ -181,3 +181,11 @@ def test_steps_of_few_ticks_differ(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.gif", 30, codec="gif", options={}, pix_fmt="rgb8", times=steps.tolist())
     assert probe(path).variable_rate
     assert not probe(make_clip(tmp_path / "b.mkv", 90, fps=30)).variable_rate
+
+
+def test_a_cut_wmv_is_cut_short(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.wmv", 50, codec="wmv2", options={})
+    assert sound(whole).info.frames_total == 50
+    cut = tmp_path / "cut.wmv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert read_frames(cut, EVERY).degraded

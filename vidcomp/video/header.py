@@ -15,7 +15,7 @@ from vidcomp.errors import InputError
 from vidcomp.video.gif import gif_ends
 from vidcomp.video.matroska import picture_turn
 
-__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd", "turn_of"]
+__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd", "track_number", "turn_of"]
 
 MAX_SIDE = 16_384  # pixels; the largest level of today's codecs is 8192 x 4320
 MAX_PIXELS = 1 << 27  # of one frame: 400 MB as RGB
@@ -215,28 +215,17 @@ def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
     samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
     codec = entry[4:8].decode("ascii", "replace").strip()
     head = _body(fd, box_inside(fd, track, b"tkhd"))
-    number, (rotation, mirrored) = _track_number(head), _turn(head)
+    rotation, mirrored = _turn(head)
     return Header(
-        "iso",
-        cut_short,
-        True,
-        True,
-        seconds,
-        len(shown),
-        samples,
-        width,
-        height,
-        codec,
-        rotation,
-        mirrored,
-        gap,
-        number,
-    )
+        "iso", cut_short, has_video=True, seconds=seconds, edits=len(shown), gap=gap, samples=samples, width=width,
+        height=height, codec=codec, rotation=rotation, mirrored=mirrored, track=track_number(head),
+    )  # fmt: skip
 
 
-def _track_number(body: bytes) -> int:
-    start = 20 if body[:1] == b"\x01" else 12
-    return int.from_bytes(body[start : start + 4], "big")
+def track_number(head: bytes) -> int:
+    """The number of a track, from the body of its ``tkhd`` box."""
+    start = 20 if head[:1] == b"\x01" else 12
+    return int.from_bytes(head[start : start + 4], "big")
 
 
 def _turn(body: bytes) -> tuple[int, bool]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.header import box_inside, boxes
+from vidcomp.video.header import box_inside, boxes, track_number
 from vidcomp.video.matroska import block_table
 
 __all__ = ["FIRST_PACKETS", "Mismatch", "empty_chunks", "index_table"]
@@ -126,9 +126,7 @@ def _sample_table(fd: int, track: int) -> tuple[bytes, int, int] | None:
         head = box_inside(fd, box, b"tkhd") if box[0] == b"trak" else None
         if head is None:
             continue
-        body = os.pread(fd, 32, head[1])
-        start = 20 if body[:1] == b"\x01" else 12
-        if int.from_bytes(body[start : start + 4], "big") == track:
+        if track_number(os.pread(fd, 32, head[1])) == track:
             return box_inside(fd, box, b"mdia", b"minf", b"stbl")
     return None
 

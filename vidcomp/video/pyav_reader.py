@@ -67,9 +67,7 @@ class PyAvReader(VideoReader):
         return max(lengths) if max(lengths) > 0 else None
 
     def timeline(self) -> Timeline:
-        # An AVI tells no presentation times: with B-frames FFmpeg's are guesses, which may name the wrong picture.
-        guessed = self._source.header.kind == "avi" and self._stream.codec_context.has_b_frames
-        if self._source.sound and self._source.scan is not None and not guessed:
+        if self._source.sound and self._source.scan is not None:
             return self._source.scan.timeline
         return self.count()
 
@@ -167,7 +165,7 @@ class PyAvReader(VideoReader):
                 for frame in self._decoded(packet, last=not unsent and packet.size > 0):
                     if frame.pts is not None and frame.pts >= ticks[part.key]:
                         self._check(frame)  # whether wanted or not: later ones are made from it
-                        if frame.pts < newest:  # then the container's times are guesses (B-frames in AVI)
+                        if frame.pts < newest:  # then the container's times are guesses
                             raise Uncounted("pictures come in another order than their times")
                         newest = frame.pts
                     if (name := _name(frame, seen)) in waiting:

@@ -127,7 +127,8 @@ class _File:
 
     def about(self, track: int) -> Header:
         """The header, for the picture track that was read."""
-        return self.header if self.header.track in (0, track) else read_header(self.descriptor, track)
+        known = not track or self.header.track in (0, track)
+        return self.header if known else read_header(self.descriptor, track)
 
 
 @contextmanager

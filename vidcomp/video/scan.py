@@ -122,6 +122,8 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     shown = shown[np.argsort(shown[:, _PTS], kind="stable")]
     ticks = shown[:, _PTS].copy()
     exact &= len(ticks) == 1 or bool(ticks[-1] > ticks[0])
+    # An AVI holds no presentation times: with B-frames FFmpeg guesses them, and they may name the wrong pictures.
+    exact &= not (container.format.name == "avi" and stream.codec_context.has_b_frames)
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
     first_key = order[keys].min() if keys.any() else len(rows)
     exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing

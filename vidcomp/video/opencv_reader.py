@@ -48,8 +48,8 @@ class OpenCvReader(VideoReader):
         if source.header.mirrored:
             raise ReaderError("it does not know how this file is turned", "doubt")
         opening = in_background(self._start_and_grab)
-        if source.facts.tracks > 1:
-            raise ReaderError("there are several picture tracks, and it may take another one", "doubt")
+        if source.facts.place:
+            raise ReaderError("it takes the first picture track, and another one counts", "doubt")
         if source.sound and source.scan is not None:
             self._expected = source.scan.timeline
         self._capture = opening.result()

@@ -38,6 +38,7 @@ def list_packets(path: str, header: Header) -> Packets:
         seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
         track=stream.id,
         tracks=len(_picture_tracks(container)),
+        place=container.streams.video.index(stream),
     )
     _discard_others(container, stream)
     try:

@@ -75,6 +75,7 @@ class Facts:
         seconds: length that the container claims for its longest track, None when it does not tell.
         track: the number of the track in the file, 0 when it has none.
         tracks: picture tracks that are not covers.
+        place: of the track among all picture tracks, covers included; 0 is the first.
     """
 
     container: str = ""
@@ -86,6 +87,7 @@ class Facts:
     seconds: float | None = None
     track: int = 0
     tracks: int = 1
+    place: int = 0
 
 
 @dataclass(frozen=True)

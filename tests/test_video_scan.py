@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.sizes import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
-from vidcomp.video import Sampling, StockRule, index, read_frames
+from vidcomp.video import Sampling, StockRule, index, matroska, read_frames
 from vidcomp.video.header import Header
 from vidcomp.video.matroska import block_table
 from vidcomp.video.packets import list_packets, start_video
@@ -83,9 +83,11 @@ def test_the_index_gives_the_same_table_as_the_packets(clips, monkeypatch):
     assert scan_of(clips["long.mp4"], by_index=True).timeline.ticks.tolist() == other_ticks(clips["long.mp4"])
 
 
+@pytest.mark.parametrize("many", [1, 128])
 @pytest.mark.parametrize("name", ["open.mkv", "mpeg4.mkv", "sound.mkv"])
-def test_walking_a_matroska_file_gives_the_same_table_as_the_packets(clips, monkeypatch, name):
+def test_walking_a_matroska_file_gives_the_same_table_as_the_packets(clips, monkeypatch, name, many):
     walked = []
+    monkeypatch.setattr(matroska, "MANY", many)
     monkeypatch.setattr(index, "LEAST_BYTES", 0)
     monkeypatch.setattr(index, "FIRST_PACKETS", 30)
     monkeypatch.setattr(index, "block_table", lambda path: walked.append(block_table(path)) or walked[-1])
@@ -102,9 +104,14 @@ def test_walking_a_matroska_file_gives_the_same_table_as_the_packets(clips, monk
     assert scan_of(clips[name], by_index=True).timeline.ticks.tolist() == other_ticks(clips[name])
 
 
-def test_matroska_blocks_of_every_kind(tmp_path):
-    def element(number: int, body: bytes) -> bytes:
-        return number.to_bytes((number.bit_length() + 7) // 8, "big") + (0x80 | len(body)).to_bytes(1, "big") + body
+@pytest.mark.parametrize("many", [1, 2, 128])
+def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
+    monkeypatch.setattr(matroska, "MANY", many)
+
+    def element(number: int, body: bytes, width: int = 0) -> bytes:
+        width = width or (1 if len(body) < 127 else 2)
+        length = (1 << 7 * width | len(body)).to_bytes(width, "big")
+        return number.to_bytes((number.bit_length() + 7) // 8, "big") + length + body
 
     def block(track: int, time: int, flags: int) -> bytes:
         return bytes([0x80 | track]) + time.to_bytes(2, "big", signed=True) + bytes([flags]) + b"picture"
@@ -115,18 +122,24 @@ def test_matroska_blocks_of_every_kind(tmp_path):
     blocks = [
         element(0xA3, block(1, 0, 0x80)), element(0xA3, block(2, 5, 0x80)), element(0xEC, bytes(9)),
         element(0xA0, element(0xA1, block(1, 40, 0)) + element(0x9B, b"\x28") + element(0xFB, b"\xd8")),
-        element(0xA0, element(0xA1, block(1, -20, 0))), element(0xA3, block(1, 80, 0)),
+        element(0xA0, element(0xA1, block(1, -20, 0))), element(0xA3, block(1, 80, 0), width=8),
+        element(0xA3, block(1, -32768, 0), width=4), element(0xA3, block(2, 3, 0x0E)),
     ]  # fmt: skip
+    told = [[1000, 1], [1040, 0], [980, 1], [1080, 0], [-31768, 0]]
 
     def file(*parts: bytes) -> str:
         path = tmp_path / "made.mkv"
-        cluster = element(0x1F43B675, element(0xE7, b"\x03\xe8") + b"".join(parts))
+        clusters = (
+            element(0x1F43B675, element(0xE7, time) + b"".join(blocks))
+            for time, blocks in ((b"\x03\xe8", parts), (b"\x07\xd0", parts[:1]), (b"\x0b\xb8", parts[:1]))
+        )
         path.write_bytes(
-            element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, pictures + sound) + cluster)
+            element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, pictures + sound) + b"".join(clusters))
         )
         return str(path)
 
-    assert block_table(file(*blocks)).tolist() == [[1000, 1], [1040, 0], [980, 1], [1080, 0]]
+    assert block_table(file(*blocks)).tolist() == [*told, [2000, 1], [3000, 1]]
+    assert block_table(file(blocks[1])).tolist() == []
     assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x02)))) is None  # laced
     assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x08)))) is None  # not to be shown
     assert block_table(file(*blocks, b"\xa3\xff")) is None  # of unknown length

@@ -1,7 +1,7 @@
 """The blocks of a long Matroska or WebM file, by walking from element head to element head.
 
-FFmpeg's demuxer reads every byte of a file to list its packets; walking touches a page per block and takes a quarter of
-the time. Whatever is not plain (laced pictures, clusters of unknown size, several picture tracks, a cut file) is left
+FFmpeg's demuxer reads every byte of a file to list its packets; walking touches a page per block, in all clusters side
+by side, and takes a twentieth of the time. Whatever is not plain (laced pictures, clusters of unknown size, several picture tracks, a cut file) is left
 to the demuxer. Elements and their numbers: RFC 9559.
 """
 
@@ -23,6 +23,10 @@ VIDEO, PROJECTION, YAW, ROLL = 0xE0, 0x7670, 0x7673, 0x7675
 KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to be shown or hold several pictures
 MOST = [(1 << 7 * width) - 1 for width in range(10)]  # of a length of so many bytes; it means that none is known
 WIDTHS = [9 - first.bit_length() for first in range(256)]  # bytes of a number that begins with this byte
+NUMPY_WIDTHS, NUMPY_MOST = np.array(WIDTHS, np.uint64), np.array(MOST, np.uint64)
+MANY = 128  # clusters from which walking them side by side is worth it
+Rows = NDArray[np.int64]
+Picture = tuple[int, bool]  # time and key flag
 Element = tuple[int, int, int]  # number, first byte of the body, first byte after it
 
 
@@ -30,24 +34,16 @@ class _Strange(Exception):
     """Something that this module leaves to the demuxer."""
 
 
-def block_table(path: str) -> NDArray[np.int64] | None:
+def block_table(path: str) -> Rows | None:
     """Presentation time and key flag of every picture ``[N, 2]`` in file order; None when the file is not plain.
 
     Times are in the segment's own ticks.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            segment = next(element for element in _elements(data, 0, len(data)) if element[0] == SEGMENT)
-            rows: list[tuple[int, bool]] = []
-            track = 0
-            for number, start, stop in _elements(data, *segment[1:]):
-                if number == TRACKS:
-                    track = _picture_track(data, start, stop)
-                elif number == CLUSTER:
-                    _walk_cluster(data, start, stop, track, rows)
+            return _pictures(data)
         except (_Strange, StopIteration, IndexError, ValueError):
             return None
-    return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
 def picture_turn(fd: int) -> tuple[int, bool]:
@@ -127,36 +123,126 @@ def _picture_track(data: mmap.mmap, start: int, stop: int) -> int:
     return found[0]
 
 
-def _walk_cluster(data: mmap.mmap, at: int, stop: int, track: int, rows: list[tuple[int, bool]]) -> None:
-    """Add the pictures of one cluster. A hundred thousand blocks an hour pass here, so they are read in place."""
-    mark, time = track | 0x80, -1
+def _pictures(data: mmap.mmap) -> Rows:
+    segment = next(element for element in _elements(data, 0, len(data)) if element[0] == SEGMENT)
+    track, clusters = 0, []
+    for number, start, stop in _elements(data, *segment[1:]):
+        if number == TRACKS:
+            track = _picture_track(data, start, stop)
+        elif number == CLUSTER:
+            clusters.append((start, stop))
+    walk = _Walk(data, track | 0x80, clusters)
+    walk.side_by_side()
+    return walk.to_the_end()
+
+
+class _Walk:
+    """A walk through all clusters: side by side while they are many, then each to its end.
+
+    Reading one head in every cluster with numpy takes as long as reading a hundred and fifty of them one by one.
+
+    Attributes:
+        at, stop, time: int64 ``[C]`` for the clusters that have not ended: where their next element begins, where they
+            end, and their own time, -1 before it was read.
+        cluster: int64 ``[C]``, the number of each in the file.
+        rows: cluster, time and key flag of the pictures so far, ``[n, 3]`` each, in file order within every cluster.
+    """
+
+    def __init__(self, data: mmap.mmap, mark: int, clusters: list[tuple[int, int]]) -> None:
+        self.data, self.mark = data, mark
+        self.at, self.stop = np.array(clusters, dtype=np.int64).reshape(-1, 2).T
+        self.time = np.full(len(clusters), -1, np.int64)
+        self.cluster = np.arange(len(clusters))
+        self.rows: list[Rows] = []
+
+    def side_by_side(self) -> None:
+        """Walk until few clusters are left."""
+        octets = np.frombuffer(self.data, np.uint8)
+        words = np.ndarray((len(octets) - 7,), ">u8", self.data, strides=(1,))  # the eight bytes from every byte on
+        while len(self.at) >= MANY:
+            after = self._simple_blocks(octets, words)
+            for place in np.flatnonzero(after == 0).tolist():
+                found: list[Picture] = []
+                where, stop, time = int(self.at[place]), int(self.stop[place]), int(self.time[place])
+                after[place], self.time[place] = _other_element(self.data, where, stop, self.mark, time, found)
+                self._add(int(self.cluster[place]), found)
+            self.at = after
+            self._drop_ended()
+
+    def to_the_end(self) -> Rows:
+        """Walk the others one by one; time and key flag of every picture ``[N, 2]`` in file order."""
+        for cluster, at, stop, time in np.stack([self.cluster, self.at, self.stop, self.time], axis=1).tolist():
+            self._add(cluster, _walk_cluster(self.data, at, stop, self.mark, time))
+        rows = np.concatenate([np.empty((0, 3), np.int64), *self.rows])
+        return rows[np.argsort(rows[:, 0], kind="stable"), 1:]
+
+    def _simple_blocks(self, octets: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Read the blocks that stand in front of the walk; where the next elements begin, 0 at what is no such block."""
+        head = words[np.minimum(self.at + 1, len(words) - 1)].astype(np.uint64)  # length, track, time, flags
+        width = NUMPY_WIDTHS[head >> 56]
+        simple = (octets[self.at] == SIMPLE_BLOCK) & (width <= 4) & (self.at + 1 < len(words))
+        size = (head >> (64 - 8 * width)) & NUMPY_MOST[width]
+        block = (head << (8 * width)) >> 32
+        found = np.flatnonzero(simple & (block >> 24 == self.mark))
+        block, time = block[found], self.time[found]
+        if (block & STRANGE).any() or (time < 0).any():
+            raise _Strange
+        time = time + (block >> 8).astype(np.int16)
+        self.rows.append(np.stack([self.cluster[found], time, (block & KEY) != 0], axis=1))
+        return np.where(simple, self.at + 1 + (width + size).astype(np.int64), 0)
+
+    def _add(self, cluster: int, found: list[Picture]) -> None:
+        if found:
+            self.rows.append(np.array([(cluster, *picture) for picture in found], dtype=np.int64))
+
+    def _drop_ended(self) -> None:
+        live = self.at < self.stop
+        if live.all():
+            return
+        if (self.at > self.stop).any():
+            raise _Strange
+        self.at, self.stop, self.time, self.cluster = (
+            column[live] for column in (self.at, self.stop, self.time, self.cluster)
+        )
+
+
+def _walk_cluster(data: mmap.mmap, at: int, stop: int, mark: int, time: int) -> list[Picture]:
+    """The pictures from one place in a cluster to its end. Many blocks pass here, so they are read in place."""
+    found: list[Picture] = []
     while at < stop:
-        if data[at] == SIMPLE_BLOCK:
-            body = at + 1 + WIDTHS[data[at + 1]]
-            size = int.from_bytes(data[at + 1 : body], "big") & MOST[body - at - 1]
-            if data[body] == mark:
-                _, high, low, flags = data[body : body + 4]
-                if flags & STRANGE or time < 0:
-                    raise _Strange
-                rows.append((time + (high << 8 | low) - (high >> 7 << 16), flags >= KEY))
-            at = body + size
+        if data[at] != SIMPLE_BLOCK:
+            at, time = _other_element(data, at, stop, mark, time, found)
             continue
-        number, body, after = next(_elements(data, at, stop))
-        if number == BLOCK_GROUP:
-            rows.extend(_group(data, body, after, mark, time))
-        elif number == TIMESTAMP:
-            time = int.from_bytes(data[body:after], "big")
-        at = after
+        body = at + 1 + WIDTHS[data[at + 1]]
+        size = int.from_bytes(data[at + 1 : body], "big") & MOST[body - at - 1]
+        if data[body] == mark:
+            found.append(_picture(data, body, time))
+        at = body + size
     if at != stop:
         raise _Strange
+    return found
 
 
-def _group(data: mmap.mmap, at: int, stop: int, mark: int, time: int) -> Iterator[tuple[int, bool]]:
-    """The picture of a block group; it is a key frame when it refers to no other."""
-    elements = list(_elements(data, at, stop))
-    key = all(number != REFERENCE for number, _, _ in elements)
-    for number, start, _ in elements:
-        if number == BLOCK and data[start] == mark:
-            if data[start + 3] & STRANGE or time < 0:
-                raise _Strange
-            yield time + int.from_bytes(data[start + 1 : start + 3], "big", signed=True), key
+def _other_element(
+    data: mmap.mmap, at: int, stop: int, mark: int, time: int, found: list[Picture]
+) -> tuple[int, int]:
+    """Read an element of a cluster; where the next one begins, and the cluster's time."""
+    number, body, after = next(_elements(data, at, stop))
+    if number == TIMESTAMP:
+        time = int.from_bytes(data[body:after], "big")
+    elif number == SIMPLE_BLOCK and data[body] == mark:
+        found.append(_picture(data, body, time))
+    elif number == BLOCK_GROUP:
+        elements = list(_elements(data, body, after))
+        key = all(inner != REFERENCE for inner, _, _ in elements)  # then it refers to no other picture
+        blocks = (start for inner, start, _ in elements if inner == BLOCK and data[start] == mark)
+        found.extend((_picture(data, start, time)[0], key) for start in blocks)
+    return after, time
+
+
+def _picture(data: mmap.mmap, body: int, time: int) -> Picture:
+    """Time and key flag of a block in a cluster of that time."""
+    _, high, low, flags = data[body : body + 4]
+    if flags & STRANGE or time < 0:
+        raise _Strange
+    return time + (high << 8 | low) - (high >> 7 << 16), flags >= KEY

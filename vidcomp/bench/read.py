@@ -1,4 +1,4 @@
-"""Reading a video beside raw calls of the same libraries, alternating in one process.
+"""Reading a video beside raw calls of the same library, alternating in one process.
 
 The raw calls are the best that each library offers for the same frames, without isolation, checks or exact times: they
 take the frames that the scan names and may return others (docs/reading.md says when).
@@ -20,6 +20,7 @@ from vidcomp.video.line import stop_nursery
 __all__ = ["RAW_CALLS", "ReadBench", "bench_read"]
 
 Raw = Callable[[str, Sequence[int]], Any]
+Way = Callable[[], Any]
 
 
 def _decord_batch(path: str, indices: Sequence[int]) -> Any:
@@ -122,7 +123,7 @@ class ReadBench:
 def bench_read(
     path: Path, sampling: Sampling, *, repeats: int = 7, alone: bool = False, seconds: float = 120.0
 ) -> ReadBench:
-    """Time every way that works on this file, one after the other in each round.
+    """Time every way that works on this file: exact and fast side by side, then each reader beside its raw calls.
 
     Args:
         repeats: rounds that count; one more goes before them.
@@ -130,30 +131,38 @@ def bench_read(
         seconds: no new round begins after this long, so that slow files end too.
     """
     chosen, peak_bytes = _read_anew(path, sampling)
-    ways = _own_ways(path, sampling)
+    contests = [_own_ways(path, sampling)]
     if not alone:
-        ways |= _compared_ways(path, sampling, chosen.indices.tolist())
+        contests += [_compared_ways(reader, path, sampling, chosen.indices.tolist()) for reader in READERS]
     count, reader = len(chosen.pixels), chosen.info.reader
     del chosen
+    timings: dict[str, Timing] = {}
+    for ways in contests:
+        timings |= _alternate(ways, count, repeats, seconds / len(contests))
+    return ReadBench(reader, timings, peak_bytes)
+
+
+def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -> dict[str, Timing]:
+    """Go round and round; a way that fails or delivers another number of frames is left out."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     begun = time.monotonic()
     for number in range(repeats + 1):
-        for name, call in list(ways.items()):
+        for name in list(taken):
             start = time.perf_counter()
             try:
-                delivered = call()
+                delivered = ways[name]()
             except Exception:  # whatever a library raises, it cannot read this file
-                del ways[name], taken[name]
+                del taken[name]
                 continue
             passed = time.perf_counter() - start
             if len(delivered) != count:
-                del ways[name], taken[name]
+                del taken[name]
             elif number:
                 taken[name].append(passed)
             del delivered  # or giving its memory back would count as the next one's time
         if time.monotonic() - begun > seconds and number:
             break
-    return ReadBench(reader, {name: Timing.of(times) for name, times in taken.items()}, peak_bytes)
+    return {name: Timing.of(times) for name, times in taken.items()}
 
 
 def _read_anew(path: Path, sampling: Sampling) -> tuple[Frames, int | None]:
@@ -165,18 +174,16 @@ def _read_anew(path: Path, sampling: Sampling) -> tuple[Frames, int | None]:
     return frames, peak.bytes
 
 
-def _own_ways(path: Path, sampling: Sampling) -> dict[str, Callable[[], Any]]:
-    ways = {"vidcomp": lambda: read_frames(path, sampling).pixels}
+def _own_ways(path: Path, sampling: Sampling) -> dict[str, Way]:
+    ways: dict[str, Way] = {"vidcomp": lambda: read_frames(path, sampling).pixels}
     if sampling.seek == "exact":
         ways[FAST] = lambda: read_frames(path, replace(sampling, seek="fast")).pixels
     return ways
 
 
-def _compared_ways(path: Path, sampling: Sampling, indices: list[int]) -> dict[str, Callable[[], Any]]:
-    def bound(name: str) -> Callable[[], Any]:
-        return lambda: read_frames(path, sampling, readers=[name]).pixels
-
-    def raw(call: Raw) -> Callable[[], Any]:
+def _compared_ways(reader: str, path: Path, sampling: Sampling, indices: list[int]) -> dict[str, Way]:
+    def raw(call: Raw) -> Way:
         return lambda: call(str(path), indices)
 
-    return {f"vidcomp, {name}": bound(name) for name in READERS} | {n: raw(call) for n, (_, call) in RAW_CALLS.items()}
+    bound: Way = lambda: read_frames(path, sampling, readers=[reader]).pixels  # noqa: E731
+    return {f"vidcomp, {reader}": bound} | {name: raw(call) for name, (of, call) in RAW_CALLS.items() if of == reader}

@@ -1,8 +1,8 @@
 """The blocks of a long Matroska or WebM file, by walking from element head to element head.
 
 FFmpeg's demuxer reads every byte of a file to list its packets; walking touches a page per block, in all clusters side
-by side, and takes a twentieth of the time. Whatever is not plain (laced pictures, clusters of unknown size, several picture tracks, a cut file) is left
-to the demuxer. Elements and their numbers: RFC 9559.
+by side, and takes a twentieth of the time. Whatever is not plain (laced pictures, clusters of unknown size, several
+picture tracks, a cut file) is left to the demuxer. Elements and their numbers: RFC 9559.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class _Walk:
         return rows[np.argsort(rows[:, 0], kind="stable"), 1:]
 
     def _simple_blocks(self, octets: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Read the blocks that stand in front of the walk; where the next elements begin, 0 at what is no such block."""
+        """Read the next block of every cluster; where the elements after them begin, 0 at what is no simple block."""
         head = words[np.minimum(self.at + 1, len(words) - 1)].astype(np.uint64)  # length, track, time, flags
         width = NUMPY_WIDTHS[head >> 56]
         simple = (octets[self.at] == SIMPLE_BLOCK) & (width <= 4) & (self.at + 1 < len(words))
@@ -223,9 +223,7 @@ def _walk_cluster(data: mmap.mmap, at: int, stop: int, mark: int, time: int) -> 
     return found
 
 
-def _other_element(
-    data: mmap.mmap, at: int, stop: int, mark: int, time: int, found: list[Picture]
-) -> tuple[int, int]:
+def _other_element(data: mmap.mmap, at: int, stop: int, mark: int, time: int, found: list[Picture]) -> tuple[int, int]:
     """Read an element of a cluster; where the next one begins, and the cluster's time."""
     number, body, after = next(_elements(data, at, stop))
     if number == TIMESTAMP:

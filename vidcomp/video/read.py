@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -221,14 +221,14 @@ def _collect(
                 event["damage"] = event["damage"] or told
                 return _build(file, names[len(failures)], plan, event)
             elif isinstance(event, int) and on_ready is not None:
-                on_ready(Partial(plan.pixels, event, _seconds(plan), plan.facts["seconds"]))
+                on_ready(Partial(plan.pixels, event, _seconds(_exact(plan)), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
 
 
-def _seconds(plan: Planned) -> NDArray[np.float64]:
+def _seconds(exact: Iterable[Fraction]) -> NDArray[np.float64]:
     import numpy as np
 
-    return np.asarray([float(time) for time in _exact(plan)], dtype=np.float64)
+    return np.fromiter(map(float, exact), np.float64)
 
 
 def _exact(plan: Planned) -> tuple[Fraction, ...]:
@@ -244,6 +244,7 @@ def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Fr
     seconds: float = facts["seconds"]
     total: int = facts["frames_total"]
     width, height = facts["size"]
+    exact = _exact(plan)
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
         Fraction(*facts["start"]), facts["container"], facts["codec"],
@@ -251,10 +252,10 @@ def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Fr
     return Frames(
         pixels=plan.pixels,
         indices=np.asarray(plan.facts["indices"], dtype=np.int64),
-        times=_seconds(plan),
+        times=_seconds(exact),
         info=info,
         degraded=_missing(file.about(facts["track"]), facts),
-        exact_times=_exact(plan),
+        exact_times=exact,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -151,6 +151,10 @@ class Source:
         return self.scan is not None and self.scan.exact and not self.header.cut_short
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class VideoReader(ABC):
     """One decoder on one file. Used inside the decoding child process, as a context manager.
 
@@ -160,7 +164,7 @@ class VideoReader(ABC):
     """
 
     name: ClassVar[str]
-    threads: ClassVar[int] = 2  # more decode ahead and hold more frames in memory
+    threads: ClassVar[int] = max(2, min(8, _usable_cores()))  # every one holds frames in memory
     complaint = ""  # what is wrong with the frames that were read, in words
 
     def __enter__(self) -> VideoReader:
@@ -225,18 +229,12 @@ def create_reader(name: str) -> VideoReader:
     return reader
 
 
+_POOL = ThreadPoolExecutor(4)  # a thread that waits begins sooner than a new one, which its maker waits for
+
+
 def in_background(work: Callable[[], T]) -> Future[T]:
     """Start native work that releases the interpreter. Nobody waits for it unless its result is asked for."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
+    return _POOL.submit(work)
 
 
 def shrink(image: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:

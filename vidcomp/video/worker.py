@@ -21,12 +21,9 @@ import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache
-from queue import SimpleQueue
-from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -43,7 +40,6 @@ from vidcomp.video.reader import (
     Uncounted,
     VideoReader,
     create_reader,
-    in_background,
 )
 from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
 from vidcomp.video.scan import Scan, Timeline
@@ -100,36 +96,19 @@ class Request:
 
 
 class Answer:
-    """The message pipe and the memory file, as the child writes them.
-
-    Attributes:
-        stored: pictures that are in the memory file, counted from the first.
-    """
+    """The message pipe and the memory file, as the child writes them."""
 
     def __init__(self, pipe: int, arena: int) -> None:
         self.pipe, self.arena = pipe, arena
-        self.stored = 0
-        self._room = BoundedSemaphore()  # a large picture that waits is a lot of memory
-        self._waiting: SimpleQueue[NDArray[np.uint8] | None] = SimpleQueue()
-        self._writing: Future[None] | None = None
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one message."""
         os.write(self.pipe, json.dumps({"event": event, **fields}).encode() + b"\n")
 
-    def store(self, image: NDArray[np.uint8]) -> None:
-        """Write the next picture into the memory file while the one after it is decoded."""
-        if self._writing is None:
-            self.stored, self._writing = 0, in_background(self._write_all)
-        self._room.acquire()
-        self._waiting.put(image)
-
-    def flush(self) -> None:
-        """Wait until everything stored is there; what follows is stored from the start on again."""
-        if self._writing is not None:
-            self._waiting.put(None)
-            self._writing.result()
-            self._writing = None
+    def reserve(self, total: int) -> None:
+        """Make room. Nothing is cut off: the parent may still look at what an earlier plan put there."""
+        if os.fstat(self.arena).st_size < total:
+            os.ftruncate(self.arena, total)
 
     def write(self, start: int, array: NDArray[Any]) -> None:
         """Write to the memory file, not to a mapping of it, so that it counts only once as memory."""
@@ -137,18 +116,6 @@ class Answer:
         while data:
             written = os.pwrite(self.arena, data, start)
             data, start = data[written:], start + written
-
-    def _write_all(self) -> None:
-        failed: OSError | None = None
-        while (image := self._waiting.get()) is not None:
-            try:
-                self.write(self.stored * image.nbytes, image)
-                self.stored += 1
-            except OSError as error:
-                failed = error
-            self._room.release()
-        if failed is not None:
-            raise failed
 
 
 def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
@@ -215,7 +182,7 @@ def _look(request: Request, answer: Answer) -> dict[str, Any]:
         return {**facts, "exact": False}
     keys = np.flatnonzero(scan.keys)
     numbers = np.concatenate([scan.timeline.ticks, keys])
-    _reserve(answer.arena, numbers.nbytes)
+    answer.reserve(numbers.nbytes)
     answer.write(0, numbers)
     answer.send("listed", frames=len(scan), keys=len(keys))
     return {
@@ -241,7 +208,6 @@ def _decode(request: Request, name: str, source: Source, answer: Answer) -> dict
         try:
             _fill(request, source, reader, timeline, answer)
         except Uncounted:
-            answer.flush()
             timeline = reader.count()
             _fill(request, source, reader, timeline, answer)
         facts, scan = source.packets.facts, source.scan
@@ -279,7 +245,7 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
             if total > MAX_OUTPUT_BYTES:
                 size = f"{shape[1]} x {shape[0]}"
                 raise ReaderError(f"{len(chosen)} frames of {size} need {total / 2**30:.0f} GiB", "too_large")
-            _reserve(answer.arena, total)
+            answer.reserve(total)
             answer.send(
                 "planned",
                 shape=[len(chosen), *shape],
@@ -290,14 +256,13 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
             )
         if image.shape != shape:
             raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
-        answer.store(image)
+        answer.write(delivered * image.nbytes, image)
         delivered += 1
-        if answer.stored and time.monotonic() - told > TELL_SECONDS:
-            answer.send("frames", ready=answer.stored)
+        if time.monotonic() - told > TELL_SECONDS:
+            answer.send("frames", ready=delivered)
             told = time.monotonic()
     if delivered != len(chosen):
         raise ReaderError(f"delivered {delivered} of {len(chosen)} frames")
-    answer.flush()
     answer.send("frames", ready=delivered)
 
 
@@ -330,12 +295,6 @@ def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, t
             reader.count()
         bounds = find_cuts(map(thumbnail, reader.read(range(first, stop), THUMB_SIDE)))
     return choose_in_spans(bounds, sampling.bound) + first
-
-
-def _reserve(arena: int, total: int) -> None:
-    """Make room. Nothing is cut off: the parent may still look at what an earlier plan put there."""
-    if os.fstat(arena).st_size < total:
-        os.ftruncate(arena, total)
 
 
 def _damage(reader: VideoReader) -> str:

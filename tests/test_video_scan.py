@@ -186,6 +186,11 @@ def test_fast_seeks_stay_within_a_quarter_of_the_step(clips, name):
     assert cost[1] < cost[0]
 
 
+def test_fast_seeks_begin_with_a_reader_that_jumps(clips):
+    readers = [read_frames(clips["open.mp4"], Sampling(40, seek=seek)).info.reader for seek in ("exact", "fast")]
+    assert readers == ["decord", "pyav"]
+
+
 @st.composite
 def scans(draw):
     """A made-up scan with closed groups of pictures."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vidcomp.errors import IncompleteVideo, InputError, UsageError
 from vidcomp.video.files import display_name, open_video, refuse_text
 from vidcomp.video.header import Header, read_header, refuse_absurd
-from vidcomp.video.reader import READERS, ReaderError
+from vidcomp.video.reader import JUMPING, READERS, ReaderError
 from vidcomp.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def read_frames(
     Args:
         path: a regular file; any name that the system allows.
         sampling: which frames.
-        readers: names from ``READERS``, or ``"module:class"``, tried in this order; all of ``READERS`` by default.
+        readers: names from ``READERS``, or ``"module:class"``, tried in this order. By default all of ``READERS``,
+            beginning with those that jump to key frames when ``sampling.seek`` is ``fast``.
         deadline_seconds: wall time for each reader before it is killed and the next one is tried, 30 by default. One
             second per minute of video is added to it.
         max_side: shrink frames while decoding so that no side is longer; None keeps the full size.
@@ -76,7 +77,7 @@ def read_frames(
         UsageError: a reader that does not exist.
         ValueError: ``deadline_seconds``, ``max_side`` or ``max_bytes`` out of range.
     """
-    names = _require_readers(readers)
+    names = _require_readers(_in_order(sampling) if readers is None else readers)
     limit = _require_positive("deadline_seconds", DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)
     for label, value in (("max_side", max_side), ("max_bytes", max_bytes)):
         if value is not None:
@@ -153,8 +154,12 @@ class _Wish:
     max_bytes: int
 
 
-def _require_readers(readers: Sequence[str] | None) -> list[str]:
-    names = list(READERS if readers is None else readers)
+def _in_order(sampling: Sampling) -> list[str]:
+    return sorted(READERS, key=lambda name: sampling.seek == "fast" and name not in JUMPING)
+
+
+def _require_readers(readers: Sequence[str]) -> list[str]:
+    names = list(readers)
     unknown = [name for name in names if name not in READERS and ":" not in name]
     if unknown or not names:
         raise UsageError(

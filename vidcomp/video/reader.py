@@ -18,6 +18,7 @@ from vidcomp.video.header import Header
 from vidcomp.video.scan import Scan, Timeline
 
 __all__ = [
+    "JUMPING",
     "READERS",
     "Facts",
     "Packets",
@@ -39,6 +40,7 @@ READERS: dict[str, str] = {
     "pyav": "vidcomp.video.pyav_reader:PyAvReader",
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
+JUMPING = frozenset({"pyav"})  # those that can go to a key frame instead of decoding what lies before it
 
 
 class ReaderError(Exception):

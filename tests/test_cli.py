@@ -327,17 +327,23 @@ def test_files_without_permission_and_long_names_are_failed_records(clip, tmp_pa
     secret.chmod(0)
     locked.chmod(0)
     words = unprivileged("probe", locked / "inside.mp4", secret, tmp_path / LONG, clip, "--json")
+    folder = unprivileged("probe", tmp_path, "--json")
     alone = unprivileged("frames", secret, "--json")
     written = unprivileged("frames", clip, "-o", locked / "new", "--json")
     try:
-        done, alone, written = (
-            subprocess.run(line, capture_output=True, text=True) for line in (words, alone, written)
+        done, folder, alone, written = (
+            subprocess.run(line, capture_output=True, text=True) for line in (words, folder, alone, written)
         )
     finally:
         locked.chmod(0o700)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     codes = [record["error"]["code"] if "error" in record else record["status"] for record in found]
     assert (done.returncode, codes) == (5, ["no_permission", "no_permission", "missing", "ok"])
+    inside = {
+        Path(record["path"]).name: record.get("error", {}).get("code")
+        for record in map(json.loads, folder.stdout.splitlines())
+    }
+    assert inside == {"locked": "no_permission", "secret.mp4": "no_permission"}
     assert (alone.returncode, json.loads(alone.stdout)["error"]["code"]) == (3, "no_permission")
     assert (written.returncode, json.loads(written.stdout)["error"]["code"]) == (3, "unwritable")
 

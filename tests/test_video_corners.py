@@ -161,6 +161,17 @@ def test_a_cut_gif_is_cut_short(tmp_path: Path) -> None:
     assert read_frames(cut, EVERY).degraded == "the file is cut short"
 
 
+def test_a_cut_y4m_is_cut_short(tmp_path: Path) -> None:
+    picture = b"FRAME\n" + bytes(64 * 48 * 3 // 2)
+    whole = b"YUV4MPEG2 W64 H48 F25:1 Ip C420jpeg\n" + 10 * picture
+    path = tmp_path / "a.y4m"
+    path.write_bytes(whole)
+    assert sound(path).info.frames_total == 10
+    path.write_bytes(whole[:-100])
+    frames = read_frames(path, EVERY)
+    assert (frames.info.frames_total, frames.degraded) == (9, "damaged picture data (the last picture is cut short)")
+
+
 def test_what_is_appended_to_an_mp4_is_not_a_missing_part(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", 20)
     path.write_bytes(path.read_bytes() + b"TAG" + bytes([200]) * 125)

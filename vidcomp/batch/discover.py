@@ -11,14 +11,15 @@ from vidcomp.errors import InputError
 __all__ = ["VIDEO_SUFFIXES", "find_videos"]
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
 )
 
 
 def find_videos(paths: Iterable[Path]) -> list[Path]:
     """Files as given, and the video files below folders, sorted; each once, links to folders not followed.
 
-    A file that is named outright is taken whatever its suffix; inside folders the suffix decides.
+    A file that is named outright is taken whatever its suffix; inside folders the suffix decides. A folder that cannot
+    be listed is found itself: it becomes a failed record, and the others go on.
 
     Raises:
         InputError: nothing was found.
@@ -28,7 +29,7 @@ def find_videos(paths: Iterable[Path]) -> list[Path]:
         if os.path.isdir(path):  # False also where the system does not let us look
             found.update(dict.fromkeys(_below(path)))
         else:
-            found[path] = None  # one that cannot be read becomes a failed record, the others go on
+            found[path] = None
     if not found:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise InputError(
@@ -38,6 +39,8 @@ def find_videos(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterable[Path]:
-    for root, folders, files in os.walk(folder):
+    closed: list[Path] = []
+    for root, folders, files in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders.sort()
         yield from (Path(root, name) for name in sorted(files) if Path(name).suffix.lower() in VIDEO_SUFFIXES)
+    yield from closed

@@ -40,6 +40,8 @@ def open_video(path: str | os.PathLike[str]) -> int:
     name = display_name(path)
     try:
         facts = os.stat(path)
+        if stat.S_ISDIR(facts.st_mode):
+            os.scandir(path).close()  # whether it can be looked into
         _require_video_file(facts, name)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:

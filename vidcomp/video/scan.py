@@ -146,7 +146,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     import av
 
     rows: list[tuple[int, int, int, bool, bool, int]] = []
-    complaint, vp8 = "", stream.codec_context.name == "vp8"
+    complaint, vp8, end = "", stream.codec_context.name == "vp8", 0
     try:
         for packet in container.demux(stream):
             if not packet.size or len(rows) >= LONGEST:
@@ -155,10 +155,13 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
             rows.append((_NONE if pts is None else pts, _NONE if dts is None else dts, packet.duration or 0,
                          packet.is_keyframe, packet.is_discard or (vp8 and not memoryview(packet)[0] & SHOWN),
                          len(rows)))  # fmt: skip
+            end = (packet.pos or 0) + packet.size
             if packet.is_corrupt:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
         complaint = f"packets end with an error ({getattr(error, 'strerror', None) or error})"
+    if not complaint and container.format.name == "yuv4mpegpipe" and end < container.size:
+        complaint = "the last picture is cut short"
     # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
     if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
         missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)

@@ -127,11 +127,11 @@ def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
     ]  # fmt: skip
     told = [[1000, 1], [1040, 0], [980, 1], [1080, 0], [-31768, 0]]
 
-    def file(*parts: bytes) -> str:
+    def file(*parts: bytes, third: bytes = b"\x0b\xb8") -> str:
         path = tmp_path / "made.mkv"
         clusters = (
             element(0x1F43B675, element(0xE7, time) + b"".join(blocks))
-            for time, blocks in ((b"\x03\xe8", parts), (b"\x07\xd0", parts[:1]), (b"\x0b\xb8", parts[:1]))
+            for time, blocks in ((b"\x03\xe8", parts), (b"\x07\xd0", parts[:1]), (third, parts[:1]))
         )
         path.write_bytes(
             element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, pictures + sound) + b"".join(clusters))
@@ -144,6 +144,7 @@ def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
     assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x08)))) is None  # not to be shown
     assert block_table(file(*blocks, b"\xa3\xff")) is None  # of unknown length
     assert block_table(file(*blocks, b"\xa3\x90")) is None  # cut off
+    assert block_table(file(*blocks, third=b"\xff" * 8)) is None  # a time beyond counting
     whole = Path(file(*blocks)).read_bytes()
     for size in range(len(whole) - 1):
         Path(tmp_path / "made.mkv").write_bytes(whole[: max(size, 1)])

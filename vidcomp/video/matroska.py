@@ -42,7 +42,7 @@ def block_table(path: str) -> Rows | None:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _pictures(data)
-        except (_Strange, StopIteration, IndexError, ValueError):
+        except (_Strange, StopIteration, IndexError, ValueError, OverflowError):
             return None
 
 

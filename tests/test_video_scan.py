@@ -124,6 +124,7 @@ def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
         element(0xA0, element(0xA1, block(1, 40, 0)) + element(0x9B, b"\x28") + element(0xFB, b"\xd8")),
         element(0xA0, element(0xA1, block(1, -20, 0))), element(0xA3, block(1, 80, 0), width=8),
         element(0xA3, block(1, -32768, 0), width=4), element(0xA3, block(2, 3, 0x0E)),
+        element(0xA3, block(1, 7, 0)[:4]), element(0xA0, element(0xA1, block(1, 7, 0)[:4])),  # empty
     ]  # fmt: skip
     told = [[1000, 1], [1040, 0], [980, 1], [1080, 0], [-31768, 0]]
 
@@ -143,6 +144,7 @@ def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
     assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x02)))) is None  # laced
     assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x08)))) is None  # not to be shown
     assert block_table(file(*blocks, b"\xa3\xff")) is None  # of unknown length
+    assert block_table(file(*blocks, element(0xA3, b"\x40\x01" + block(1, 90, 0)[1:]))) is None  # a track in two bytes
     assert block_table(file(*blocks, b"\xa3\x90")) is None  # cut off
     assert block_table(file(*blocks, third=b"\xff" * 8)) is None  # a time beyond counting
     whole = Path(file(*blocks)).read_bytes()

@@ -20,6 +20,7 @@ SEGMENT, TRACKS, TRACK, CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x1F43B675
 TRACK_NUMBER, TRACK_TYPE, PICTURES = 0xD7, 0x83, 1
 TIMESTAMP, SIMPLE_BLOCK, BLOCK_GROUP, BLOCK, REFERENCE = 0xE7, 0xA3, 0xA0, 0xA1, 0xFB
 VIDEO, PROJECTION, YAW, ROLL = 0xE0, 0x7670, 0x7673, 0x7675
+HEAD = 4  # bytes of a block before its picture: track, time, flags
 KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to be shown or hold several pictures
 MOST = [(1 << 7 * width) - 1 for width in range(10)]  # of a length of so many bytes; it means that none is known
 WIDTHS = [9 - first.bit_length() for first in range(256)]  # bytes of a number that begins with this byte
@@ -183,7 +184,9 @@ class _Walk:
         simple = (octets[self.at] == SIMPLE_BLOCK) & (width <= 4) & (self.at + 1 < len(words))
         size = (head >> (64 - 8 * width)) & NUMPY_MOST[width]
         block = (head << (8 * width)) >> 32
-        found = np.flatnonzero(simple & (block >> 24 == self.mark))
+        if (simple & (block >> 31 == 0)).any():
+            raise _Strange  # the number of a track in several bytes
+        found = np.flatnonzero(simple & (block >> 24 == self.mark) & (size > HEAD))
         block, time = block[found], self.time[found]
         if (block & STRANGE).any() or (time < 0).any():
             raise _Strange
@@ -215,7 +218,7 @@ def _walk_cluster(data: mmap.mmap, at: int, stop: int, mark: int, time: int) -> 
             continue
         body = at + 1 + WIDTHS[data[at + 1]]
         size = int.from_bytes(data[at + 1 : body], "big") & MOST[body - at - 1]
-        if data[body] == mark:
+        if _holds(data, body, body + size, mark):
             found.append(_picture(data, body, time))
         at = body + size
     if at != stop:
@@ -228,14 +231,21 @@ def _other_element(data: mmap.mmap, at: int, stop: int, mark: int, time: int, fo
     number, body, after = next(_elements(data, at, stop))
     if number == TIMESTAMP:
         time = int.from_bytes(data[body:after], "big")
-    elif number == SIMPLE_BLOCK and data[body] == mark:
+    elif number == SIMPLE_BLOCK and _holds(data, body, after, mark):
         found.append(_picture(data, body, time))
     elif number == BLOCK_GROUP:
         elements = list(_elements(data, body, after))
         key = all(inner != REFERENCE for inner, _, _ in elements)  # then it refers to no other picture
-        blocks = (start for inner, start, _ in elements if inner == BLOCK and data[start] == mark)
+        blocks = (start for inner, start, stop in elements if inner == BLOCK and _holds(data, start, stop, mark))
         found.extend((_picture(data, start, time)[0], key) for start in blocks)
     return after, time
+
+
+def _holds(data: mmap.mmap, body: int, after: int, mark: int) -> bool:
+    """True for a block of the picture track that is not empty: the demuxer does not hand those out."""
+    if data[body] < 0x80:
+        raise _Strange  # the number of a track in several bytes
+    return data[body] == mark and after - body > HEAD
 
 
 def _picture(data: mmap.mmap, body: int, time: int) -> Picture:

@@ -58,7 +58,9 @@ def decoded_frames(scan: Scan, plan: Sequence[Segment]) -> int:
     return sum(int(max(scan.order[i] for i in part.wanted) - scan.order[part.key]) + 1 for part in plan)
 
 
-def cheaper_frames(scan: Scan, indices: NDArray[np.int64], bounds: tuple[int, int]) -> NDArray[np.int64]:
+def cheaper_frames(
+    scan: Scan, indices: NDArray[np.int64], bounds: tuple[int, int], fps: float | None = None
+) -> NDArray[np.int64]:
     """Move frames by at most a quarter of the sampling step so that less has to be decoded, for ``--seek fast``.
 
     A frame moves to the nearest key frame. Where none is near enough, the last frame of a run of the decoder is taken
@@ -67,6 +69,7 @@ def cheaper_frames(scan: Scan, indices: NDArray[np.int64], bounds: tuple[int, in
     Args:
         indices: int64 ``[T]``, strictly increasing.
         bounds: first frame that may be taken, and the one behind the last.
+        fps: the rate of sampling, when that was asked for: a gap in the file makes the average step a longer one.
 
     Returns:
         int64 ``[T]``, strictly increasing.
@@ -76,6 +79,8 @@ def cheaper_frames(scan: Scan, indices: NDArray[np.int64], bounds: tuple[int, in
     if not len(keys) or len(indices) < 2:
         return indices
     tolerance = float(ticks[indices[-1]] - ticks[indices[0]]) / (len(indices) - 1) / 4
+    if fps is not None:
+        tolerance = min(tolerance, 1 / fps / 4 / float(scan.timeline.base))
     moved = _snapped(ticks, near, indices, tolerance) if len(near) else indices
     starts = keys[(np.searchsorted(keys, moved, side="right") - 1).clip(0)]  # [T] where decoding begins
     last = np.append(starts[1:] > starts[:-1], True)

@@ -195,7 +195,7 @@ def window(times: Times, sampling: Sampling, seconds: float) -> tuple[int, int]:
     first = max(0, shown) if sampling.start else 0
     if sampling.end is None:
         return first, len(times)
-    return first, max(first + 1, int(np.searchsorted(times, sampling.end, side="right")))
+    return first, max(first + 1, int(np.searchsorted(times, sampling.end + _early(times), side="right")))
 
 
 def choose_in_spans(bounds: Indices, frames: int | None) -> Indices:

@@ -281,7 +281,7 @@ def _choose(sampling: Sampling, scan: Scan | None, timeline: Timeline) -> NDArra
     chosen = choose_frames(timeline.times, sampling, np.flatnonzero(scan.keys), timeline.seconds)
     if sampling.seek != "fast":
         return chosen
-    return cheaper_frames(scan, chosen, window(timeline.times, sampling, timeline.seconds))
+    return cheaper_frames(scan, chosen, window(timeline.times, sampling, timeline.seconds), sampling.fps)
 
 
 def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, timeline: Timeline) -> NDArray[np.int64]:

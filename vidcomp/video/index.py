@@ -36,9 +36,9 @@ class Mismatch(Exception):
 
 
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    """Rows of presentation time, decoding time and key flag ``[N, 3]`` in decoding order, and what is wrong with them.
+    """Rows of presentation time, decoding time, duration and key flag ``[N, 4]`` in decoding order, and what is wrong.
 
-    Decoding times of Matroska are not known (the least number). None when the file does not tell enough; the container
+    Decoding times and durations of Matroska are not known (the least number, 0). None when the file does not tell enough; the container
     stands at its start then, and behind some packets else.
 
     Raises:
@@ -51,19 +51,23 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
 def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     if stream.frames < LEAST_PACKETS:
         return None
-    facts = ((e.timestamp, e.timestamp, e.is_keyframe, e.is_discard, e.pos + e.size) for e in stream.index_entries)
+    facts = (
+        (e.timestamp, e.timestamp, e.is_keyframe, e.is_discard, e.size, e.pos + e.size) for e in stream.index_entries
+    )
     # Not through a list: one of four hours of video would hold 60 MB.
-    rows = np.fromiter(itertools.chain.from_iterable(facts), np.int64).reshape(-1, 5)
-    if len(rows) != stream.frames or rows[:, 3].any():
+    rows = np.fromiter(itertools.chain.from_iterable(facts), np.int64).reshape(-1, 6)
+    if len(rows) != stream.frames or rows[:, 3].any() or not rows[:, 4].all():
+        return None  # packets that are hidden, or empty: the demuxer does not hand those out
+    boxes = _per_sample(path, stream.id, len(rows))
+    if boxes is None:
         return None
-    offsets = _composition_offsets(path, stream.id, len(rows))
-    if offsets is None:
-        return None
+    durations, offsets = boxes
     rows[:, 0] += offsets
     if not _begins_like(container, stream, rows):
         raise Mismatch
-    missing = int((rows[:, 4] > os.stat(path).st_size).sum())
-    return rows[:, :3], f"{missing} of {len(rows)} pictures are missing" if missing else ""
+    missing = int((rows[:, 5] > os.stat(path).st_size).sum())
+    table = np.column_stack([rows[:, :2], durations, rows[:, 2]])
+    return table, f"{missing} of {len(rows)} pictures are missing" if missing else ""
 
 
 def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
@@ -77,7 +81,8 @@ def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | 
     container.seek(int(blocks[last_key, 0]), stream=stream, backward=True)
     if not _equal(container, stream, blocks[last_key:], to_the_end=True):
         raise Mismatch
-    return np.insert(blocks, 1, np.iinfo(np.int64).min, axis=1), ""
+    unknown = np.full(len(blocks), np.iinfo(np.int64).min)
+    return np.column_stack([blocks[:, 0], unknown, np.zeros_like(unknown), blocks[:, 1]]), ""
 
 
 def _equal(container: Any, stream: Any, blocks: Ticks, to_the_end: bool = False) -> bool:
@@ -102,16 +107,20 @@ def _begins_like(container: Any, stream: Any, rows: Ticks) -> bool:
     return False
 
 
-def _composition_offsets(path: str, track: int, count: int) -> Ticks | None:
-    """Presentation minus decoding time of every sample of a track, int64 ``[count]``; zeros without such a box."""
+def _per_sample(path: str, track: int, count: int) -> tuple[Ticks, Ticks] | None:
+    """Duration, and presentation minus decoding time, of every sample of a track, int64 ``[count]`` each."""
     with open(path, "rb") as file:
         table = _sample_table(file.fileno(), track)
-        if table is None:
-            return None
-        box = box_inside(file.fileno(), table, b"ctts")
-        if box is None:
-            return np.zeros(count, np.int64)
-        body = os.pread(file.fileno(), min(box[2] - box[1], MAX_TABLE_BYTES), box[1])
+        durations = _runs(file.fileno(), box_inside(file.fileno(), table, b"stts"), count)
+        offsets = _runs(file.fileno(), box_inside(file.fileno(), table, b"ctts"), count)
+    return None if durations is None or offsets is None else (durations, offsets)
+
+
+def _runs(fd: int, box: tuple[bytes, int, int] | None, count: int) -> Ticks | None:
+    """A box of run lengths and values, one value for each of ``count`` samples; zeros without such a box."""
+    if box is None:
+        return np.zeros(count, np.int64)
+    body = os.pread(fd, min(box[2] - box[1], MAX_TABLE_BYTES), box[1])
     pairs = np.frombuffer(body[8 : 8 + (len(body) - 8) // 8 * 8], dtype=">i4").reshape(-1, 2).astype(np.int64)
     if (pairs[:, 0] < 0).any() or pairs[:, 0].sum() != count:
         return None

@@ -137,7 +137,7 @@ _PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
 
 def _indexed(table: Ticks, complaint: str) -> tuple[Ticks, str]:
     rows = np.zeros((len(table), 6), dtype=np.int64)
-    rows[:, [_PTS, _DTS, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
+    rows[:, [_PTS, _DTS, _DURATION, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
     return rows, complaint
 
 

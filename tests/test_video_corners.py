@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.video import Frames, Sampling, read_frames
-from vidcomp.video.header import turn_of
+from vidcomp.video.header import read_edits, turn_of
 from vidcomp.video.probe import probe
+from vidcomp.video.sampling import window
 
 EVERY = Sampling(frames=100_000)
 
@@ -137,6 +140,94 @@ def test_a_gap_between_two_edits_is_said(tmp_path: Path) -> None:
     assert "shows nothing for a while" in (read_frames(path, Sampling(4)).degraded or "")
 
 
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([(100, 0, 1 << 16)], ""),
+        ([(50, -1, 1 << 16), (100, 0, 1 << 16), (100, 9, 1 << 16)], ""),
+        ([(100, 0, 1 << 16), (50, -1, 1 << 16)], "shows nothing for a while"),  # FFmpeg shows pictures there
+        ([(100, 0, 2 << 16)], "another speed"),
+        ([(100, 0, 1 << 16), (30, 500, 0)], "another speed"),  # stands still
+    ],
+)
+def test_what_makes_the_times_of_an_edit_list_uncertain(
+    version: int, entries: list[tuple[int, int, int]], said: str
+) -> None:
+    form = ">Qqi" if version else ">Iii"
+    body = struct.pack(">BxxxI", version, len(entries)) + b"".join(struct.pack(form, *entry) for entry in entries)
+    shown, uneven = read_edits(body)
+    assert shown == [length for length, start, _ in entries if start >= 0]
+    assert said in uneven and bool(said) == bool(uneven)
+
+
+def test_the_turn_of_the_whole_movie_counts(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "stored.mp4", 10, turned=1)
+    data = bytearray(source.read_bytes())
+    at = data.index(b"mvhd") + 4 + 36
+    data[at : at + 20] = struct.pack(">5i", 0, 1 << 16, 0, -1 << 16, 0)
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(data)
+    assert probe(path).rotation == 90
+    assert read_numbers(sound(path).pixels) == list(range(10))
+
+
+def test_packets_without_a_picture_are_not_counted(tmp_path: Path) -> None:
+    import av
+
+    def empty(moment: int) -> bytes:  # a picture that is "not coded": the one before stays
+        bits = f"0101{moment % 25:05b}10"
+        bits += "0" + "1" * (-(len(bits) + 1) % 8)
+        return b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+    source, path = make_clip(tmp_path / "a.mp4", 60, codec="mpeg4", options={"bf": "0", "g": "20"}), tmp_path / "b.mp4"
+    with av.open(str(source)) as file, av.open(str(path), "w") as output:
+        stream, place = output.add_stream_from_template(file.streams.video[0]), 0
+        for number, packet in enumerate(p for p in file.demux(video=0) if p.size):
+            for piece, key in [(bytes(packet), packet.is_keyframe), *([(b"", False)] if number in (7, 30) else [])]:
+                made = av.Packet(piece or empty(place))
+                made.stream, made.is_keyframe, made.time_base, made.duration = stream, key, Fraction(1, 25), 1
+                made.pts = made.dts = place
+                output.mux(made)
+                place += 1
+    frames = sound(path)
+    assert read_numbers(frames.pixels) == list(range(60))
+    assert [round(float(time) * 25) for time in frames.times[[0, 7, 8, 31, 59]]] == [0, 7, 9, 33, 61]
+
+
+def test_a_file_without_a_list_of_keys_is_read_from_its_start(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 120, codec="mpeg4", options={"bf": "0", "g": "60"})
+    path = tmp_path / "b.mp4"
+    path.write_bytes(source.read_bytes().replace(b"stss", b"free"))
+    frames = sound(path, Sampling(5))
+    assert read_numbers(frames.pixels) == frames.indices.tolist()
+    assert len(probe(path).keys) == 1
+
+
+def test_several_descriptions_of_the_codec_are_not_for_a_reader_that_takes_the_first(tmp_path: Path) -> None:
+    data = bytearray(make_clip(tmp_path / "a.mp4", 60, options={"g": "10"}).read_bytes())
+    at = data.index(b"stsd") - 4
+    size = int.from_bytes(data[at : at + 4], "big")
+    entry = bytes(data[at + 16 : at + size])
+    data[at + 12 : at + 16] = (2).to_bytes(4, "big")
+    data[at + size : at + size] = entry
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):  # which hold it, behind the pictures
+        place = data.index(box) - 4
+        data[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + len(entry)).to_bytes(4, "big")
+    path = tmp_path / "b.mp4"
+    path.write_bytes(data)
+    frames = sound(path, Sampling(4))
+    assert frames.info.reader == "pyav"
+    assert read_numbers(frames.pixels) == frames.indices.tolist()
+
+
+def test_a_frame_whose_time_is_the_end_counts(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 100, fps=10, size=(64, 48))
+    for end in range(1, 100):
+        assert window(np.arange(100) * 0.1, Sampling(start=0.05, end=end / 10), 10.0) == (0, end + 1)
+    assert sound(path, Sampling(2, start=7.0, end=7.3)).indices.tolist() == [70, 73]
+
+
 def test_moments_are_met_at_any_rate(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", 300, fps=5000, size=(64, 48))
     assert sound(path, Sampling(3, start=0.02)).indices[0] == 100
@@ -158,7 +249,10 @@ def test_a_cut_gif_is_cut_short(tmp_path: Path) -> None:
     assert sound(whole).info.frames_total == 12
     cut = tmp_path / "cut.gif"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    assert read_frames(cut, EVERY).degraded == "the file is cut short"
+    assert read_frames(cut, EVERY).degraded == "damaged picture data (the file is cut short)"
+    stray = tmp_path / "stray.gif"
+    stray.write_bytes(whole.read_bytes()[:-1] + b"\0;")
+    assert sound(stray).info.frames_total == 12
 
 
 def test_a_cut_y4m_is_cut_short(tmp_path: Path) -> None:

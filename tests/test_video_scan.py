@@ -194,6 +194,16 @@ def test_fast_seeks_begin_with_a_reader_that_jumps(clips):
     assert readers == ["decord", "pyav"]
 
 
+def test_a_gap_does_not_widen_the_bound_of_a_rate():
+    ticks = np.concatenate([np.arange(500) * 4, [200_000]])
+    keys = np.isin(np.arange(501), [0, 240, 500])
+    scan = Scan(Timeline(ticks, Fraction(1, 100)), keys, np.arange(501), 0, True)
+    asked = np.append(np.arange(0, 500, 25), 500)
+    moved = cheaper_frames(scan, asked, (0, 501), 1.0)
+    assert np.abs(ticks[moved] - ticks[asked]).max() <= 25
+    assert np.abs(ticks[cheaper_frames(scan, asked, (0, 501))] - ticks[asked]).max() > 25
+
+
 @st.composite
 def scans(draw):
     """A made-up scan with closed groups of pictures."""

@@ -13,6 +13,9 @@ done about it:
 - Packets that cannot be decoded come back as copies of the frame before. It is not used on files that are cut short or
   whose packets are doubtful, and any complaint of its decoder discards what it gave.
 - Damaged VP9 comes back as wrong pictures without any complaint. VP9 is left to PyAV, which has a stricter decoder.
+- Packets without a picture (MPEG-4 that is not coded, HEVC that leads a splice) are counted: every later picture is
+  another one, and the last are copies. Both codecs are left to PyAV.
+- Of several descriptions of the codec in one MP4 it uses the first for all pictures.
 - Ctrl-C does nothing while it hangs. It runs only in the decoding child, which has a deadline.
 """
 
@@ -34,7 +37,11 @@ from vidcomp.video.scan import Scan, Timeline
 __all__ = ["DecordReader"]
 
 TRUSTED = frozenset({"iso", "matroska"})
-SILENT = frozenset({"vp9"})  # codecs for which another decoder is known that does notice damage
+UNFIT = {  # codecs that it does not read truly
+    "vp9": "its decoder gives wrong pictures of damaged data without a word",
+    "mpeg4": "some packets may hold no picture, and it counts them",
+    "hevc": "some packets may hold no picture that is shown, and it counts them",
+}
 LARGE_BYTES = 32 << 20
 SETTLE_SECONDS = 1.0
 DEAR = 2.5  # times the frames that PyAV would decode: then the file is left to PyAV
@@ -60,6 +67,8 @@ class DecordReader(VideoReader):
             raise ReaderError("its frame positions are not reliable in this kind of file", "refused")
         if header.edits > 1:
             raise ReaderError("an edit list hides frames, which it counts", "refused")
+        if header.descriptions > 1:
+            raise ReaderError("it takes the first of several descriptions of the codec for all pictures", "refused")
         if header.mirrored or (header.kind != "iso" and header.rotation):
             raise ReaderError("it does not know how this file is turned", "refused")
         if header.cut_short:
@@ -141,8 +150,8 @@ def _unfit(source: Source) -> str:
     scan = source.scan
     if scan is None or not source.sound:
         return "it puts copies in place of what is missing, and this file is not whole"
-    if source.facts.codec in SILENT:
-        return "its decoder gives wrong pictures of damaged data without a word"
+    if source.facts.codec in UNFIT:
+        return UNFIT[source.facts.codec]
     if scan.hidden:
         return "some of its packets show nothing, and it counts them"
     if source.facts.tracks > 1:

@@ -9,17 +9,17 @@ __all__ = ["gif_ends"]
 EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
 
 
-def gif_ends(fd: int) -> bool:
-    """True when walking from block to block leads to the trailer (GIF89a, appendix A)."""
+def gif_ends(path: str) -> bool:
+    """True when walking from block to block leads to the trailer (GIF89a, appendix A). Reads the whole file."""
     try:
-        with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             at = 13 + _colours(data[10])
             while (kind := data[at]) != TRAILER:
                 if kind == IMAGE:
                     at += 11 + _colours(data[at + 9])  # descriptor, colours, code size
                 elif kind == EXTENSION:
                     at += 2
-                else:
+                elif kind:  # a stray end of a block does no harm
                     return False
                 while data[at]:
                     at += data[at] + 1

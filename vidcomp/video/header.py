@@ -6,19 +6,20 @@ positioned, so that a hostile header costs neither memory nor time.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vidcomp.errors import InputError
-from vidcomp.video.gif import gif_ends
 from vidcomp.video.matroska import picture_turn
 
-__all__ = ["Header", "box_inside", "boxes", "read_header", "refuse_absurd", "track_number", "turn_of"]
+__all__ = ["Header", "box_inside", "boxes", "read_edits", "read_header", "refuse_absurd", "track_number", "turn_of"]
 
 MAX_SIDE = 16_384  # pixels; the largest level of today's codecs is 8192 x 4320
 MAX_PIXELS = 1 << 27  # of one frame: 400 MB as RGB
+ONE = 1 << 16  # as a number of 16 and 16 bits
 MAX_BOXES = 4096  # per level
 BOX_BYTES = 1 << 16  # of one box that is looked into
 ISO_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
@@ -57,7 +58,8 @@ class Header:
         has_video: False when the headers list tracks and none of them is video; None when they do not tell.
         seconds: length of the video track after edits; None when the headers do not tell.
         edits: entries of the video track's edit list that show something.
-        gap: the edit list shows nothing between two of them.
+        uneven: what makes the times of an edit list uncertain, in words; empty when nothing does.
+        descriptions: of the codec; above 1 when pictures differ in how they are to be decoded.
         samples: packets of the video track; 0 when not known.
         width: claimed by the codec's description; 0 when not known.
         height: likewise.
@@ -79,7 +81,8 @@ class Header:
     codec: str = ""
     rotation: int = 0
     mirrored: bool = False
-    gap: bool = False
+    uneven: str = ""
+    descriptions: int = 1
     track: int = 0
 
 
@@ -98,7 +101,7 @@ def read_header(fd: int, track: int = 0) -> Header:
             rotation, mirrored = picture_turn(fd)
             return Header("matroska", _matroska_end(head) > size, rotation=rotation, mirrored=mirrored)
         if head.startswith(b"GIF8"):
-            return Header("gif", cut_short=not gif_ends(fd))
+            return Header("gif")
         if head.startswith(ASF):
             return Header("asf", cut_short=_asf_size(head) > size)
     except (struct.error, IndexError, ZeroDivisionError):
@@ -156,8 +159,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 Box = tuple[bytes, int, int]  # type, first byte of the body, first byte after it
 
 
-def boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
-    """The boxes of an ISO file between two places."""
+def boxes(fd: int, start: int, stop: int, *, inside: bool = True) -> Iterator[Box]:
+    """The boxes of an ISO file between two places. One that lies inside another ends with it, whatever it claims."""
     for _ in range(MAX_BOXES):
         head = os.pread(fd, 16, start)
         if start + 8 > stop or len(head) < 8:
@@ -169,7 +172,7 @@ def boxes(fd: int, start: int, stop: int) -> Iterator[Box]:
         size = stop - start if size == 0 else size
         if size < skip:
             return
-        yield kind, start + skip, start + size
+        yield kind, start + skip, min(start + size, stop) if inside else start + size
         start += size
 
 
@@ -187,7 +190,7 @@ def _body(fd: int, box: Box | None) -> bytes:
 
 
 def _read_iso(fd: int, size: int, track: int) -> Header:
-    top = list(boxes(fd, 0, size))
+    top = list(boxes(fd, 0, size, inside=False))
     movie = next((box for box in top if box[0] == b"moov"), None)
     cut_short = bool(top) and top[-1][2] > size and top[-1][0] in ISO_TOP  # else something appended, such as a tag
     if movie is None or movie[2] > size:
@@ -204,21 +207,23 @@ def _read_track(fd: int, movie: Box, track: Box, cut_short: bool) -> Header:
     rate, _ = _duration(_body(fd, box_inside(fd, movie, b"mvhd")))
     media_rate, media_length = _duration(_body(fd, box_inside(fd, track, b"mdia", b"mdhd")))
     seconds = media_length / media_rate if media_length and media_rate else None
-    shown, gap = _edits(_body(fd, box_inside(fd, track, b"edts", b"elst")))
+    shown, uneven = read_edits(_body(fd, box_inside(fd, track, b"edts", b"elst")))
     if shown and all(shown) and rate:
         whole = sum(shown) / rate  # an edit may claim more than there is; several may show a part twice
         seconds = min(whole, seconds) if seconds and len(shown) == 1 else whole
     table = box_inside(fd, track, b"mdia", b"minf", b"stbl")
-    entry = _body(fd, box_inside(fd, table, b"stsd"))[8:]
+    description = _body(fd, box_inside(fd, table, b"stsd"))
+    entry = description[8:]
     width, height = struct.unpack(">HH", entry[32:36]) if len(entry) >= 36 else (0, 0)
     sizes = _body(fd, box_inside(fd, table, b"stsz"))
     samples = struct.unpack(">I", sizes[8:12])[0] if len(sizes) >= 12 else 0
     codec = entry[4:8].decode("ascii", "replace").strip()
     head = _body(fd, box_inside(fd, track, b"tkhd"))
-    rotation, mirrored = _turn(head)
+    rotation, mirrored = _turn(head, _body(fd, box_inside(fd, movie, b"mvhd")))
     return Header(
-        "iso", cut_short, has_video=True, seconds=seconds, edits=len(shown), gap=gap, samples=samples, width=width,
-        height=height, codec=codec, rotation=rotation, mirrored=mirrored, track=track_number(head),
+        "iso", cut_short, has_video=True, seconds=seconds, edits=len(shown), uneven=uneven, samples=samples,
+        descriptions=int.from_bytes(description[4:8], "big") or 1, width=width, height=height, codec=codec,
+        rotation=rotation, mirrored=mirrored, track=track_number(head),
     )  # fmt: skip
 
 
@@ -228,10 +233,22 @@ def track_number(head: bytes) -> int:
     return int.from_bytes(head[start : start + 4], "big")
 
 
-def _turn(body: bytes) -> tuple[int, bool]:
-    """Rotation and mirroring of a track header."""
-    start = 52 if body[:1] == b"\x01" else 40
-    return turn_of(struct.unpack_from(">5i", body, start)) if len(body) >= start + 36 else (0, False)
+def _turn(track: bytes, movie: bytes) -> tuple[int, bool]:
+    """Rotation and mirroring by the matrices in the headers of a track and of the movie, one after the other."""
+    inner, outer = _matrix(track, 40, 52), _matrix(movie, 36, 48)
+    if not inner or not outer:
+        return 0, False
+    (a, b, c, d), (e, f, g, h) = inner, outer
+    return turn_of([a * e + b * g, a * f + b * h, 0, c * e + d * g, c * f + d * h])
+
+
+def _matrix(body: bytes, start: int, long_start: int) -> tuple[int, ...]:
+    """The four numbers of a matrix that turn and mirror; empty when it is not there."""
+    start = long_start if body[:1] == b"\x01" else start
+    if len(body) < start + 36:
+        return ()
+    a, b, _, c, d = struct.unpack_from(">5i", body, start)
+    return a, b, c, d
 
 
 def turn_of(matrix: Sequence[int]) -> tuple[int, bool]:
@@ -257,14 +274,18 @@ def _duration(body: bytes) -> tuple[int, int]:
     return rate, 0 if length in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) else length
 
 
-def _edits(body: bytes) -> tuple[list[int], bool]:
-    """Lengths of the edits that show media, in ticks of the movie, and whether there is a gap between two of them."""
+def read_edits(body: bytes) -> tuple[list[int], str]:
+    """Lengths of the edits that show media, in ticks of the movie, and what makes their times uncertain."""
     if not body:
-        return [], False
-    form = ">Qq4x" if body[0] else ">Ii4x"
+        return [], ""
+    form = ">Qqi" if body[0] else ">Iii"
     step = struct.calcsize(form)
     count = min(struct.unpack(">I", body[4:8])[0], (len(body) - 8) // step)
     entries = [struct.unpack_from(form, body, 8 + step * number) for number in range(count)]
-    showing = [media_time >= 0 for _, media_time in entries]
-    inner = showing[showing.index(True) : len(showing) - showing[::-1].index(True)] if any(showing) else []
-    return [length for length, media_time in entries if media_time >= 0], not all(inner)
+    shown = [length for length, media_time, _ in entries if media_time >= 0]
+    after_first = itertools.dropwhile(lambda entry: entry[1] < 0, entries)
+    if any(media_time < 0 for _, media_time, _ in after_first):
+        return shown, "its edit list shows nothing for a while after the first picture"
+    if any(rate != ONE for _, media_time, rate in entries if media_time >= 0):
+        return shown, "its edit list asks for another speed, which decoders do not follow"
+    return shown, ""

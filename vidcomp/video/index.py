@@ -38,8 +38,8 @@ class Mismatch(Exception):
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     """Rows of presentation time, decoding time, duration and key flag ``[N, 4]`` in decoding order, and what is wrong.
 
-    Decoding times and durations of Matroska are not known (the least number, 0). None when the file does not tell enough; the container
-    stands at its start then, and behind some packets else.
+    Decoding times and durations of Matroska are not known (the least number, 0). None when the file does not tell
+    enough; the container stands at its start then, and behind some packets else.
 
     Raises:
         Mismatch: the table is not what the demuxer gives. The container stands behind some packets.

@@ -10,9 +10,12 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vidcomp.video.octets import Octets
 
 __all__ = ["block_table", "picture_turn"]
 
@@ -25,6 +28,7 @@ KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to
 MOST = [(1 << 7 * width) - 1 for width in range(10)]  # of a length of so many bytes; it means that none is known
 WIDTHS = [9 - first.bit_length() for first in range(256)]  # bytes of a number that begins with this byte
 NUMPY_WIDTHS, NUMPY_MOST = np.array(WIDTHS, np.uint64), np.array(MOST, np.uint64)
+MOST_ELEMENTS = 4096  # that are looked at outside the decoding process
 MANY = 128  # clusters from which walking them side by side is worth it
 Rows = NDArray[np.int64]
 Picture = tuple[int, bool]  # time and key flag
@@ -52,27 +56,27 @@ def picture_turn(fd: int) -> tuple[int, bool]:
 
     As FFmpeg reads a rectangular projection: turned against the clock by its roll, mirrored when its yaw is 180.
     """
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
-        try:
-            roll, yaw = next(_projections(data), (0.0, 0.0))
-        except (_Strange, IndexError, ValueError):
-            return 0, False
+    try:
+        roll, yaw = next(_projections(Octets(fd)), (0.0, 0.0))
+    except (_Strange, IndexError, ValueError):
+        return 0, False
     return (round(-roll) % 360 if roll % 90 == 0 else 0), abs(yaw) == 180
 
 
-def _projections(data: mmap.mmap) -> Iterator[tuple[float, float]]:
+def _projections(data: Octets) -> Iterator[tuple[float, float]]:
     """Roll and yaw in degrees of every picture track that tells them."""
-    segment = next((element for element in _elements(data, 0, len(data), live=True) if element[0] == SEGMENT), None)
+    segment = next(_inside(data, (0, 0, len(data)), SEGMENT, live=True), None)
     tracks = _inside(data, segment, TRACKS, live=True)
     for track in _inside(data, next(tracks, None), TRACK):
         for projection in _inside(data, next(_inside(data, track, VIDEO), None), PROJECTION):
-            facts = {number: _real(data[start:stop]) for number, start, stop in _elements(data, *projection[1:])}
+            elements = islice(_elements(data, *projection[1:]), MOST_ELEMENTS)
+            facts = {number: _real(data[start : min(stop, start + 9)]) for number, start, stop in elements}
             yield facts.get(ROLL, 0.0), facts.get(YAW, 0.0)
 
 
-def _inside(data: mmap.mmap, parent: Element | None, number: int, live: bool = False) -> Iterator[Element]:
-    """The elements with this number in another one; of a segment, those before its first cluster."""
-    for element in _elements(data, *parent[1:], live=live) if parent else ():
+def _inside(data: Octets, parent: Element | None, number: int, live: bool = False) -> Iterator[Element]:
+    """The elements with this number among the first in another one; of a segment, those before its first cluster."""
+    for element in islice(_elements(data, *parent[1:], live=live), MOST_ELEMENTS) if parent else ():
         if element[0] == number:
             yield element
         if element[0] == CLUSTER:
@@ -83,7 +87,7 @@ def _real(body: bytes) -> float:
     return float(struct.unpack(">f" if len(body) == 4 else ">d", body)[0]) if len(body) in (4, 8) else 0.0
 
 
-def _elements(data: mmap.mmap, at: int, stop: int, live: bool = False) -> Iterator[Element]:
+def _elements(data: mmap.mmap | Octets, at: int, stop: int, live: bool = False) -> Iterator[Element]:
     """The elements between two places; of a ``live`` recording, or a cut one, the last has no known end."""
     while at < stop:
         width = WIDTHS[data[at]]
@@ -103,7 +107,7 @@ def _elements(data: mmap.mmap, at: int, stop: int, live: bool = False) -> Iterat
         at += size
 
 
-def _number(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _number(data: mmap.mmap | Octets, at: int) -> tuple[int, int]:
     """A length, and the place behind it."""
     width = WIDTHS[data[at]]
     value = int.from_bytes(data[at : at + width], "big") & MOST[width]

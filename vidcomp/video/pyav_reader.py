@@ -110,7 +110,9 @@ class PyAvReader(VideoReader):
 
     @property
     def _jumps(self) -> bool:
-        return self._source.header.kind in JUMPS and self._source.sound
+        # Of several descriptions of the codec the right one is only known when coming from the start.
+        header = self._source.header
+        return header.kind in JUMPS and self._source.sound and header.descriptions == 1
 
     def _frames(self) -> Iterator[Any]:
         """Every frame that decodes, from the start of the file; what comes before an error at the end counts."""

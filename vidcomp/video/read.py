@@ -279,8 +279,8 @@ def _missing(header: Header, answer: dict[str, Any]) -> str | None:
         return f"decoded {decoded:.1f} s of {claimed:.1f} s"
     if answer["damage"]:
         return f"damaged picture data ({answer['damage']})"
-    if header.gap:
-        return "its edit list shows nothing for a while in between, and what comes after has uncertain times"
+    if header.uneven:
+        return f"{header.uneven}: times are uncertain"
     return "the file is cut short" if header.cut_short else None
 
 

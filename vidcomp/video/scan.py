@@ -16,12 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.gif import gif_ends
 from vidcomp.video.index import empty_chunks
 
 __all__ = ["Scan", "Timeline", "scan_video"]
 
 Ticks = NDArray[np.int64]
 COARSE = 20  # ticks per step below which a tick is no small thing
+# Codecs of which all pictures may be keys: those without any other, and those that are used so and whose decoders
+# give nothing before the first key. Most of the others depend on earlier pictures.
+SELF_CONTAINED = frozenset(
+    "h264 mpeg2video vp8 vp9 av1 mjpeg mjpegb prores dnxhd dvvideo ffv1 huffyuv ffvhuff utvideo magicyuv png apng gif"
+    " webp rawvideo v210 v308 v408 v410 cfhd hap jpeg2000 jpegxl bmp tiff dpx exr targa wrapped_avframe".split()
+)
 SHOWN = 0x10  # bit of the first byte of a VP8 picture (RFC 6386, 9.1)
 LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
@@ -125,6 +132,8 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     # An AVI holds no presentation times: with B-frames FFmpeg guesses them, and they may name the wrong pictures.
     exact &= not (container.format.name == "avi" and stream.codec_context.has_b_frames)
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
+    if keys.all() and stream.codec_context.name not in SELF_CONTAINED:
+        keys = order == 0  # a file that does not say which packets are keys calls all of them so
     first_key = order[keys].min() if keys.any() else len(rows)
     exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing
     timeline = Timeline(ticks, Fraction(stream.time_base), int(shown[-1, _DURATION]))
@@ -162,6 +171,8 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
         complaint = f"packets end with an error ({getattr(error, 'strerror', None) or error})"
     if not complaint and container.format.name == "yuv4mpegpipe" and end < container.size:
         complaint = "the last picture is cut short"
+    if not complaint and container.format.name == "gif" and not gif_ends(container.name):
+        complaint = "the file is cut short"
     # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
     if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
         missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)

@@ -21,7 +21,7 @@ from vidcomp.video.matroska import block_table
 
 __all__ = ["FIRST_PACKETS", "Mismatch", "empty_chunks", "index_table"]
 
-INVISIBLE = frozenset({"vp8"})  # codecs whose packets tell by their bytes that they are not to be shown
+PECULIAR = frozenset({"vp8", "mpeg4"})  # codecs of which some packets tell by their bytes that they hold no picture
 LEAST_PACKETS, LEAST_BYTES = 2000, 4 << 20  # smaller files are read through in no time
 FIRST_PACKETS = 256  # compared with the demuxer
 MAX_TABLE_BYTES = 1 << 28
@@ -49,7 +49,7 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
 
 
 def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    if stream.frames < LEAST_PACKETS:
+    if stream.frames < LEAST_PACKETS or stream.codec_context.name in PECULIAR:
         return None
     facts = (
         (e.timestamp, e.timestamp, e.is_keyframe, e.is_discard, e.size, e.pos + e.size) for e in stream.index_entries
@@ -71,7 +71,7 @@ def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
 
 
 def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    if os.stat(path).st_size < LEAST_BYTES or stream.codec_context.name in INVISIBLE:
+    if os.stat(path).st_size < LEAST_BYTES or stream.codec_context.name in PECULIAR:
         return None
     if (blocks := block_table(path)) is None or not blocks[:, 1].any():
         return None

@@ -29,6 +29,7 @@ SELF_CONTAINED = frozenset(
     "h264 mpeg2video vp8 vp9 av1 mjpeg mjpegb prores dnxhd dvvideo ffv1 huffyuv ffvhuff utvideo magicyuv png apng gif"
     " webp rawvideo v210 v308 v408 v410 cfhd hap jpeg2000 jpegxl bmp tiff dpx exr targa wrapped_avframe".split()
 )
+NOT_CODED = 8  # bytes of an MPEG-4 packet, at most, that says that the picture before stays
 SHOWN = 0x10  # bit of the first byte of a VP8 picture (RFC 6386, 9.1)
 LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
@@ -113,6 +114,7 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     are not kept.
     """
     rows, complaint = _indexed(*table) if table else _packets(container, stream)
+    coded = bool(table) or stream.codec_context.name != "mpeg4" or bool((rows[:, _BYTES] > NOT_CODED).all())
     if not len(rows):
         return None
     shown = rows[rows[:, _HIDDEN] == 0]
@@ -120,7 +122,7 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
         return None
     decoding = rows[rows[:, _DTS] != _NONE, _DTS]
     exact = (
-        not complaint and bool(rows[0, _KEY]) and not (np.diff(decoding) < 0).any()
+        not complaint and coded and bool(rows[0, _KEY]) and not (np.diff(decoding) < 0).any()
     )  # else joined from several files
     if (shown[:, _PTS] == _NONE).any():
         if stream.codec_context.has_b_frames or (shown[:, _DTS] == _NONE).any():
@@ -141,11 +143,11 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
 
 
 _NONE = np.iinfo(np.int64).min
-_PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER = range(6)
+_PTS, _DTS, _DURATION, _KEY, _HIDDEN, _ORDER, _BYTES = range(7)
 
 
 def _indexed(table: Ticks, complaint: str) -> tuple[Ticks, str]:
-    rows = np.zeros((len(table), 6), dtype=np.int64)
+    rows = np.zeros((len(table), 7), dtype=np.int64)
     rows[:, [_PTS, _DTS, _DURATION, _KEY]], rows[:, _ORDER] = table, np.arange(len(table))
     return rows, complaint
 
@@ -154,7 +156,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     """One row per packet, in decoding order, and what went wrong while reading them."""
     import av
 
-    rows: list[tuple[int, int, int, bool, bool, int]] = []
+    rows: list[tuple[int, int, int, bool, bool, int, int]] = []
     complaint, vp8, end = "", stream.codec_context.name == "vp8", 0
     try:
         for packet in container.demux(stream):
@@ -163,7 +165,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
             pts, dts = packet.pts, packet.dts  # a hundred thousand packets an hour: kept plain
             rows.append((_NONE if pts is None else pts, _NONE if dts is None else dts, packet.duration or 0,
                          packet.is_keyframe, packet.is_discard or (vp8 and not memoryview(packet)[0] & SHOWN),
-                         len(rows)))  # fmt: skip
+                         len(rows), packet.size))  # fmt: skip
             end = (packet.pos or 0) + packet.size
             if packet.is_corrupt:
                 complaint = "damaged packets"
@@ -177,4 +179,4 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
         missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)
         complaint = f"{missing} of {stream.frames} pictures are missing" if missing > 0 else ""
-    return np.array(rows, dtype=np.int64).reshape(-1, 6), complaint
+    return np.array(rows, dtype=np.int64).reshape(-1, 7), complaint

@@ -85,6 +85,47 @@ def test_a_hanging_reader_is_ended_at_its_deadline(file: Path) -> None:
     assert decoding() == []
 
 
+def test_a_nursery_that_does_not_answer_is_ended_at_the_deadline(file: Path) -> None:
+    read_frames(file, FOUR, readers=[named(Painted)])
+    (nursery,) = children(os.getpid())
+    os.kill(nursery, signal.SIGSTOP)
+    assert "took no job within 1 s" in failure(file, Painted, deadline=1.0).why
+    assert children(os.getpid()) == []
+    assert read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads, which is what is tested
+def test_a_forked_process_has_a_nursery_of_its_own(file: Path) -> None:
+    from vidcomp.video import line
+
+    read_frames(file, FOUR, readers=[named(Painted)])
+    with line._LINE._lock:  # as another thread may
+        pid = os.fork()
+        if pid == 0:
+            good = read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
+            stop_nursery()
+            os._exit(0 if good else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    (nursery,) = children(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    stop_nursery()  # the other process does not keep its line open
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert not Path(f"/proc/{nursery}").exists()
+
+
+def test_no_folder_for_temporary_files_is_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", none)
+    assert "KeyError" in failure(file, Raising).why
+    assert read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
+
+
 def test_every_cause_is_named(file: Path) -> None:
     assert "crashed (SIGSEGV)" in failure(file, Crashing).why
     assert "ended with status 7" in failure(file, Leaving).why

@@ -18,13 +18,13 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.arena import Arena
-from vidcomp.video.line import END_SECONDS, adopt
+from vidcomp.video.line import END_SECONDS, adopt, stop_nursery
 from vidcomp.video.reader import ReaderError
 from vidcomp.video.worker import Request
 
@@ -98,10 +98,10 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
             that the native libraries printed, when they printed any.
     """
-    with closing(Arena()) as arena, tempfile.TemporaryFile() as noise:
+    with closing(Arena()) as arena, _noise_file() as noise:
         try:
             facts: dict[str, Any] = {}
-            with _child(job, arena.descriptor, noise.fileno()) as (control, receive):
+            with _child(job, arena.descriptor, noise.fileno(), deadline_seconds) as (control, receive):
                 for message in _listen(control, receive, deadline_seconds):
                     if message["event"] == "done":
                         facts, arena.done = message["facts"], True
@@ -129,7 +129,7 @@ def _event(message: dict[str, Any], arena: Arena) -> Event | None:
 
 
 @contextmanager
-def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, int]]:
+def _child(job: Job, arena: int, noise: int, seconds: float) -> Iterator[tuple[socket.socket, int]]:
     """The control socket and the message pipe of a new child.
 
     A block that is left with its work done leaves the child to the nursery; otherwise the child is gone by then.
@@ -139,7 +139,9 @@ def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, in
     try:
         os.pwrite(arena, job.request.to_json(), 0)
         try:
-            adopt([far.fileno(), job.video, arena, give, noise])
+            adopt([far.fileno(), job.video, arena, give, noise], seconds)
+        except TimeoutError as error:
+            raise ReaderError(f"the decoding process took no job within {seconds:.0f} s", "hang") from error
         except OSError as error:
             raise ReaderError("the decoding process cannot be started", "crash") from error
         finally:
@@ -149,7 +151,8 @@ def _child(job: Job, arena: int, noise: int) -> Iterator[tuple[socket.socket, in
     except BaseException:
         with contextlib.suppress(OSError):
             control.shutdown(socket.SHUT_WR)
-        _ended(control)
+        if _ended(control) is None:
+            stop_nursery(kill=True)
         raise
     finally:
         os.close(receive)
@@ -197,6 +200,15 @@ def _how_it_ended(control: socket.socket) -> str:
     if status is None:
         return "the decoding process is gone"
     return f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status} and no answer"
+
+
+def _noise_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no folder may be written to
+        if not hasattr(os, "memfd_create"):
+            raise
+        return os.fdopen(os.memfd_create("vidcomp-noise"), "r+b")
 
 
 def _printed(noise: int) -> str:

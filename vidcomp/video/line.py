@@ -15,7 +15,7 @@ __all__ = ["END_SECONDS", "adopt", "start_nursery", "stop_nursery"]
 
 logger = logging.getLogger(__name__)
 
-END_SECONDS = 5.0  # a killed process is gone within this
+END_SECONDS = 1.0  # a process that was asked to end, or killed, is gone within this unless something is wrong
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -45,29 +45,39 @@ class _Line:
         with self._lock:
             self._require()
 
-    def adopt(self, descriptors: list[int]) -> None:
+    def adopt(self, descriptors: list[int], seconds: float) -> None:
         """Hand a job on; returns once a child has it.
 
         Raises:
+            TimeoutError: the process does not answer within so many seconds; it was killed.
             OSError: there is no process to take it.
         """
         with self._lock:
             for attempt in range(2):
                 line = self._require()
+                line.settimeout(seconds)
                 try:
                     socket.send_fds(line, [b"j"], descriptors)
                     if line.recv(1):
                         self._used = True
                         return
+                except TimeoutError:
+                    self._drop(kill=True)
+                    raise
                 except OSError as error:
                     logger.debug("the nursery is gone (%s), attempt %d", error, attempt)
                 self._drop()
         raise ConnectionError("the nursery does not live")
 
-    def stop(self) -> None:
+    def stop(self, kill: bool = False) -> None:
         """End the process and wait for it."""
         with self._lock:
-            self._drop()
+            self._drop(kill)
+
+    def leave(self) -> None:
+        """Close this process's end; the nursery is another's."""
+        if self._line is not None:
+            self._line.close()
 
     def _require(self) -> socket.socket:
         if self._line is not None and self._owner == os.getpid() and self._process and self._process.poll() is None:
@@ -88,11 +98,11 @@ class _Line:
         self._owner = os.getpid()
         return self._line
 
-    def _drop(self) -> None:
+    def _drop(self, kill: bool = False) -> None:
         if self._line is not None:
             self._line.close()
         if self._process is not None and self._owner == os.getpid():
-            if not self._used:
+            if kill or not self._used:
                 self._process.kill()
             try:
                 self._process.wait(END_SECONDS)
@@ -110,14 +120,23 @@ def start_nursery() -> None:
     _LINE.start()
 
 
-def adopt(descriptors: list[int]) -> None:
-    """Give a job to a decoding child; returns once it has it. Raises OSError when there can be none."""
-    _LINE.adopt(descriptors)
+def adopt(descriptors: list[int], seconds: float) -> None:
+    """Give a job to a decoding child, and return once it has it. Raises as :meth:`_Line.adopt`."""
+    _LINE.adopt(descriptors, seconds)
 
 
-def stop_nursery() -> None:
-    """End the decoding process; the next video starts another one."""
-    _LINE.stop()
+def stop_nursery(kill: bool = False) -> None:
+    """End the decoding process, at once if so asked; the next video starts another one."""
+    _LINE.stop(kill)
+
+
+def _begin_anew() -> None:
+    """In a process that was forked: another thread may have held the lock, and its nursery has to see the line end."""
+    global _LINE
+    _LINE.leave()
+    _LINE = _Line()
 
 
 atexit.register(stop_nursery)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["DESCRIPTORS", "main"]
+__all__ = ["DESCRIPTORS", "limit_heap", "main"]
 
 DESCRIPTORS = 5
 # Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself.
@@ -41,7 +41,7 @@ LIBRARIES = (
 REQUEST_BYTES = 1 << 16  # at most: one line, of which the longest part is the name of the file
 MOST_JOBS = 100  # then a new child starts afresh
 GROWTH_BYTES = 64 << 20  # a child that keeps more than this after a job ends
-HEAP_BYTES = 4 << 30  # private memory of a child; one 8K picture is 100 MB, a decoder holds about twenty
+HEAP_BYTES = 1536 << 20  # private memory of a child; an 8K picture of ten bits is 100 MB, a decoder holds about ten
 PARENT_SECONDS = 1.0  # between two looks whether the parent is still there
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -187,7 +187,7 @@ def _live(line: socket.socket) -> NoReturn:
     """The life of a child: jobs, one after the other, while they end well."""
     try:
         nothing = os.open(os.devnull, os.O_WRONLY)
-        _limit_memory()
+        _dump_nothing()
         _die_with(os.getppid())
         largest = _resident_bytes() + GROWTH_BYTES
         for job in range(MOST_JOBS):
@@ -225,6 +225,7 @@ def _work(descriptors: list[int], free: Callable[[], bool]) -> bool:
     video, arena, pipe, noise = descriptors
     os.dup2(noise, 1)
     os.dup2(noise, 2)
+    limit_heap()
     request = Request.parse(os.pread(arena, REQUEST_BYTES, 0).partition(b"\n")[0])
     numbered = f"/proc/self/fd/{video}"  # naming the descriptor makes every file name safe for native code
     again = serve(request.at(numbered) if os.path.exists(numbered) else request, Answer(pipe, arena), free)
@@ -255,10 +256,16 @@ def _die_with(nursery: int) -> None:
             os._exit(1)
 
 
-def _limit_memory() -> None:
+def limit_heap(limit: int = HEAP_BYTES) -> None:
+    """How much private memory this process may have from now on."""
+    import resource
+
+    if sys.platform == "linux":  # elsewhere this limit does not count mapped memory
+        hard: Any = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def _dump_nothing() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # elsewhere this limit does not count mapped memory
-        hard: Any = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (HEAP_BYTES if hard < 0 else min(HEAP_BYTES, hard), hard))

@@ -11,6 +11,8 @@ from vidcomp.video.scan import scan_video
 
 __all__ = ["list_packets", "start_video"]
 
+LARGE_PIXELS = 1 << 24  # of a picture; every decoding thread holds one or two
+
 
 def list_packets(path: str, header: Header) -> Packets:
     """List the packets of the picture track.
@@ -74,7 +76,8 @@ def start_video(path: str, threads: int) -> tuple[Any, Any]:
     if stream.codec_context is None:
         container.close()
         raise ReaderError("its video codec is not known", "no_video_stream")
-    stream.codec_context.thread_count = threads
+    pixels = stream.codec_context.width * stream.codec_context.height
+    stream.codec_context.thread_count = threads if pixels <= LARGE_PIXELS else 1
     stream.codec_context.thread_type = "AUTO"
     return container, stream
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header
+from vidcomp.video.nursery import limit_heap
 from vidcomp.video.packets import list_packets
 from vidcomp.video.plan import cheaper_frames
 from vidcomp.video.reader import (
@@ -50,6 +51,8 @@ __all__ = ["Request", "serve"]
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
+LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
+HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
@@ -166,7 +169,10 @@ def _read(request: Request, answer: Answer) -> dict[str, Any]:
 def _listed(request: Request) -> Packets:
     """A file whose packets cannot be listed is left to readers that count by decoding."""
     try:
-        return list_packets(request.path, request.header)
+        packets = list_packets(request.path, request.header)
+        if packets.facts.width * packets.facts.height > LEVEL_PIXELS:
+            limit_heap(HUGE_HEAP_BYTES)
+        return packets
     except (ImportError, ReaderError) as error:
         if isinstance(error, ReaderError) and error.code == "too_large":
             raise

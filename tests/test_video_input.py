@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,14 @@ import pytest
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
 from clips import make_clip, patch_size, read_numbers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video import Sampling, read_frames
 from vidcomp.video.files import display_name
 from vidcomp.video.header import Header, read_header
+from vidcomp.video.octets import Octets
 
 FOUR = Sampling(4)
 
@@ -178,3 +183,45 @@ def test_import_starts_no_native_library() -> None:
     root = Path(__file__).resolve().parents[1]
     printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+@given(content=st.binary(max_size=40), places=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=8))
+def test_octets_are_those_of_the_file(content: bytes, places: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vidcomp.video.octets.PIECE_BYTES", 7)
+        file.write(content)
+        file.flush()
+        octets = Octets(file.fileno())
+        assert len(octets) == len(content)
+        for start, size in places:
+            assert octets[start : start + size] == content[start : start + size]
+            if start < len(content):
+                assert octets[start] == content[start]
+            else:
+                with pytest.raises(IndexError):
+                    octets[start]
+
+
+def hostile_boxes() -> bytes:
+    """Boxes inside one another, each of which claims to reach far behind its parent."""
+    inner = b"".join((1 << 30).to_bytes(4, "big") + kind for kind in (b"mdia", b"minf", b"stbl"))
+    track = (8 + len(inner)).to_bytes(4, "big") + b"trak" + inner
+    return b"\0\0\0\x08ftyp" + (8 + 2000 * len(track)).to_bytes(4, "big") + b"moov" + 2000 * track
+
+
+def hostile_elements() -> bytes:
+    """A segment of a million empty elements, which does not end."""
+    return b"\x1aE\xdf\xa3\x80\x18\x53\x80\x67\xff" + 1_000_000 * b"\xec\x80"
+
+
+@pytest.mark.parametrize("make", [hostile_boxes, hostile_elements])
+def test_hostile_headers_are_looked_at_a_bounded_number_of_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes]
+) -> None:
+    path, looks, look = tmp_path / "hostile", [], os.pread
+    path.write_bytes(make())
+    monkeypatch.setattr(os, "pread", lambda *args: looks.append(args) or look(*args))
+    with open(path, "rb") as file:
+        read_header(file.fileno())
+    assert len(looks) < 40_000
+    assert sum(size for _, size, _ in looks) < 1 << 26

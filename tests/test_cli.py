@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from clips import make_clip, read_numbers
 
 from vidcomp.batch.discover import find_videos
+from vidcomp.batch.journal import Journal
 from vidcomp.cli.app import run
 from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
@@ -438,6 +440,19 @@ def test_a_torn_last_line_is_cut_and_done_again(cli, folder, tmp_path):
     status, _, _ = cli("caption", folder / "a.mp4", folder / "deeper", "-o", output, *SHORT)
     assert status == 0
     assert len(records(output)) == 3
+
+
+def test_where_room_runs_out_whole_lines_remain(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*") as caught, Journal(tmp_path / "out.jsonl") as journal:
+            for number in range(9):
+                journal.append({"number": number}, {"status": "ok", "caption": "a" * 300})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == "unwritable"
+    assert [record["job"]["number"] for record in records(tmp_path / "out.jsonl")] == [0, 1]
 
 
 @pytest.mark.parametrize("content", [b"dear diary\n", b"dear diary", b"\x00\x00ftyp\n\xff\xfe", b"{}\n"])

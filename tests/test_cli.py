@@ -526,6 +526,22 @@ def test_output_that_cannot_be_written_is_status_3(clip, to, args):
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_a_slow_reader_of_a_non_blocking_stream_gets_everything():
+    """Whoever shares a pipe may have made it non-blocking; a full one is then waited for."""
+    code = (
+        "import sys; from vidcomp.cli.streams import guard_streams; guard_streams();"
+        "[(print(i), print(i, file=sys.stderr)) for i in range(9999)]"
+    )
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=write) as speaker, open(read) as hearer:
+        os.close(write)
+        time.sleep(0.5)  # the pipe is full by then; were it not, all would pass the same
+        numbers = [int(line) for line in hearer]
+    assert speaker.returncode == 0
+    assert sorted(numbers) == sorted([*range(9999), *range(9999)])
+
+
 @pytest.mark.parametrize("to", ["2>/dev/full", "2>&-", ">/dev/full", ">&- 2>&-"])
 def test_the_status_is_that_of_the_error_also_where_nothing_can_be_said(to):
     line = " ".join(command("frames", "/nowhere", "--json"))

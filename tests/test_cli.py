@@ -582,7 +582,7 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     assert len(records(output)) >= 2
 
 
-@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     """A shell starts those with SIGINT ignored. Nothing is written, no process stays."""
     long = make_clip(tmp_path / "long.mp4", frames=2000)
@@ -599,6 +599,53 @@ def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     assert script.communicate(timeout=30)[0].split() == [str(status)]
     assert sorted(os.listdir(tmp_path)) == ["long.mp4"]
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def as_process(code):
+    """Run Python code that is hit by signals: exit status and what it said on stderr."""
+    begin = "import os, signal, time, weakref; from vidcomp.cli.signals import *; raise_exceptions()\n"
+    done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_further_signals_do_not_break_into_cleaning_up():
+    code = (
+        "try:\n try:\n  signal.raise_signal(1)\n finally:\n"
+        "  [signal.raise_signal(number) for number in (1, 2, 2, 15)]; os.write(2, b'clean')\n"
+        "except Terminated as end:\n os._exit(end.status)"
+    )
+    assert as_process(code) == (129, "clean")
+
+
+def test_cleaning_up_that_hangs_is_ended():
+    assert as_process("try:\n signal.raise_signal(2)\nfinally:\n time.sleep(60)") == (130, "\nstopped\n")
+
+
+def test_whoever_goes_on_after_a_signal_hears_the_next():
+    code = (
+        "for _ in range(3):\n try:\n  signal.raise_signal(2)\n"
+        " except KeyboardInterrupt:\n  raise_exceptions(); os.write(2, b'x')\n"
+        "time.sleep(2)"
+    )
+    assert as_process(code) == (0, "xxx")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class C: pass\nc = C(); weakref.finalize(c, signal.raise_signal, 2)",
+        "class C:\n def __del__(self): signal.raise_signal(2)\nc = C()",
+    ],
+)
+def test_a_signal_in_a_finalizer_is_not_lost(code):
+    rest = "\ntry:\n del c; time.sleep(60)\nexcept KeyboardInterrupt:\n os._exit(7)"
+    assert as_process(code + rest) == (7, "")
+
+
+def test_nohup_is_respected():
+    line = f"trap '' HUP; exec {sys.executable} -c '{{}}'"
+    code = "import os; from vidcomp.cli.signals import *; end_at_once(); raise_exceptions(); os.kill(os.getpid(), 1)"
+    assert subprocess.run(["bash", "-c", line.format(code)]).returncode == 0
 
 
 def test_looking_at_a_file_loads_no_torch(clip):

@@ -475,6 +475,15 @@ def test_captions_without_a_file_go_to_stdout(cli, folder):
     assert json.loads(out)["status"] == "ok"
 
 
+def test_control_characters_of_names_do_not_reach_the_terminal(cli, clip, tmp_path):
+    (tmp_path / "a\x1b[31m.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "b\x1b[31m.mp4").write_text("no video")
+    status, out, err = cli("caption", tmp_path, *SHORT)
+    assert (status, "\x1b" in out + err) == (5, False)
+    assert r"a\x1b[31m.mp4: " in out
+    assert "\x1b" not in cli("caption", tmp_path / "b\x1b[31m.mp4", "-o", tmp_path / "b\x1b[31m.mp4")[2]
+
+
 def test_nothing_to_caption(cli, tmp_path):
     assert cli("caption", tmp_path)[0] == 3
     status, _, err = cli("caption", tmp_path / "nowhere.mp4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from clips import make_clip, read_numbers
 
 from vidcomp.batch.discover import find_videos
+from vidcomp.batch.journal import Journal
 from vidcomp.cli.app import run
 from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
@@ -440,6 +442,19 @@ def test_a_torn_last_line_is_cut_and_done_again(cli, folder, tmp_path):
     assert len(records(output)) == 3
 
 
+def test_where_room_runs_out_whole_lines_remain(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*") as caught, Journal(tmp_path / "out.jsonl") as journal:
+            for number in range(9):
+                journal.append({"number": number}, {"status": "ok", "caption": "a" * 300})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == "unwritable"
+    assert [record["job"]["number"] for record in records(tmp_path / "out.jsonl")] == [0, 1]
+
+
 @pytest.mark.parametrize("content", [b"dear diary\n", b"dear diary", b"\x00\x00ftyp\n\xff\xfe", b"{}\n"])
 def test_a_foreign_file_is_not_touched(cli, folder, tmp_path, content):
     output = tmp_path / "diary.txt"
@@ -458,6 +473,15 @@ def test_captions_without_a_file_go_to_stdout(cli, folder):
     assert out.startswith(f"{folder / 'a.mp4'}: ")
     status, out, _ = cli("caption", folder / "a.mp4", "--json", *SHORT)
     assert json.loads(out)["status"] == "ok"
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(cli, clip, tmp_path):
+    (tmp_path / "a\x1b[31m.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "b\x1b[31m.mp4").write_text("no video")
+    status, out, err = cli("caption", tmp_path, *SHORT)
+    assert (status, "\x1b" in out + err) == (5, False)
+    assert r"a\x1b[31m.mp4: " in out
+    assert "\x1b" not in cli("caption", tmp_path / "b\x1b[31m.mp4", "-o", tmp_path / "b\x1b[31m.mp4")[2]
 
 
 def test_nothing_to_caption(cli, tmp_path):
@@ -511,6 +535,22 @@ def test_output_that_cannot_be_written_is_status_3(clip, to, args):
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_a_slow_reader_of_a_non_blocking_stream_gets_everything():
+    """Whoever shares a pipe may have made it non-blocking; a full one is then waited for."""
+    code = (
+        "import sys; from vidcomp.cli.streams import guard_streams; guard_streams();"
+        "[(print(i), print(i, file=sys.stderr)) for i in range(9999)]"
+    )
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=write) as speaker, open(read) as hearer:
+        os.close(write)
+        time.sleep(0.5)  # the pipe is full by then; were it not, all would pass the same
+        numbers = [int(line) for line in hearer]
+    assert speaker.returncode == 0
+    assert sorted(numbers) == sorted([*range(9999), *range(9999)])
+
+
 @pytest.mark.parametrize("to", ["2>/dev/full", "2>&-", ">/dev/full", ">&- 2>&-"])
 def test_the_status_is_that_of_the_error_also_where_nothing_can_be_said(to):
     line = " ".join(command("frames", "/nowhere", "--json"))
@@ -551,7 +591,7 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     assert len(records(output)) >= 2
 
 
-@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     """A shell starts those with SIGINT ignored. Nothing is written, no process stays."""
     long = make_clip(tmp_path / "long.mp4", frames=2000)
@@ -568,6 +608,53 @@ def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     assert script.communicate(timeout=30)[0].split() == [str(status)]
     assert sorted(os.listdir(tmp_path)) == ["long.mp4"]
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def as_process(code):
+    """Run Python code that is hit by signals: exit status and what it said on stderr."""
+    begin = "import os, signal, time, weakref; from vidcomp.cli.signals import *; raise_exceptions()\n"
+    done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_further_signals_do_not_break_into_cleaning_up():
+    code = (
+        "try:\n try:\n  signal.raise_signal(1)\n finally:\n"
+        "  [signal.raise_signal(number) for number in (1, 2, 2, 15)]; os.write(2, b'clean')\n"
+        "except Terminated as end:\n os._exit(end.status)"
+    )
+    assert as_process(code) == (129, "clean")
+
+
+def test_cleaning_up_that_hangs_is_ended():
+    assert as_process("try:\n signal.raise_signal(2)\nfinally:\n time.sleep(60)") == (130, "\nstopped\n")
+
+
+def test_whoever_goes_on_after_a_signal_hears_the_next():
+    code = (
+        "for _ in range(3):\n try:\n  signal.raise_signal(2)\n"
+        " except KeyboardInterrupt:\n  raise_exceptions(); os.write(2, b'x')\n"
+        "time.sleep(2)"
+    )
+    assert as_process(code) == (0, "xxx")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class C: pass\nc = C(); weakref.finalize(c, signal.raise_signal, 2)",
+        "class C:\n def __del__(self): signal.raise_signal(2)\nc = C()",
+    ],
+)
+def test_a_signal_in_a_finalizer_is_not_lost(code):
+    rest = "\ntry:\n del c; time.sleep(60)\nexcept KeyboardInterrupt:\n os._exit(7)"
+    assert as_process(code + rest) == (7, "")
+
+
+def test_nohup_is_respected():
+    line = f"trap '' HUP; exec {sys.executable} -c '{{}}'"
+    code = "import os; from vidcomp.cli.signals import *; end_at_once(); raise_exceptions(); os.kill(os.getpid(), 1)"
+    assert subprocess.run(["bash", "-c", line.format(code)]).returncode == 0
 
 
 def test_looking_at_a_file_loads_no_torch(clip):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from vidcomp.errors import InputError, UsageError
 
 __all__ = ["Journal", "job_key"]
 
-_lock: Callable[[BinaryIO], None]
+_lock: Callable[[FileIO], None]
 try:
     import fcntl
 
-    def _lock(file: BinaryIO) -> None:
+    def _lock(file: FileIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 except ImportError:  # no such lock on this system; a single writer is then the user's business
 
-    def _lock(file: BinaryIO) -> None:
+    def _lock(file: FileIO) -> None:
         return None
 
 
@@ -50,7 +52,7 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = open(path, "a+b")
+            self._file = open(path, "a+b", buffering=0)  # a buffer would write again, on closing, what found no room
         except OSError as error:
             raise InputError(
                 f"cannot write {path}", why=error.strerror or str(error), hint="-o elsewhere", code="unwritable"
@@ -71,15 +73,24 @@ class Journal:
     def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Write one record as one whole line, and make sure that it is on the disk."""
         line = json.dumps({**record, "job": key}, ensure_ascii=False) + "\n"
+        whole = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(line.encode("utf-8", "replace"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._write(line.encode("utf-8", "replace"))
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(whole)
             raise InputError(
-                f"cannot write {self.path}", why=error.strerror or str(error), hint="free space, then the same command"
+                f"cannot write {self.path}",
+                why=error.strerror or str(error),
+                hint="free space, then the same command",
+                code="unwritable",
             ) from error
         self._records[_canonical(key)] = record
+
+    def _write(self, line: bytes) -> None:
+        while line:  # where room runs out, a part of it is written
+            line = line[self._file.write(line) :]
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Release the file."""

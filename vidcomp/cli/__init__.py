@@ -16,9 +16,9 @@ def main() -> None:
     guard_streams()
     try:
         status = run(sys.argv[1:])
-    except KeyboardInterrupt:  # a second one, while the first was being obeyed
+    except KeyboardInterrupt:  # after the work, while the decoding process was being ended
         status = signals.INTERRUPTED
-    except signals.Terminated:
-        status = signals.TERMINATED
+    except signals.Terminated as end:
+        status = end.status
     signals.end_at_once()
     sys.exit(status)

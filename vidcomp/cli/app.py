@@ -14,7 +14,7 @@ import typer
 from vidcomp._version import __version__
 from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report
 from vidcomp.cli.console import data, print_error
-from vidcomp.cli.signals import INTERRUPTED, STOPPED, TERMINATED, Terminated, raise_exceptions
+from vidcomp.cli.signals import INTERRUPTED, STOPPED, Terminated, raise_exceptions
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
 
 __all__ = ["app", "run"]
@@ -70,8 +70,8 @@ def run(args: Sequence[str]) -> int:
         return _said(int(leave.exit_code))
     except (typer.Abort, KeyboardInterrupt):
         return _said(INTERRUPTED)
-    except Terminated:
-        return TERMINATED
+    except Terminated as end:
+        return end.status
     except (BrokenPipeError, SystemExit) as leave:
         return _left(leave)
     except Exception as error:  # the last line of defence: a bug, or a usage error of the command-line library

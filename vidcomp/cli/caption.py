@@ -13,6 +13,7 @@ from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
 from vidcomp.errors import BatchFailures
+from vidcomp.video.files import display_name
 
 if TYPE_CHECKING:
     from vidcomp.batch.captions import Outcome
@@ -72,7 +73,7 @@ def _progress(outcomes: Iterator[Outcome], total: int, ui: Ui) -> Iterable[Outco
         task = bar.add_task("", total=total)
         for outcome in outcomes:
             yield outcome
-            bar.update(task, advance=1, description=outcome.path.name)
+            bar.update(task, advance=1, description=display_name(outcome.path.name))
 
 
 def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
@@ -81,15 +82,15 @@ def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
     if outcome.status == "failed":
         error = outcome.record["error"]
         reason = f"{error['what']}: {error['why']}" if error["why"] else error["what"]
-        ui.note(f"failed  {outcome.path}  ({reason})")
+        ui.note(f"failed  {display_name(outcome.path)}  ({reason})")
     if ui.json:
         data(outcome.record)
     elif output is None and outcome.status != "failed":
-        data(f"{outcome.path}: {outcome.record['caption']}")
+        data(f"{display_name(outcome.path)}: {outcome.record['caption']}")
 
 
 def _finish(counts: dict[str, int], output: Path | None, ui: Ui) -> None:
-    where = f" -> {output}" if output else ""
+    where = f" -> {display_name(output)}" if output else ""
     ui.note(f"{counts['done']} done, {counts['skipped']} done before, {counts['failed']} failed{where}")
     if counts["failed"]:
         raise BatchFailures(

@@ -14,6 +14,7 @@ from vidcomp.cli.ask import write_piece
 from vidcomp.cli.console import Ui, data, out_console, print_error
 from vidcomp.cli.notes import summary
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
+from vidcomp.cli.signals import raise_exceptions
 from vidcomp.config import OuterConfig, RunConfig, option_of
 from vidcomp.errors import UsageError, VidcompError
 
@@ -81,6 +82,7 @@ class _Talk:
             elif word:
                 self._answer(line.strip())
         except KeyboardInterrupt:
+            raise_exceptions()
             sys.stderr.write("\nstopped; /quit leaves\n")
         except VidcompError as error:
             self.failure = self.failure or error.status
@@ -156,4 +158,5 @@ def _lines() -> Iterator[str]:
             sys.stderr.write("\n")
             return
         except KeyboardInterrupt:
+            raise_exceptions()
             sys.stderr.write("\n/quit or Ctrl-D leaves\n")

@@ -1,22 +1,35 @@
-"""What Ctrl-C and SIGTERM do. Imports nothing heavy: listening early is what it is for."""
+"""What Ctrl-C, SIGTERM and a closed terminal do. Imports nothing heavy: listening early is what it is for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["INTERRUPTED", "STOPPED", "TERMINATED", "Terminated", "end_at_once", "raise_exceptions"]
+__all__ = ["INTERRUPTED", "STOPPED", "Terminated", "end_at_once", "raise_exceptions"]
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 STOPPED = "\nstopped\n"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = {signal.SIGINT: 1.5, signal.SIGTERM: 4.0, signal.SIGHUP: 4.0}  # for cleaning up
+A_MOMENT_SECONDS = 0.005
+Handler = Callable[[int, FrameType | None], None]
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM or SIGHUP arrived.
+
+    Attributes:
+        status: exit status.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
 
 
 def end_at_once() -> None:
@@ -27,35 +40,64 @@ def end_at_once() -> None:
 def raise_exceptions() -> None:
     """From now on a signal is a KeyboardInterrupt or a :class:`Terminated`, so that a command can clean up.
 
+    Further ones do not break into that, but the process ends when it takes too long. Who goes on after a
+    KeyboardInterrupt calls this again.
+
     Not during an import: native code there swallows exceptions, and modules that were left half imported fail later.
     A library that is being loaded holds nothing that could be lost, and the nursery ends when this process is gone.
     """
     _handle(_raise)
 
 
-def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+def _handle(handler: Handler) -> None:
+    """Set what signals do, also where a shell's background job would ignore them; what was to come later is off."""
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job would ignore them
-            signal.signal(number, handler)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # which nohup asks for
+                signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _later(seconds: float, handler: Handler, number: int) -> None:
+    signal.signal(signal.SIGALRM, lambda _, frame: handler(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    if _imports(frame):
+    if _within(frame, _imports):
         _end(number, frame)
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    if _within(frame, _swallows):
+        _later(A_MOMENT_SECONDS, _raise, number)
+        return
+    _handle(_ignore)
+    _later(GRACE_SECONDS[signal.Signals(number)], _end, number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether this frame was called, however indirectly, by an import."""
+def _within(frame: FrameType | None, kind: Callable[[FrameType], bool]) -> bool:
+    """Whether this frame is of a kind, or was called, however indirectly, by one that is."""
     while frame is not None:
-        if "importlib._bootstrap" in frame.f_code.co_filename:
+        if kind(frame):
             return True
         frame = frame.f_back
     return False
+
+
+def _imports(frame: FrameType) -> bool:
+    return "importlib._bootstrap" in frame.f_code.co_filename
+
+
+def _swallows(frame: FrameType) -> bool:
+    """Finalizers: what is raised in them is printed, and the work goes on."""
+    return frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Not ``SIG_IGN``, which programs started meanwhile would inherit."""
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
     if number == signal.SIGINT:
         with contextlib.suppress(OSError):
             os.write(2, STOPPED.encode())  # the stream may be in the middle of a write of its own
-    os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+    os._exit(128 + number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -21,7 +22,16 @@ def guard_streams() -> None:
     sys.stderr = _text(_Words(2, "w", closefd=False), sys.stderr)
 
 
-class _Output(io.FileIO):
+class _Patient(io.FileIO):
+    """Waits where the other side of a non-blocking stream is slow: whoever shares the stream may have made it one."""
+
+    def write(self, piece: bytes) -> int:  # type: ignore[override]
+        while (written := super().write(piece)) is None:
+            select.select((), (self,), ())
+        return written
+
+
+class _Output(_Patient):
     """What a command prints. The first failure is raised; what is still buffered then goes nowhere."""
 
     def write(self, piece: bytes) -> int:  # type: ignore[override]
@@ -39,7 +49,7 @@ class _Output(io.FileIO):
             ) from error
 
 
-class _Words(io.FileIO):
+class _Words(_Patient):
     """What is said beside. Where nobody can hear it, the work goes on."""
 
     def write(self, piece: bytes) -> int:  # type: ignore[override]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.errors import InputError
+from vidcomp.video.files import display_name
 
 __all__ = ["write_pictures"]
 
@@ -28,22 +29,22 @@ def write_pictures(pixels: NDArray[np.uint8], names: Sequence[str], folder: Path
     Raises:
         InputError: the folder cannot be written (``unwritable``).
     """
-    partial = None
+    partial = folder.parent / f".frames-{secrets.token_hex(8)}"  # named first: removed whenever a signal comes
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".frames-", dir=folder.parent))
+        partial.mkdir()
         for image, name in zip(pixels, names, strict=True):
             (partial / name).write_bytes(_png(image))
-        partial.chmod(0o777 & ~_umask())
         os.rename(partial, folder)
-        partial = None
     except OSError as error:
         raise InputError(
-            f"cannot write {folder}", why=error.strerror or str(error), hint="-o elsewhere", code="unwritable"
+            f"cannot write {display_name(folder)}",
+            why=error.strerror or str(error),
+            hint="-o elsewhere",
+            code="unwritable",
         ) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
@@ -58,10 +59,3 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def _umask() -> int:
-    """Permissions that new folders leave out; the system tells only when it is set."""
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -591,14 +591,18 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     assert len(records(output)) >= 2
 
 
+def under_a_terminal():
+    """What the tests inherit when they run without one, and a shell cannot undo."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     """A shell starts those with SIGINT ignored. Nothing is written, no process stays."""
     long = make_clip(tmp_path / "long.mp4", frames=2000)
     words = [*command("frames", long, "--frames", 2000, "-o", tmp_path / "pictures")]
-    script = subprocess.Popen(
-        ["bash", "-c", '"$@" & echo $!; wait $!; echo $?', "bash", *words], stdout=subprocess.PIPE, text=True
-    )
+    line = ["bash", "-c", '"$@" & echo $!; wait $!; echo $?', "bash", *words]
+    script = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, preexec_fn=under_a_terminal)
     pid = int(script.stdout.readline())
     give_up = time.monotonic() + 60
     while not any(tmp_path.glob(".frames-*/*")) and time.monotonic() < give_up:
@@ -613,7 +617,8 @@ def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
 def as_process(code):
     """Run Python code that is hit by signals: exit status and what it said on stderr."""
     begin = "import os, signal, time, weakref; from vidcomp.cli.signals import *; raise_exceptions()\n"
-    done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True, timeout=30)
+    line = [sys.executable, "-c", begin + code]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=30, preexec_fn=under_a_terminal)
     return done.returncode, done.stderr
 
 

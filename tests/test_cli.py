@@ -662,6 +662,14 @@ def test_nohup_is_respected():
     assert subprocess.run(["bash", "-c", line.format(code)]).returncode == 0
 
 
+def test_errors_about_any_name_in_any_locale(tmp_path):
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    name = os.fsencode(tmp_path) + "/é".encode() + b"\xff\x1b.mp4"
+    done = subprocess.run([*command("frames"), name], capture_output=True, env=plain)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.startswith(b"error: no such file: ") and b"\x1b" not in done.stderr
+
+
 def test_looking_at_a_file_loads_no_torch(clip):
     code = (
         "import sys; from vidcomp.cli.app import run; status = run(sys.argv[1:]);"

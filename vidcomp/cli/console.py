@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from vidcomp.errors import VidcompError
-from vidcomp.video.files import display_name, printable
+from vidcomp.video.files import escaped, printable
 
 __all__ = ["Ui", "data", "out_console", "print_error"]
 
@@ -62,4 +62,4 @@ def print_error(error: VidcompError) -> None:
     lines = [f"error: {error.what}"]
     lines += [f"  {error.why}"] if error.why else []
     lines += [f"try: {error.hint}"] if error.hint else []
-    sys.stderr.writelines(display_name(printable(line.replace("\n", " "))) + "\n" for line in lines)
+    sys.stderr.writelines(escaped(printable(line.replace("\n", " "))) + "\n" for line in lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vidcomp.errors import InputError
 
-__all__ = ["display_name", "open_video", "printable", "refuse_text"]
+__all__ = ["display_name", "escaped", "open_video", "printable", "refuse_text"]
 
 HEAD_BYTES = 1024
 # Formats that are text and yet make a demuxer open other files or addresses: never hand them to a decoder.
@@ -19,7 +19,11 @@ TEXT_VIDEO = (b"YUV4MPEG2 ",)  # raw video whose header is text
 
 def display_name(path: str | os.PathLike[str]) -> str:
     """The path on one line: line breaks, control characters and stray bytes are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def escaped(text: str) -> str:
+    """Text on one line that does nothing to a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -1,8 +1,8 @@
 """The blocks of a long Matroska or WebM file, by walking from element head to element head.
 
 FFmpeg's demuxer reads every byte of a file to list its packets; walking touches a page per block, in all clusters side
-by side, and takes a twentieth of the time. Whatever is not plain (laced pictures, clusters of unknown size, several
-picture tracks, a cut file) is left to the demuxer. Elements and their numbers: RFC 9559.
+by side. Whatever is not plain (laced pictures, clusters of unknown size, several picture tracks, a cut file) is left to
+the demuxer. Elements and their numbers: RFC 9559.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _pictures(data: mmap.mmap) -> Rows:
 class _Walk:
     """A walk through all clusters: side by side while they are many, then each to its end.
 
-    Reading one head in every cluster with numpy takes as long as reading a hundred and fifty of them one by one.
+    A numpy step for one head in every cluster costs the same for few clusters and for many.
 
     Attributes:
         at, stop, time: int64 ``[C]`` for the clusters that have not ended: where their next element begins, where they

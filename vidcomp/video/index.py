@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from vidcomp.video.header import box_inside, boxes, track_number
 from vidcomp.video.matroska import block_table
 
-__all__ = ["FIRST_PACKETS", "Mismatch", "empty_chunks", "index_table"]
+__all__ = ["FIRST_PACKETS", "Mismatch", "index_table"]
 
 PECULIAR = frozenset({"vp8", "mpeg4"})  # codecs of which some packets tell by their bytes that they hold no picture
 LEAST_PACKETS, LEAST_BYTES = 2000, 4 << 20  # smaller files are read through in no time
 FIRST_PACKETS = 256  # compared with the demuxer
 MAX_TABLE_BYTES = 1 << 28
-MOST_CHUNKS = 64  # at the top of an AVI
-AVI_ROW = np.dtype([("stream", "S2"), ("kind", "S2"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")])
 
 Ticks = NDArray[np.int64]
 
@@ -138,23 +136,3 @@ def _sample_table(fd: int, track: int) -> tuple[bytes, int, int] | None:
         if track_number(os.pread(fd, 32, head[1])) == track:
             return box_inside(fd, box, b"mdia", b"minf", b"stbl")
     return None
-
-
-def empty_chunks(path: str, number: int) -> int:
-    """Chunks without a byte that the index of an AVI lists for a stream: the picture before stays on the screen.
-
-    FFmpeg does not hand them out, and the header counts them.
-    """
-    with open(path, "rb") as file:
-        at, size = 12, os.fstat(file.fileno()).st_size
-        for _ in range(MOST_CHUNKS):
-            head = os.pread(file.fileno(), 8, at)
-            length = int.from_bytes(head[4:], "little")
-            if head[:4] == b"idx1":
-                body = os.pread(file.fileno(), min(length, MAX_TABLE_BYTES), at + 8)
-                rows = np.frombuffer(body[: len(body) // 16 * 16], dtype=AVI_ROW)
-                return int(((rows["stream"] == b"%02d" % number) & (rows["size"] == 0)).sum())
-            at += 8 + length + length % 2
-            if at >= size:
-                break
-    return 0

@@ -78,7 +78,8 @@ class Refused:
     why: str
 
 
-Event = Planned | Listed | Refused | int | dict[str, Any]  # int: so many frames are ready; closing facts come last
+# int: so many frames are ready; dict: the closing facts; str: what a second look found, when the facts announce one
+Event = Planned | Listed | Refused | int | dict[str, Any] | str
 
 
 def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
@@ -91,8 +92,9 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
     Yields:
         A :class:`Refused` for each reader that left the file to the next one, a :class:`Planned`, then numbers of
         frames that are ready, and at last the facts as a dictionary. A second plan starts everything anew. A job
-        without readers yields a :class:`Listed`, unless the packets do not tell, and the facts. Leaving early kills
-        the child.
+        without readers yields a :class:`Listed`, unless the packets do not tell, and the facts. Where the facts say
+        ``checking``, the child looks at the file again, and what it finds follows as a text, empty when all is well.
+        Leaving early kills the child.
 
     Raises:
         ReaderError: the reader failed, hung (``hang``) or crashed (``crash``). Its ``__cause__`` holds the last lines
@@ -101,13 +103,18 @@ def run_job(job: Job, deadline_seconds: float) -> Generator[Event, None, None]:
     with closing(Arena()) as arena, _noise_file() as noise:
         try:
             facts: dict[str, Any] = {}
+            found: str | None = None
             with _child(job, arena.descriptor, noise.fileno(), deadline_seconds) as (control, receive):
                 for message in _listen(control, receive, deadline_seconds):
                     if message["event"] == "done":
                         facts, arena.done = message["facts"], True
+                        if _announces(message):
+                            yield facts
+                    elif message["event"] == "checked":
+                        found = str(message["damage"])
                     elif (event := _event(message, arena)) is not None:
                         yield event
-            yield facts
+            yield facts if found is None else found  # with the child left to the nursery
         except ReaderError as error:
             printed = _printed(noise.fileno())
             logger.debug("%s failed: %s; it printed: %s", job.request.path, error, printed)
@@ -186,13 +193,18 @@ def _listen(control: socket.socket, receive: int, deadline_seconds: float) -> It
             message: dict[str, Any] = json.loads(line)
             if message["event"] == "failed":
                 raise ReaderError(message["why"], message["code"])
-            if message["event"] == "refused":
+            if message["event"] in ("refused", "done"):
                 start = time.monotonic()
             if message["event"] == "opened":
                 limit += min(message["seconds"] or 0.0, LONGEST_SECONDS) / 60 * SECONDS_PER_MINUTE
             yield message
-            if message["event"] == "done":
+            if message["event"] == "checked" or (message["event"] == "done" and not _announces(message)):
                 return
+
+
+def _announces(done: dict[str, Any]) -> bool:
+    """A second look follows."""
+    return bool(done["facts"].get("checking"))
 
 
 def _how_it_ended(control: socket.socket) -> str:

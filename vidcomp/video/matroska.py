@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from vidcomp.video.octets import Octets
 
-__all__ = ["block_table", "picture_turn"]
+__all__ = ["block_table", "broken_checksum", "picture_turn"]
 
 SEGMENT, TRACKS, TRACK, CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x1F43B675
 TRACK_NUMBER, TRACK_TYPE, PICTURES = 0xD7, 0x83, 1
 TIMESTAMP, SIMPLE_BLOCK, BLOCK_GROUP, BLOCK, REFERENCE = 0xE7, 0xA3, 0xA0, 0xA1, 0xFB
+CHECKSUM = 0xBF  # the first element of its parent, about all that follows there
 VIDEO, PROJECTION, YAW, ROLL = 0xE0, 0x7670, 0x7673, 0x7675
 HEAD = 4  # bytes of a block before its picture: track, time, flags
 KEY, STRANGE = 0x80, 0x0E  # flags of a block; strange are those that are not to be shown or hold several pictures
@@ -61,6 +63,22 @@ def picture_turn(fd: int) -> tuple[int, bool]:
     except (_Strange, IndexError, ValueError):
         return 0, False
     return (round(-roll) % 360 if roll % 90 == 0 else 0), abs(yaw) == 180
+
+
+def broken_checksum(path: str) -> str:
+    """Which part of a file is not what its checksum says, in words; empty when none is. Reads the whole file."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            segment = next(element for element in _elements(data, 0, len(data), live=True) if element[0] == SEGMENT)
+            for _, start, stop in _elements(data, *segment[1:], live=True):
+                inside = next(_elements(data, start, min(stop, start + 16), live=True), None)
+                if inside is None or inside[0] != CHECKSUM or inside[2] - inside[1] != 4:
+                    continue
+                if zlib.crc32(memoryview(data)[inside[2] : stop]) != int.from_bytes(data[slice(*inside[1:])], "little"):
+                    return f"the checksum at byte {start} does not match"
+        except (_Strange, StopIteration, IndexError, ValueError):
+            pass  # what cannot be walked has no checksums to compare
+    return ""
 
 
 def _projections(data: Octets) -> Iterator[tuple[float, float]]:

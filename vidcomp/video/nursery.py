@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["DESCRIPTORS", "limit_heap", "main"]
+__all__ = ["DESCRIPTORS", "limit_heap", "main", "trim_heap"]
 
 DESCRIPTORS = 5
 # Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself.
@@ -209,9 +209,8 @@ def _never() -> bool:
 
 def _report_free(line: socket.socket, largest: int) -> bool:
     """Ask for another job, unless this process has grown and cannot shrink."""
-    if _resident_bytes() > largest and sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library without it
-            _c_library().malloc_trim(0)
+    if _resident_bytes() > largest:
+        trim_heap()
     if _resident_bytes() > largest:
         return False
     line.send(b"f")
@@ -263,6 +262,13 @@ def limit_heap(limit: int = HEAP_BYTES) -> None:
     if sys.platform == "linux":  # elsewhere this limit does not count mapped memory
         hard: Any = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def trim_heap() -> None:
+    """Give freed memory back to the system."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library without it
+            _c_library().malloc_trim(0)
 
 
 def _dump_nothing() -> None:

@@ -23,9 +23,8 @@ from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
 
-__all__ = ["JUMPS", "SKIPS", "PyAvReader"]
+__all__ = ["SKIPS", "PyAvReader"]
 
-JUMPS = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 SKIPS = frozenset({"h264", "mpeg2video", "mpeg4"})  # codecs that mark pictures without dependants
 # FFmpeg's own VP9 decoder gives wrong pictures of damaged data without a word; this one notices, and is as fast.
 STRICT_DECODERS = {"vp9": "libvpx-vp9"}
@@ -51,7 +50,7 @@ class PyAvReader(VideoReader):
         from av.video.reformatter import VideoReformatter
 
         self._source, self._converter = source, VideoReformatter()
-        if (opened := source.packets.opened) and self._jumps and source.scan is not None:
+        if (opened := source.packets.opened) and self._source.jumps and source.scan is not None:
             self._begin(*opened)
             self._jump(int(source.scan.timeline.ticks[0]))
         else:
@@ -90,7 +89,7 @@ class PyAvReader(VideoReader):
             yield from self._by_number(indices, max_side)
             return
         scan = self._source.scan
-        for number, part in enumerate(segments(scan, indices, scan.keys if self._jumps else None)):
+        for number, part in enumerate(segments(scan, indices, scan.keys if self._source.jumps else None)):
             if number or part.key:
                 self._jump(int(scan.timeline.ticks[part.key]))
             yield from self._by_ticks(part, scan.timeline.ticks, max_side)
@@ -107,12 +106,6 @@ class PyAvReader(VideoReader):
     def _begin(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
         self._decoder = _strict_decoder(stream, self._source.header, self.threads) or stream.codec_context
-
-    @property
-    def _jumps(self) -> bool:
-        # Of several descriptions of the codec the right one is only known when coming from the start.
-        header = self._source.header
-        return header.kind in JUMPS and self._source.sound and header.descriptions == 1
 
     def _frames(self) -> Iterator[Any]:
         """Every frame that decodes, from the start of the file; what comes before an error at the end counts."""

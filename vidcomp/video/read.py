@@ -6,9 +6,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def read_frames(
             second per minute of video is added to it.
         max_side: shrink frames while decoding so that no side is longer; None keeps the full size.
         max_bytes: shrink frames so that all together need no more, but none below 448 pixels.
-        strict: raise when a part of the video is missing or damaged, instead of returning ``degraded`` frames.
+        strict: raise when a part of the video is missing or damaged, instead of returning ``degraded`` frames; looks
+            for damage that decoders do not notice, whatever that costs.
         on_ready: called whenever frames have become ready, while the child decodes the next ones. Another ``pixels``
             than before means that another reader took over: what came before is void.
 
@@ -83,8 +85,8 @@ def read_frames(
         if value is not None:
             _require_positive(label, value)
     with _opened(path) as file:
-        frames = _try_readers(names, file, _Wish(sampling, max_side, max_bytes), limit, on_ready)
-    if frames.degraded and strict:
+        frames = _try_readers(names, file, _Wish(sampling, max_side, max_bytes, strict), limit, on_ready)
+    if strict and frames.degraded:
         raise IncompleteVideo(
             f"{file.name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
         )
@@ -152,6 +154,7 @@ class _Wish:
     sampling: Sampling
     max_side: int | None
     max_bytes: int
+    thorough: bool
 
 
 def _in_order(sampling: Sampling) -> list[str]:
@@ -185,7 +188,7 @@ def _try_readers(
     failures: Failures = []
     while len(failures) < len(names):
         left = tuple(names[len(failures) :])
-        request = Request(left, file.absolute, file.header, wish.sampling, wish.max_side, wish.max_bytes)
+        request = Request(left, file.absolute, file.header, **vars(wish))
         try:
             return _collect(file, names, run_job(Job(request, file.descriptor), limit), failures, on_ready)
         except ReaderError as error:
@@ -213,7 +216,8 @@ def _collect(
     from vidcomp.video.types import Partial
 
     plan: Planned | None = None
-    with closing(events):
+    with ExitStack() as stack:
+        stack.enter_context(closing(events))
         for event in events:
             if isinstance(event, Refused):
                 _note(failures, names, file, ReaderError(event.why, "refused"))
@@ -224,10 +228,27 @@ def _collect(
             elif isinstance(event, dict):
                 told = next((error.why for _, error in failures if error.code in ("damaged", "no_frames")), "")
                 event["damage"] = event["damage"] or told
-                return _build(file, names[len(failures)], plan, event)
+                check = partial(_checked, events) if event.get("checking") and not told else None
+                if check:
+                    stack.pop_all()  # it closes them
+                return _build(file, names[len(failures)], plan, event, check)
             elif isinstance(event, int) and on_ready is not None:
                 on_ready(Partial(plan.pixels, event, _seconds(_exact(plan)), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
+
+
+def _checked(events: Generator[Event, None, None]) -> str | None:
+    """Wait for the second look at a file: what it found, in words."""
+    try:
+        with closing(events):
+            damage = next(events)
+    except ReaderError as error:
+        return f"the second look for damage did not end well ({error.why})"
+    return _damaged(str(damage)) if damage else None
+
+
+def _damaged(how: str) -> str:
+    return f"damaged data ({how})"
 
 
 def _seconds(exact: Iterable[Fraction]) -> NDArray[np.float64]:
@@ -241,7 +262,9 @@ def _exact(plan: Planned) -> tuple[Fraction, ...]:
     return tuple(ticks * base for ticks in plan.facts["ticks"])
 
 
-def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Frames:
+def _build(
+    file: _File, reader: str, plan: Planned, facts: dict[str, Any], check: Callable[[], str | None] | None
+) -> Frames:
     import numpy as np
 
     from vidcomp.video.types import Frames, VideoInfo
@@ -259,8 +282,9 @@ def _build(file: _File, reader: str, plan: Planned, facts: dict[str, Any]) -> Fr
         indices=np.asarray(plan.facts["indices"], dtype=np.int64),
         times=_seconds(exact),
         info=info,
-        degraded=_missing(file.about(facts["track"]), facts),
+        missing=_missing(file.about(facts["track"]), facts),
         exact_times=exact,
+        check=check,
     )
 
 
@@ -279,6 +303,8 @@ def _missing(header: Header, answer: dict[str, Any]) -> str | None:
         return f"decoded {decoded:.1f} s of {claimed:.1f} s"
     if answer["damage"]:
         return f"damaged picture data ({answer['damage']})"
+    if answer["flaw"]:
+        return _damaged(answer["flaw"])
     if header.uneven:
         return f"{header.uneven}: times are uncertain"
     return "the file is cut short" if header.cut_short else None

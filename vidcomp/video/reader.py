@@ -41,6 +41,7 @@ READERS: dict[str, str] = {
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
 JUMPING = frozenset({"pyav"})  # those that can go to a key frame instead of decoding what lies before it
+INDEXED = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 
 
 class ReaderError(Exception):
@@ -151,6 +152,12 @@ class Source:
     def sound(self) -> bool:
         """True when nothing points at damage or missing parts, so that the packets can be believed."""
         return self.scan is not None and self.scan.exact and not self.header.cut_short
+
+    @property
+    def jumps(self) -> bool:
+        """True when decoding may begin at any key frame."""
+        # Of several descriptions of the codec the right one is only known when coming from the start.
+        return self.header.kind in INDEXED and self.sound and self.header.descriptions == 1
 
 
 def _usable_cores() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.gif import gif_ends
-from vidcomp.video.index import empty_chunks
+from vidcomp.video.riff import empty_chunks
 
 __all__ = ["Scan", "Timeline", "scan_video"]
 
@@ -79,7 +79,7 @@ class Scan:
     Attributes:
         timeline: of the packets that are to be shown.
         keys: bool ``[N]``, decoding can start at this frame.
-        order: int64 ``[N]``, place of each frame among all packets, in decoding order.
+        order: int32 ``[N]``, place of each frame among all packets, in decoding order.
         hidden: packets that show nothing: an edit list hides them, or they are VP8 pictures made for reference only.
         exact: the packets tell every frame's time and none is doubtful; otherwise frames have to be counted by
         decoding.
@@ -88,7 +88,7 @@ class Scan:
 
     timeline: Timeline
     keys: NDArray[np.bool_]
-    order: Ticks
+    order: NDArray[np.int32]
     hidden: int
     exact: bool
     complaint: str = ""
@@ -133,7 +133,7 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     exact &= len(ticks) == 1 or bool(ticks[-1] > ticks[0])
     # An AVI holds no presentation times: with B-frames FFmpeg guesses them, and they may name the wrong pictures.
     exact &= not (container.format.name == "avi" and stream.codec_context.has_b_frames)
-    keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].copy()
+    keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].astype(np.int32)
     if keys.all() and stream.codec_context.name not in SELF_CONTAINED:
         keys = order == 0  # a file that does not say which packets are keys calls all of them so
     first_key = order[keys].min() if keys.any() else len(rows)

@@ -5,8 +5,10 @@ Letters used in shapes: T frames returned, N presentable frames of the file, h a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +73,27 @@ class Frames:
         times: float64 ``[T]``, seconds at which each frame appears. 0.0 is the first presentable frame,
             whatever start offset the file declares (``info.start_seconds``).
         info: facts about the file.
-        degraded: what is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is.
+        missing: what was missing or damaged when the frames were delivered; None when nothing was.
         exact_times: the same times as exact fractions of a second.
+        check: waits for a second look at the file, which goes on in the decoding process, and says what it found; None
+            when there is nothing to wait for. It is called once.
     """
 
     pixels: NDArray[np.uint8]
     indices: NDArray[np.int64]
     times: NDArray[np.float64]
     info: VideoInfo
-    degraded: str | None = None
+    missing: str | None = None
     exact_times: tuple[Fraction, ...] = field(default=(), repr=False)
+    check: Callable[[], str | None] | None = field(default=None, repr=False)
+
+    @cached_property
+    def degraded(self) -> str | None:
+        """What is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is.
+
+        Waits for the second look, which may still go on (docs/reading.md, "Damage").
+        """
+        return self.missing or (self.check() if self.check else None)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,6 +111,10 @@ class Frames:
             "times": [round(time, 6) for time in self.times.tolist()],
             "exact_times": [str(time) for time in self.exact_times],
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process has nothing to wait for."""
+        return {**self.__dict__, "missing": self.degraded, "check": None}
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.pixels.shape))

@@ -9,6 +9,7 @@ per line). Standard output and error are a file that collects the noise of nativ
     listed   {"frames", "keys"}                             their times and the key frames are in the memory file
     refused  {"why"}                                        the next reader goes on
     done     {"facts"}, or failed {"why", "code"}
+    checked  {"damage"}                                     a second look, if the facts announced one
 
 ``planned`` may come twice: when a frame that the packets promise does not decode, frames are counted by decoding and
 everything starts anew. A job without a reader only looks at the packets: ``listed``, if they tell, and ``done``.
@@ -30,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header
-from vidcomp.video.nursery import limit_heap
+from vidcomp.video.integrity import Look, quick_look, second_look
+from vidcomp.video.nursery import limit_heap, trim_heap
 from vidcomp.video.packets import list_packets
 from vidcomp.video.plan import cheaper_frames
 from vidcomp.video.reader import (
@@ -53,12 +55,13 @@ MAX_OUTPUT_BYTES = 8 << 30
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
+MANY_FRAMES = 50_000  # what listing and choosing among so many took is given back before pictures take their memory
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
     rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
     rb"|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached|overlaps with next"
-    rb"|undecodable|failed to decode|frame RPS|outside the valid range|illegal|block unavailable",
+    rb"|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal|block unavailable",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
@@ -71,7 +74,10 @@ BLACK = re.compile(rb"Cannot convert interlaced")  # OpenCV then hands out black
 
 @dataclass(frozen=True)
 class Request:
-    """What the parent asks for. Readers are tried in their order; there are none for a look at the packets."""
+    """What the parent asks for. Readers are tried in their order; there are none for a look at the packets.
+
+    ``thorough`` asks for a second look at the file whatever it costs (``integrity.py``).
+    """
 
     readers: tuple[str, ...]
     path: str
@@ -79,6 +85,7 @@ class Request:
     sampling: Sampling
     max_side: int | None
     max_bytes: int
+    thorough: bool = False
 
     def to_json(self) -> bytes:
         """One line."""
@@ -125,16 +132,21 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     """Do the job and send its last message, whatever happens.
 
     Args:
-        free: called when all went well and everything is closed, right before the last message.
+        free: called when all went well and all files are closed, right before the last message.
 
     Returns:
         What ``free`` said; False when the process should do no other job.
     """
     again = False
     try:
-        facts = _read(request, answer) if request.readers else _look(request, answer)
-        again = not facts.get("damage") and free()
+        facts, check = _read(request, answer) if request.readers else (_look(request, answer), None)
+        if check is None:
+            again = not (facts.get("damage") or facts.get("flaw")) and free()
         answer.send("done", facts=facts)
+        if check is not None:
+            damage = check()
+            again = not damage and free()
+            answer.send("checked", damage=damage)
     except ReaderError as error:
         answer.send("failed", why=error.why, code=error.code)
     except MemoryError:
@@ -144,8 +156,8 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     return again
 
 
-def _read(request: Request, answer: Answer) -> dict[str, Any]:
-    """Decode with the first reader that does not refuse."""
+def _read(request: Request, answer: Answer) -> tuple[dict[str, Any], Look | None]:
+    """Decode with the first reader that does not refuse: the facts, and a second look that is worth it."""
     listed = cache(lambda: _listed(request))
 
     def choose(timeline: Timeline) -> list[int]:
@@ -206,34 +218,39 @@ def _fraction(value: Fraction) -> list[int]:
     return [value.numerator, value.denominator]
 
 
-def _decode(request: Request, name: str, source: Source, answer: Answer) -> dict[str, Any]:
+def _decode(request: Request, name: str, source: Source, answer: Answer) -> tuple[dict[str, Any], Look | None]:
     with create_reader(name) as reader:
         reader.open(source)
         answer.send("opened", seconds=reader.claimed_seconds)
         timeline = reader.timeline()
         try:
-            _fill(request, source, reader, timeline, answer)
+            chosen = _fill(request, source, reader, timeline, answer)
         except Uncounted:
             timeline = reader.count()
-            _fill(request, source, reader, timeline, answer)
+            chosen = _fill(request, source, reader, timeline, answer)
         facts, scan = source.packets.facts, source.scan
-        told = {
+        told: dict[str, Any] = {
             "frames_total": len(timeline),
             "seconds": timeline.seconds,
             "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
             "damage": _damage(reader) or (scan.complaint if scan else ""),
+            "flaw": "",
             "container": facts.container,
             "codec": facts.codec,
             "track": facts.track,
         }
     source.packets.close()
-    return told
+    if told["damage"]:
+        return told, None
+    told["flaw"] = quick_look(source)
+    check = None if told["flaw"] else second_look(source, chosen, len(timeline), request.thorough)
+    return {**told, "checking": check is not None}, check
 
 
-def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> None:
-    """Choose frames, decode them, and write them into the memory file, one at a time."""
+def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> list[int]:
+    """Choose frames, decode them, and write them into the memory file, one at a time. Gives their indices."""
     if request.sampling.rule == "scene":
         chosen = _choose_by_scenes(request.sampling, type(reader)(), source, timeline)
     else:
@@ -241,6 +258,8 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
     if not len(chosen):
         why = f"nothing is shown from {request.sampling.start:g} s on: it lasts {timeline.seconds:.1f} s"
         raise ReaderError(why, "empty_range")
+    if len(timeline) > MANY_FRAMES:
+        trim_heap()
     images = reader.read(chosen.tolist(), _side(request, source.facts, len(chosen)))
     shape: tuple[int, ...] | None = None
     delivered, told = 0, -TELL_SECONDS
@@ -270,6 +289,8 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
     if delivered != len(chosen):
         raise ReaderError(f"delivered {delivered} of {len(chosen)} frames")
     answer.send("frames", ready=delivered)
+    indices: list[int] = chosen.tolist()
+    return indices
 
 
 def _side(request: Request, facts: Facts, frames: int) -> int | None:

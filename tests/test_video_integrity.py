@@ -1,0 +1,184 @@
+"""Damage that decoders take without a word is noticed, and sound files are not accused."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="test clips are written with PyAV")
+
+import av
+from clips import make_clip, read_numbers
+from test_video_isolation import decoding, descriptors
+
+from vidcomp.errors import IncompleteVideo
+from vidcomp.video import Frames, Sampling, hevc, read_frames
+from vidcomp.video.header import Header
+from vidcomp.video.integrity import second_look
+from vidcomp.video.reader import Source
+
+EVERY = Sampling(frames=100_000)
+X265 = "log-level=0:keyint=24:min-keyint=24:scenecut=0:"
+
+
+def make_hevc(path: Path, frames: int = 72, extra: str = "", preset: str = "ultrafast", **more: object) -> Path:
+    options = {"preset": preset, "x265-params": X265 + extra}
+    return make_clip(path, frames, codec="libx265", options=options, **more)  # type: ignore[arg-type]
+
+
+def damaged(path: Path, number: int, where: float = 0.5) -> Path:
+    """A copy with some flipped bits in one packet, given by its place in decoding order."""
+    with av.open(str(path)) as file:
+        packet = [packet for packet in file.demux(video=0) if packet.size][number]
+        place = packet.pos + int(packet.size * where)
+    data = bytearray(path.read_bytes())
+    for offset in range(3):
+        data[place + offset] ^= 0x55
+    copy = path.with_name(f"damaged {path.name}")
+    copy.write_bytes(data)
+    return copy
+
+
+@pytest.mark.parametrize("extra", ["", "no-wpp=1:", "bframes=3:b-adapt=0:"])
+def test_damaged_hevc_that_ffmpeg_takes_is_noticed(tmp_path: Path, extra: str) -> None:
+    whole = make_hevc(tmp_path / "a.mp4", extra=extra)
+    frames, truth = read_frames(damaged(whole, 30), EVERY), read_frames(whole, EVERY)
+    assert truth.degraded is None and frames.missing is None
+    assert not np.array_equal(frames.pixels, truth.pixels)  # wrong pictures without a word
+    assert frames.degraded is not None and frames.degraded.startswith("damaged data (")
+    assert frames.status == "degraded"
+
+
+def test_with_strict_damaged_hevc_is_an_error(tmp_path: Path) -> None:
+    path = damaged(make_hevc(tmp_path / "a.mp4"), 30)
+    with pytest.raises(IncompleteVideo, match="damaged data"):
+        read_frames(path, EVERY, strict=True)
+
+
+SOUND: dict[str, Callable[[Path], Path]] = {
+    "B-frames": lambda folder: make_hevc(folder / "a.mp4", extra="bframes=4:", preset="medium"),
+    "open groups": lambda folder: make_hevc(folder / "a.mkv", extra="open-gop=1:bframes=4:", preset="medium"),
+    "open groups of slices": lambda folder: make_hevc(folder / "a.mp4", 120, "open-gop=1:slices=2:", "medium"),
+    "intra refresh": lambda folder: make_hevc(folder / "a.mp4", extra="intra-refresh=1:", preset="fast"),
+    "ten bits": lambda folder: make_hevc(folder / "a.mp4", pix_fmt="yuv420p10le"),
+    "full colour": lambda folder: make_hevc(folder / "a.mp4", pix_fmt="yuv444p"),
+    "lossless": lambda folder: make_hevc(folder / "a.mp4", extra="lossless=1:"),
+    "transport stream": lambda folder: make_hevc(folder / "a.ts"),
+    "Matroska": lambda folder: make_clip(folder / "a.mkv", 60, sound_seconds=3),
+    "WebM": lambda folder: make_clip(folder / "a.webm", 60, codec="libvpx", options={"deadline": "realtime"}),
+    "AVI": lambda folder: make_clip(folder / "a.avi", 60, codec="mpeg4", sound_seconds=2),
+    "AVI of JPEG": lambda folder: make_clip(folder / "a.avi", 60, codec="mjpeg", pix_fmt="yuvj420p"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_files_are_not_accused(tmp_path: Path, name: str) -> None:
+    path = SOUND[name](tmp_path)
+    for sampling in (EVERY, Sampling(5), Sampling(2)):
+        assert read_frames(path, sampling, strict=True).degraded is None
+
+
+def test_only_what_was_decoded_is_looked_at(tmp_path: Path) -> None:
+    path = damaged(make_hevc(tmp_path / "a.mp4", 120), 110)
+    assert read_frames(path, EVERY).degraded
+    early = read_frames(path, Sampling(8, end=3.0))
+    assert early.degraded is None and read_numbers(early.pixels) == early.indices.tolist()
+
+
+def test_a_look_that_ends_badly_is_told(tmp_path: Path) -> None:
+    frames = read_frames(make_hevc(tmp_path / "a.mp4", 300, size=(640, 480)), Sampling(2))
+    assert frames.check is not None
+    for pid in decoding():
+        os.kill(pid, signal.SIGKILL)
+    assert frames.degraded == "the second look for damage did not end well (crashed (SIGKILL))"
+    assert read_numbers(frames.pixels) == [0, 299]
+
+
+def test_nobody_has_to_wait_for_the_look(tmp_path: Path) -> None:
+    path = make_hevc(tmp_path / "a.mp4", 300, size=(640, 480))
+    read_frames(path, Sampling(2)).status  # noqa: B018  the nursery is there
+    before = descriptors()
+    for _ in range(3):
+        read_frames(path, Sampling(2))
+    gc.collect()
+    end = time.monotonic() + 10
+    while len(decoding()) > 1 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(decoding()) <= 1 and descriptors() <= before + 1
+
+
+def test_a_pickled_answer_has_waited(tmp_path: Path) -> None:
+    frames = read_frames(damaged(make_hevc(tmp_path / "a.mp4"), 30), Sampling(72))
+    copy: Frames = pickle.loads(pickle.dumps(frames))
+    assert copy.check is None and copy.degraded == frames.degraded is not None
+    assert np.array_equal(copy.pixels, frames.pixels)
+
+
+def test_without_the_second_decoder_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hevc, "PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(hevc, "SYSTEM", ("no-such-library.so",))
+    hevc.hevc_library.cache_clear()
+    try:
+        assert hevc.hevc_library() is None
+        assert hevc.hevc_complaint([b"\0\0\1\x26\x01\xaf"]) == ""
+    finally:
+        hevc.hevc_library.cache_clear()
+
+
+def test_checksums_of_matroska_are_compared(tmp_path: Path) -> None:
+    path = damaged(make_clip(tmp_path / "a.mkv", 60, codec="libvpx"), 40)  # its decoder says nothing
+    frames = read_frames(path, EVERY)
+    assert frames.degraded is not None and "the checksum at byte" in frames.degraded
+
+
+def test_a_checksum_is_noticed_that_no_picture_depends_on(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "a.mkv", 60)
+    data = bytearray(whole.read_bytes())
+    data[data.index(b"Lavf")] ^= 1  # the name of the program that wrote it
+    whole.write_bytes(data)
+    frames = read_frames(whole, EVERY)
+    assert read_numbers(frames.pixels) == list(range(60))
+    assert frames.degraded is not None and "the checksum at byte" in frames.degraded
+
+
+def test_large_matroska_files_are_compared_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidcomp.video.integrity.SMALL_BYTES", 0)
+    path = make_clip(tmp_path / "a.mkv", 60)
+    source = Source(str(path), Header(kind="matroska"))
+    assert second_look(source, [0], 60, thorough=False) is None
+    look = second_look(source, [0], 60, thorough=True)
+    assert look is not None and look() == ""
+    data = bytearray(path.read_bytes())
+    data[-300] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in look()
+
+
+CONTRADICTIONS = {
+    "the parts of its header do not fit together": ((16, 3), (20, ord("x")), (92, 8)),
+    "its header counts other tracks than it describes": ((56, 2),),
+    "its header tells an impossible number of bits per pixel": ((187, 40),),
+    "its header tells two picture sizes": ((64, 7), (68, 9)),
+}
+
+
+@pytest.mark.parametrize(
+    ("why", "at", "value"), [(why, *where) for why, places in CONTRADICTIONS.items() for where in places]
+)
+def test_an_avi_header_that_contradicts_itself_is_noticed(tmp_path: Path, why: str, at: int, value: int) -> None:
+    path = make_clip(tmp_path / "a.avi", 30, codec="mpeg4", options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    assert data[24:28] == b"avih" and data[172:176] == b"\x28\0\0\0"
+    data[at] = value
+    path.write_bytes(data)
+    frames = read_frames(path, EVERY)
+    assert read_numbers(frames.pixels) == list(range(30))
+    assert frames.degraded == f"damaged data ({why})"

@@ -1,0 +1,114 @@
+"""A second look at a file of which no decoder complained, for damage that decoders take without a word.
+
+- HEVC: FFmpeg makes wrong pictures of damaged data. libde265 decodes the same packets again and notices (``hevc.py``).
+- Matroska: demuxers do not compare the checksums that most files carry (``matroska.py``).
+- AVI: a header that contradicts itself is read anyhow (``riff.py``).
+
+The first two cost as much as they look at. Unless they are asked for, they are done only where that is little; the
+first goes on while the frames are used already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from vidcomp.video.hevc import hevc_complaint, hevc_library
+from vidcomp.video.matroska import broken_checksum
+from vidcomp.video.packets import start_video
+from vidcomp.video.plan import decoded_frames, segments
+from vidcomp.video.reader import Source
+from vidcomp.video.riff import contradiction
+
+__all__ = ["Look", "quick_look", "second_look"]
+
+CHEAP_PIXELS = 100_000_000  # of HEVC: half a second
+SMALL_BYTES = 4 << 20  # of Matroska: a few milliseconds
+MOST_PIXELS = 4096 * 2304  # of a picture of HEVC: the second decoder may hold seventeen
+
+Look = Callable[[], str]  # what is wrong, in words; empty when nothing is
+
+
+class _Run(NamedTuple):
+    """Packets to look at."""
+
+    begin: int | None  # presentation time of the key frame to jump to; None for the start of the file
+    until: frozenset[int]  # presentation times after which it is enough; none for all packets
+
+
+def quick_look(source: Source) -> str:
+    """What is wrong with the file, in words, as far as it takes no time to tell; empty when nothing is."""
+    if source.facts.container == "avi":
+        return contradiction(source.path)
+    return broken_checksum(source.path) if source.header.kind == "matroska" and _is_small(source) else ""
+
+
+def second_look(source: Source, wanted: Sequence[int], frames: int, thorough: bool) -> Look | None:
+    """What is worth looking at now that these frames were decoded; None when nothing is.
+
+    Args:
+        wanted: indices of the frames.
+        frames: how many there are.
+        thorough: look whatever it costs.
+
+    Returns:
+        A function, to be called when the frames are on their way.
+    """
+    looks: list[Look] = []
+    facts = source.facts
+    if source.header.kind == "matroska" and thorough and not _is_small(source):
+        looks.append(partial(broken_checksum, source.path))
+    if facts.codec == "hevc" and facts.width * facts.height <= MOST_PIXELS and hevc_library():
+        runs, decoded = _runs(source, wanted, frames)
+        if thorough or decoded * facts.width * facts.height <= CHEAP_PIXELS:
+            looks.append(partial(_undecodable, source.path, runs))
+    return (lambda: next(filter(None, (look() for look in looks)), "")) if looks else None
+
+
+def _is_small(source: Source) -> bool:
+    return os.stat(source.path).st_size <= SMALL_BYTES
+
+
+def _runs(source: Source, wanted: Sequence[int], frames: int) -> tuple[list[_Run], int]:
+    """The packets that the wanted frames are made from, and how many these are; all packets when that is not known."""
+    scan = source.scan
+    if not source.sound or scan is None or len(scan) != frames:
+        return [_Run(None, frozenset())], frames
+    plan = segments(scan, wanted, scan.keys if source.jumps else None)
+    ticks = scan.timeline.ticks
+    runs = [
+        _Run(int(ticks[part.key]) if part.key else None, frozenset(ticks[list(part.wanted)].tolist())) for part in plan
+    ]
+    return runs, decoded_frames(scan, plan)
+
+
+def _undecodable(path: str, runs: Sequence[_Run]) -> str:
+    """What libde265 says of the packets of each run."""
+    import av
+
+    container, stream = start_video(path, 1)
+    with container:
+        for run in runs:
+            try:
+                if complaint := hevc_complaint(_packets(container, stream, run)):
+                    return complaint
+            except (av.error.FFmpegError, ValueError) as error:
+                return f"its packets cannot be taken apart ({getattr(error, 'strerror', None) or error})"
+    return ""
+
+
+def _packets(container: Any, stream: Any, run: _Run) -> Iterator[bytes]:
+    """The packets of a run, each with what a decoder needs to begin with it."""
+    import av
+
+    if run.begin is not None:
+        container.seek(run.begin, stream=stream, backward=True)
+    plain = av.BitStreamFilterContext("hevc_mp4toannexb", stream)
+    unsent = set(run.until)
+    for packet in container.demux(stream):
+        unsent.discard(packet.pts)  # before the filter takes it
+        yield from map(bytes, plain.filter(packet if packet.size else None))
+        if run.until and not unsent:
+            return

@@ -27,8 +27,7 @@ def test_damaged_files_through_the_command_line(tmp_path: Path) -> None:
     assert summary["exit_status"] in (0, 5)
     assert (summary["tracebacks"], summary["bugs"]) == (0, 0)
     assert summary["answered_share"] >= 0.95, summary["lost"]
-    silent = {name for name, count in summary["ok_with_wrong_pictures"].items() if count}
-    assert silent <= {"hevc.mp4"}  # which no decoder notices
+    assert sum(summary["ok_with_wrong_pictures"].values()) <= 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")

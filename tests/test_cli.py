@@ -24,6 +24,7 @@ from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
 from vidcomp.video.probe import probe
 
+ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "what happens at the end?"
 SHORT = ["--max-new-tokens", "3"]
 
@@ -279,6 +280,34 @@ def test_no_room_for_a_library_is_no_bug_and_no_damaged_file(cli, clip, monkeypa
     status, out, err = cli("frames", clip, "--json")
     assert (status, json.loads(out)["error"]["code"]) == (6, "out_of_memory")
     assert err.startswith("error: not enough memory")
+
+
+def test_memory_that_only_a_damaged_header_asks_for_is_no_shortage(cli, clip, monkeypatch):
+    def refuse(*_, **__):
+        raise InputError("cannot read it", why="pyav: cannot open the file (Cannot allocate memory)")
+
+    monkeypatch.setattr("vidcomp.video.read_frames", refuse)
+    assert cli("frames", clip)[0] == 3
+
+
+@pytest.mark.parametrize("name", ["ask", "frames"])
+def test_a_current_folder_that_is_gone_is_told(clip, tmp_path, name):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'rmdir "$PWD" && exec {sys.executable} -m vidcomp {name} {clip} hello'
+    done = subprocess.run(
+        ["sh", "-c", script.removesuffix(" hello") if name == "frames" else script],
+        cwd=gone, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the current folder is gone")
+
+
+def test_a_limit_of_file_sizes_is_named(clip):
+    script = f"ulimit -f 10; exec {sys.executable} -m vidcomp frames {clip}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 3 and "File too large" in done.stderr
+    assert done.stderr.endswith("try: ask for fewer frames or set a smaller max_side\n")
 
 
 def test_out_of_memory_is_status_6(cli, clip, monkeypatch):

@@ -23,6 +23,7 @@ from vidcomp.errors import IncompleteVideo
 from vidcomp.video import Frames, Sampling, hevc, read_frames
 from vidcomp.video.header import Header
 from vidcomp.video.integrity import second_look
+from vidcomp.video.probe import probe
 from vidcomp.video.reader import Source
 
 EVERY = Sampling(frames=100_000)
@@ -182,3 +183,4 @@ def test_an_avi_header_that_contradicts_itself_is_noticed(tmp_path: Path, why: s
     frames = read_frames(path, EVERY)
     assert read_numbers(frames.pixels) == list(range(30))
     assert frames.degraded == f"damaged data ({why})"
+    assert probe(path).doubt == why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -124,6 +125,25 @@ def test_no_folder_for_temporary_files_is_needed(file: Path, monkeypatch: pytest
     monkeypatch.setattr("tempfile.TemporaryFile", none)
     assert "KeyError" in failure(file, Raising).why
     assert read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
+
+
+def test_no_free_descriptor_is_an_error_of_its_own(file: Path) -> None:
+    read_frames(file, FOUR, readers=[named(Painted)])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    causes = []
+    try:
+        for more in range(7):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, limits[1]))
+            try:
+                read_frames(file, FOUR, readers=[named(Painted)])
+            except InputError as error:
+                causes.append(error.why)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(causes) > 2 and set(causes) == {"Too many open files"}
+    assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
 
 
 def test_every_cause_is_named(file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,14 @@ class ReadBench:
 
 
 def bench_read(
-    path: Path, sampling: Sampling, *, repeats: int = 7, alone: bool = False, seconds: float = 120.0
+    path: Path,
+    sampling: Sampling,
+    *,
+    repeats: int = 7,
+    alone: bool = False,
+    seconds: float = 120.0,
+    deadline_seconds: float | None = None,
+    strict: bool = False,
 ) -> ReadBench:
     """Time every way that works on this file: exact and fast side by side, then each reader beside its raw calls.
 
@@ -132,11 +140,14 @@ def bench_read(
         repeats: rounds that count; one more goes before them.
         alone: only what vidcomp chooses, exact and fast; the others go through the whole file: minutes for an hour.
         seconds: no new round begins after this long, so that slow files end too.
+        deadline_seconds, strict: as in :func:`~vidcomp.video.read_frames`.
     """
-    chosen, peak_bytes = _read_anew(path, sampling)
-    contests = [_own_ways(path, sampling, chosen.check is not None)]
+    read = partial(read_frames, path, deadline_seconds=deadline_seconds, strict=strict)
+    chosen, peak_bytes = _read_anew(partial(read, sampling))
+    contests = [_own_ways(read, sampling, chosen.check is not None)]
     if not alone:
-        contests += [_compared_ways(reader, path, sampling, chosen.indices.tolist()) for reader in READERS]
+        indices = chosen.indices.tolist()
+        contests += [_compared_ways(reader, partial(read, sampling), path, indices) for reader in READERS]
     count, reader = len(chosen.pixels), chosen.info.reader
     del chosen
     timings: dict[str, Timing] = {}
@@ -170,21 +181,21 @@ def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -
     return {name: Timing.of(times) for name, times in taken.items()}
 
 
-def _read_anew(path: Path, sampling: Sampling) -> tuple[Frames, int | None]:
+def _read_anew(read: Callable[[], Frames]) -> tuple[Frames, int | None]:
     """The frames, and what it takes to read them from the start of the decoding process on."""
     stop_nursery()
     with peak_of_processes() as peak:
-        frames = read_frames(path, sampling)
+        frames = read()
         frames.pixels.max()  # memory counts once it was touched
     return frames, peak.bytes
 
 
-def _own_ways(path: Path, sampling: Sampling, looks: bool) -> dict[str, Way]:
-    ways: dict[str, Way] = {"vidcomp": lambda: read_frames(path, sampling)}
+def _own_ways(read: Callable[[Sampling], Frames], sampling: Sampling, looks: bool) -> dict[str, Way]:
+    ways: dict[str, Way] = {"vidcomp": lambda: read(sampling)}
     if sampling.seek == "exact":
-        ways[FAST] = lambda: read_frames(path, replace(sampling, seek="fast"))
+        ways[FAST] = lambda: read(replace(sampling, seek="fast"))
     if looks:
-        ways[LOOK] = lambda: _looked_at(read_frames(path, sampling))
+        ways[LOOK] = lambda: _looked_at(read(sampling))
     return ways
 
 
@@ -193,9 +204,9 @@ def _looked_at(frames: Frames) -> Frames:
     return frames
 
 
-def _compared_ways(reader: str, path: Path, sampling: Sampling, indices: list[int]) -> dict[str, Way]:
+def _compared_ways(reader: str, read: Callable[..., Frames], path: Path, indices: list[int]) -> dict[str, Way]:
     def raw(call: Raw) -> Way:
         return lambda: call(str(path), indices)
 
-    bound: Way = lambda: read_frames(path, sampling, readers=[reader])  # noqa: E731
-    return {f"vidcomp, {reader}": bound} | {name: raw(call) for name, (of, call) in RAW_CALLS.items() if of == reader}
+    ways: dict[str, Way] = {f"vidcomp, {reader}": lambda: read(readers=[reader])}
+    return ways | {name: raw(call) for name, (of, call) in RAW_CALLS.items() if of == reader}

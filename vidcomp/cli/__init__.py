@@ -11,7 +11,7 @@ def main() -> None:
     import sys
 
     from vidcomp.cli.app import run
-    from vidcomp.cli.streams import guard_streams
+    from vidcomp.cli.streams import finish, guard_streams
 
     guard_streams()
     try:
@@ -21,4 +21,4 @@ def main() -> None:
     except signals.Terminated as end:
         status = end.status
     signals.end_at_once()
-    sys.exit(status)
+    finish(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import traceback
@@ -20,6 +21,8 @@ from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, V
 __all__ = ["app", "run"]
 
 NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # words of the system's loader and of its C library
+# Of a decoding process. FFmpeg has the second ones too, for a damaged header that asks for much memory.
+NO_MEMORY_TO_DECODE = ("failed to map segment", "[Errno 12] Cannot allocate memory")
 
 app = typer.Typer(
     name="vidcomp",
@@ -63,6 +66,7 @@ def run(args: Sequence[str]) -> int:
     debug = "--debug" in args
     try:
         raise_exceptions()
+        _require_folder()
         return _said(int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
     except VidcompError as error:
         return _failed(_starved(error) or error, args, debug)
@@ -85,6 +89,16 @@ def run(args: Sequence[str]) -> int:
             line.stop_nursery()
 
 
+def _require_folder() -> None:
+    """Libraries end the process themselves when the current folder was deleted."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            "the current folder is gone", why=error.strerror or str(error), hint="cd to another folder"
+        ) from error
+
+
 def _said(status: int) -> int:
     if status == INTERRUPTED:
         sys.stderr.write(STOPPED)
@@ -93,8 +107,8 @@ def _said(status: int) -> int:
 
 def _starved(error: Exception) -> OutOfMemory | None:
     """What to say instead when a library could not be loaded, here or in the decoding process, for lack of memory."""
-    why = error.why if isinstance(error, InputError) else str(error)
-    if not isinstance(error, MemoryError) and not any(words in why for words in NO_MEMORY):
+    why, signs = (error.why, NO_MEMORY_TO_DECODE) if isinstance(error, InputError) else (str(error), NO_MEMORY)
+    if not isinstance(error, MemoryError) and not any(words in why for words in signs):
         return None
     starved = OutOfMemory("not enough memory", why=why, hint="close other programs, or raise the limit: ulimit -v")
     starved.__cause__ = error  # --debug shows it

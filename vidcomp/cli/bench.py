@@ -134,7 +134,10 @@ def read(
     from vidcomp.video import READERS, StockRule
     from vidcomp.video.options import sampling_of
 
-    result = bench_read(video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats, alone=alone)
+    result = bench_read(
+        video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats, alone=alone,
+        deadline_seconds=config.video.deadline, strict=config.video.strict,
+    )  # fmt: skip
     if ui.json:
         data(result.to_dict())
         return

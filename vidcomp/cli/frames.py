@@ -67,13 +67,18 @@ def _require_new(output: Path) -> None:
 
 
 def _show(found: Frames, files: list[str], ui: Ui) -> None:
+    from vidcomp.video import display_name
+
     if ui.json:
         record = {"schema": 1, "status": found.status, "video": found.info.to_dict(), "frames": found.to_dict()}
         if found.degraded:
             record["degraded"] = found.degraded
         data({**record, "files": files} if files else record)
         return
-    for place, (index, seconds) in enumerate(zip(found.indices.tolist(), found.times.tolist(), strict=True)):
-        data(f"{index}\t{seconds:.6f}\t{found.exact_times[place]}" + (f"\t{files[place]}" if files else ""))
+    names = [f"\t{display_name(file)}" for file in files] or [""] * len(found)
+    for index, seconds, exact, name in zip(
+        found.indices.tolist(), found.times.tolist(), found.exact_times, names, strict=True
+    ):
+        data(f"{index}\t{seconds:.6f}\t{exact}{name}")
     if found.degraded:
         ui.note(f"degraded: {found.degraded}")

@@ -80,12 +80,13 @@ def _facts(found: Probe) -> dict[str, str]:
     hidden = f", {found.hidden} packets hidden by an edit list" if found.hidden else ""
     starts = f", starts at {float(found.start_seconds):.3f} s" if found.start_seconds else ""
     size = f"{found.width} x {found.height}{turned}" if found.width and found.height else "size not known"
+    apart = f", at most {found.longest_gap:.2f} s apart" if len(found.keys) else " of those that are shown"
     facts = {
         "file": f"{found.container}, {found.file_bytes:,} bytes{', with sound' if found.sound else ''}",
         "picture": f"{found.codec} {found.pixel_format}, {size}",
         "length": f"{found.seconds:.3f} s{starts}",
         "frames": f"{found.frames_total}, {rate}{hidden}" if found.frames_total else "only decoding counts them",
-        "key frames": f"{len(found.keys)}, at most {found.longest_gap:.2f} s apart",
+        "key frames": f"{len(found.keys)}{apart}",
         "whole": found.doubt or "as far as its packets tell",
     }
     return facts if found.frames_total else {name: text for name, text in facts.items() if name != "key frames"}

@@ -6,11 +6,12 @@ import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import NoReturn, TextIO
 
+from vidcomp.cli.console import print_error
 from vidcomp.errors import InputError
 
-__all__ = ["guard_streams"]
+__all__ = ["finish", "guard_streams"]
 
 
 def guard_streams() -> None:
@@ -20,6 +21,18 @@ def guard_streams() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # None where it was closed
     sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
     sys.stderr = _text(_Words(2, "w", closefd=False), sys.stderr)
+
+
+def finish(status: int) -> NoReturn:
+    """End the process at once: while the interpreter takes itself apart, a signal would end it with another status."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except InputError as error:
+        print_error(error)
+        status = error.status
+    os._exit(status)  # standard error holds nothing back
 
 
 class _Patient(io.FileIO):

@@ -195,6 +195,10 @@ def _try_readers(
             _note(failures, names, file, error)
             if error.code in FINAL:
                 break
+        except OSError as error:  # of this process: it may open no more files, or has no memory
+            raise InputError(
+                f"cannot read {file.name}", why=error.strerror or str(error), hint="look at the limits: ulimit -a"
+            ) from error
     raise _explain(file.name, file.header, failures)
 
 

@@ -17,6 +17,7 @@ everything starts anew. A job without a reader only looks at the packets: ``list
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -152,7 +153,9 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     except MemoryError:
         answer.send("failed", why="out of memory", code="too_large")
     except Exception as error:  # the border of the process: whatever a native library raised is told to the parent
-        answer.send("failed", why=f"{type(error).__name__}: {error}"[:500], code="failed")
+        large = isinstance(error, OSError) and error.errno == errno.EFBIG  # for the limit of ulimit -f
+        why = f"{type(error).__name__}: {error}"[:500]
+        answer.send("failed", why=why, code="too_large" if large else "failed")
     return again
 
 
@@ -196,8 +199,9 @@ def _look(request: Request, answer: Answer) -> dict[str, Any]:
     packets = list_packets(request.path, request.header)
     packets.close()
     facts, scan = asdict(packets.facts), packets.scan
+    flaw = quick_look(Source(request.path, request.header, lambda: packets))
     if scan is None:
-        return {**facts, "exact": False}
+        return {**facts, "exact": False, "complaint": flaw}
     keys = np.flatnonzero(scan.keys)
     numbers = np.concatenate([scan.timeline.ticks, keys])
     answer.reserve(numbers.nbytes)
@@ -210,7 +214,7 @@ def _look(request: Request, answer: Answer) -> dict[str, Any]:
         "hidden": scan.hidden,
         "exact": scan.exact,
         "variable_rate": scan.variable_rate,
-        "complaint": scan.complaint,
+        "complaint": scan.complaint or flaw,
     }
 
 

@@ -156,7 +156,9 @@ def _unfit(source: Source) -> str:
         return "some of its packets show nothing, and it counts them"
     if source.facts.tracks > 1:
         return "there are several picture tracks, and it may take another one"
-    indices = source.choose(scan.timeline) if source.choose else ()
+    if source.choose is None or scan.keys.sum() < 2:
+        return ""
+    indices = source.choose(scan.timeline)
     through, jumping = (decoded_frames(scan, segments(scan, indices, starts)) for starts in (None, scan.keys))
     if through > DEAR * jumping:
         return "it cannot jump, and would decode much more than another reader"

@@ -85,7 +85,8 @@ def read_frames(
         if value is not None:
             _require_positive(label, value)
     with _opened(path) as file:
-        frames = _try_readers(names, file, _Wish(sampling, max_side, max_bytes, strict), limit, on_ready)
+        wish = _Wish(sampling, max_side, max_bytes, strict, on_ready is not None)
+        frames = _try_readers(names, file, wish, limit, on_ready)
     if strict and frames.degraded:
         raise IncompleteVideo(
             f"{file.name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
@@ -155,6 +156,7 @@ class _Wish:
     max_side: int | None
     max_bytes: int
     thorough: bool
+    follow: bool
 
 
 def _in_order(sampling: Sampling) -> list[str]:
@@ -220,13 +222,14 @@ def _collect(
     from vidcomp.video.types import Partial
 
     plan: Planned | None = None
+    exact: tuple[Fraction, ...] = ()
     with ExitStack() as stack:
         stack.enter_context(closing(events))
         for event in events:
             if isinstance(event, Refused):
                 _note(failures, names, file, ReaderError(event.why, "refused"))
             elif isinstance(event, Planned):
-                plan = event
+                plan, exact = event, _exact(event)  # while the child decodes
             elif plan is None:
                 break
             elif isinstance(event, dict):
@@ -235,9 +238,9 @@ def _collect(
                 check = partial(_checked, events) if event.get("checking") and not told else None
                 if check:
                     stack.pop_all()  # it closes them
-                return _build(file, names[len(failures)], plan, event, check)
+                return _build(file, names[len(failures)], plan, exact, event, check)
             elif isinstance(event, int) and on_ready is not None:
-                on_ready(Partial(plan.pixels, event, _seconds(_exact(plan)), plan.facts["seconds"]))
+                on_ready(Partial(plan.pixels, event, _seconds(exact), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
 
 
@@ -267,7 +270,12 @@ def _exact(plan: Planned) -> tuple[Fraction, ...]:
 
 
 def _build(
-    file: _File, reader: str, plan: Planned, facts: dict[str, Any], check: Callable[[], str | None] | None
+    file: _File,
+    reader: str,
+    plan: Planned,
+    exact: tuple[Fraction, ...],
+    facts: dict[str, Any],
+    check: Callable[[], str | None] | None,
 ) -> Frames:
     import numpy as np
 
@@ -276,7 +284,6 @@ def _build(
     seconds: float = facts["seconds"]
     total: int = facts["frames_total"]
     width, height = facts["size"]
-    exact = _exact(plan)
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
         Fraction(*facts["start"]), facts["container"], facts["codec"],

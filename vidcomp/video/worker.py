@@ -3,7 +3,7 @@
 It owns three descriptors: the video, an anonymous memory file for the pixels, and a pipe for messages (one JSON object
 per line). Standard output and error are a file that collects the noise of native libraries. Messages:
 
-    opened   {"seconds"}                                    the container's length, for the deadline
+    opened   {"seconds"}                                    the length of a long one, for the deadline
     planned  {"shape", "indices", "ticks", "base", ...}     the first picture is there, and how many will follow
     frames   {"ready"}                                      so many pictures are in the memory file
     listed   {"frames", "keys"}                             their times and the key frames are in the memory file
@@ -53,6 +53,7 @@ __all__ = ["Request", "serve"]
 
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
+LONG_SECONDS = 60.0
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
@@ -77,7 +78,8 @@ BLACK = re.compile(rb"Cannot convert interlaced")  # OpenCV then hands out black
 class Request:
     """What the parent asks for. Readers are tried in their order; there are none for a look at the packets.
 
-    ``thorough`` asks for a second look at the file whatever it costs (``integrity.py``).
+    ``thorough`` asks for a second look at the file whatever it costs (``integrity.py``); ``follow`` wants to be told of
+    frames while the next ones are decoded.
     """
 
     readers: tuple[str, ...]
@@ -87,6 +89,7 @@ class Request:
     max_side: int | None
     max_bytes: int
     thorough: bool = False
+    follow: bool = False
 
     def to_json(self) -> bytes:
         """One line."""
@@ -225,7 +228,8 @@ def _fraction(value: Fraction) -> list[int]:
 def _decode(request: Request, name: str, source: Source, answer: Answer) -> tuple[dict[str, Any], Look | None]:
     with create_reader(name) as reader:
         reader.open(source)
-        answer.send("opened", seconds=reader.claimed_seconds)
+        if (reader.claimed_seconds or 0) > LONG_SECONDS:
+            answer.send("opened", seconds=reader.claimed_seconds)
         timeline = reader.timeline()
         try:
             chosen = _fill(request, source, reader, timeline, answer)
@@ -287,7 +291,7 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
             raise ReaderError(f"the picture size changes from {shape[:2]} to {image.shape[:2]} (h, w)")
         answer.write(delivered * image.nbytes, image)
         delivered += 1
-        if time.monotonic() - told > TELL_SECONDS:
+        if request.follow and time.monotonic() - told > TELL_SECONDS:
             answer.send("frames", ready=delivered)
             told = time.monotonic()
     if delivered != len(chosen):

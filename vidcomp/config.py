@@ -151,7 +151,7 @@ class VideoConfig(_Checked):
     deadline: float = option(
         30.0, "--deadline", "seconds that a reader may take, plus one per minute of video", above=0, high=86400
     )
-    strict: bool = option(False, "--strict", "fail when only part of the video can be decoded; look for damage at any cost")
+    strict: bool = option(False, "--strict", "fail when only part of the video is sound; look longer for damage")
 
     def __post_init__(self) -> None:
         super().__post_init__()

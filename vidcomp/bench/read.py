@@ -81,6 +81,7 @@ RAW_CALLS: dict[str, tuple[str, Raw]] = {
 
 FAST = "vidcomp, --seek fast"
 LOOK = "vidcomp, second look"
+PAUSE_SECONDS = 0.01  # after each: decoders that are being closed must not take the next one's time
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -
             if isinstance(delivered, Frames):
                 _looked_at(delivered)  # so that it does not go on in the next one's time
             del delivered  # or giving its memory back would count as the next one's time
+            time.sleep(PAUSE_SECONDS)
         if time.monotonic() - begun > seconds and number:
             break
     return {name: Timing.of(times) for name, times in taken.items()}

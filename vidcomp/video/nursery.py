@@ -2,7 +2,8 @@
 
 Starting Python, numpy and the decoders takes a quarter of a second, longer than many clips take to decode; a fork takes
 milliseconds. Even a fork has to touch two thousand pages again before its first frame, so a child whose job ended well
-stays and takes the next one; a child that met damage, failed, hung or grew ends with its job. The nursery itself never
+stays and takes the next one; a child that met damage, failed or hung ends with its job, and one that grew is given no
+other. A child says that it is free before it closes its files, so that nobody waits for that. The nursery itself never
 decodes, so it cannot hang, and as the parent of every child it alone may kill one without ever hitting a process that
 happens to have the same number.
 
@@ -23,11 +24,13 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 __all__ = ["DESCRIPTORS", "limit_heap", "main", "trim_heap"]
 
 DESCRIPTORS = 5
+FREE, FULL = b"f", b"e"  # marks of a child: its job ended well; it keeps much memory
 # Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself.
 LIBRARIES = (
     "vidcomp.video.worker",
@@ -61,20 +64,22 @@ class _Child:
 
     Attributes:
         pid: its number.
-        line: jobs go there; it answers with one byte when it is free again, and the line ends when it does.
+        line: jobs go there; it answers with a mark (``FREE``, ``FULL``), and the line ends when it does.
         control: of the job in hand, None when it has none.
-        ending: it gets no other job.
+        killed: it is about to be gone.
+        retired: it gets no other job, and ends after the one that it may have been given.
     """
 
     pid: int
     line: socket.socket
     control: socket.socket | None = None
-    ending: bool = False
+    killed: bool = False
+    retired: bool = False
 
     @property
     def free(self) -> bool:
-        """It waits for a job."""
-        return self.control is None and not self.ending
+        """It can be given a job."""
+        return self.control is None and not self.killed and not self.retired
 
 
 class _Nursery:
@@ -105,7 +110,7 @@ class _Nursery:
         poll.register(self.line.fileno(), select.POLLIN)
         for child in self.children:
             poll.register(child.line.fileno(), select.POLLIN)
-            if child.control is not None and not child.ending:
+            if child.control is not None and not child.killed:
                 poll.register(child.control.fileno(), select.POLLIN)
         return {number for number, _ in poll.poll(0 if self.libraries else PARENT_SECONDS * 1000)}
 
@@ -150,18 +155,21 @@ class _Nursery:
         return [child.control for child in self.children if child.control is not None]
 
     def _hear(self, child: _Child) -> None:
-        """A child is free again, or gone."""
-        if not child.line.recv(1):
+        """A child is free again, full, or gone."""
+        mark = child.line.recv(1)
+        if not mark:
             self._bury(child)
             return
-        _tell(child, 0)
-        if any(other.free and other is not child for other in self.children):
-            child.ending = True  # one that waits is enough; this one may still have its last message to send
-            child.line.shutdown(socket.SHUT_WR)
+        if mark == FREE:
+            _tell(child, 0)
+        # One that waits is enough.
+        if mark == FULL or any(other.free and other is not child for other in self.children):
+            child.retired = True
+            child.line.shutdown(socket.SHUT_WR)  # it still finds a job that was sent, and it may have a message to send
 
     def _stop(self, child: _Child) -> None:
         """Kill a child; its line ends soon, so that the next job need not wait for it."""
-        child.ending = True
+        child.killed = True
         os.kill(child.pid, signal.SIGKILL)  # not buried yet, so the number is still its own
 
     def _bury(self, child: _Child) -> None:
@@ -190,31 +198,33 @@ def _live(line: socket.socket) -> NoReturn:
         _dump_nothing()
         _die_with(os.getppid())
         largest = _resident_bytes() + GROWTH_BYTES
-        for job in range(MOST_JOBS):
+        grown = False
+        for job in range(1, MOST_JOBS + 1):
             mark, descriptors, _, _ = socket.recv_fds(line, 1, DESCRIPTORS - 1)
-            another = job + 1 < MOST_JOBS
-            if not mark or not _work(descriptors, (lambda: _report_free(line, largest)) if another else _never):
+            if not mark or not _work(descriptors, partial(_offer, line, not grown and job < MOST_JOBS)):
                 break
             for number in (1, 2):
                 os.dup2(nothing, number)
+            if grown := _has_grown(largest):
+                line.send(FULL)
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
     os._exit(0)
 
 
-def _never() -> bool:
-    return False
+def _offer(line: socket.socket, another: bool) -> bool:
+    """Ask for another job, if there may be one."""
+    if another:
+        line.send(FREE)
+    return another
 
 
-def _report_free(line: socket.socket, largest: int) -> bool:
-    """Ask for another job, unless this process has grown and cannot shrink."""
+def _has_grown(largest: int) -> bool:
+    """This process holds more memory than it may keep, and cannot give it back."""
     if _resident_bytes() > largest:
         trim_heap()
-    if _resident_bytes() > largest:
-        return False
-    line.send(b"f")
-    return True
+    return _resident_bytes() > largest
 
 
 def _work(descriptors: list[int], free: Callable[[], bool]) -> bool:

@@ -8,7 +8,7 @@ per line). Standard output and error are a file that collects the noise of nativ
     frames   {"ready"}                                      so many pictures are in the memory file
     listed   {"frames", "keys"}                             their times and the key frames are in the memory file
     refused  {"why"}                                        the next reader goes on
-    done     {"facts"}, or failed {"why", "code"}
+    done     {"facts"}, or failed {"why", "code"}           its files are closed only then: nobody need wait for it
     checked  {"damage"}                                     a second look, if the facts announced one
 
 ``planned`` may come twice: when a frame that the packets promise does not decode, frames are counted by decoding and
@@ -23,6 +23,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -136,34 +137,39 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
     """Do the job and send its last message, whatever happens.
 
     Args:
-        free: called when all went well and all files are closed, right before the last message.
+        free: called when all went well, right before the last message.
 
     Returns:
         What ``free`` said; False when the process should do no other job.
     """
     again = False
-    try:
-        facts, check = _read(request, answer) if request.readers else (_look(request, answer), None)
-        if check is None:
-            again = not (facts.get("damage") or facts.get("flaw")) and free()
-        answer.send("done", facts=facts)
-        if check is not None:
-            damage = check()
-            again = not damage and free()
-            answer.send("checked", damage=damage)
-    except ReaderError as error:
-        answer.send("failed", why=error.why, code=error.code)
-    except MemoryError:
-        answer.send("failed", why="out of memory", code="too_large")
-    except Exception as error:  # the border of the process: whatever a native library raised is told to the parent
-        large = isinstance(error, OSError) and error.errno == errno.EFBIG  # for the limit of ulimit -f
-        why = f"{type(error).__name__}: {error}"[:500]
-        answer.send("failed", why=why, code="too_large" if large else "failed")
+    with ExitStack() as files:
+        try:
+            facts, check = _read(request, answer, files) if request.readers else (_look(request, answer), None)
+            if check is None:
+                again = not (facts.get("damage") or facts.get("flaw")) and free()
+            answer.send("done", facts=facts)
+            if check is not None:
+                files.close()
+                damage = check()
+                again = not damage and free()
+                answer.send("checked", damage=damage)
+        except ReaderError as error:
+            answer.send("failed", why=error.why, code=error.code)
+        except MemoryError:
+            answer.send("failed", why="out of memory", code="too_large")
+        except Exception as error:  # the border of the process: whatever a native library raised is told to the parent
+            large = isinstance(error, OSError) and error.errno == errno.EFBIG  # for the limit of ulimit -f
+            why = f"{type(error).__name__}: {error}"[:500]
+            answer.send("failed", why=why, code="too_large" if large else "failed")
     return again
 
 
-def _read(request: Request, answer: Answer) -> tuple[dict[str, Any], Look | None]:
-    """Decode with the first reader that does not refuse: the facts, and a second look that is worth it."""
+def _read(request: Request, answer: Answer, files: ExitStack) -> tuple[dict[str, Any], Look | None]:
+    """Decode with the first reader that does not refuse: the facts, and a second look that is worth it.
+
+    What it leaves open is added to ``files``.
+    """
     listed = cache(lambda: _listed(request))
 
     def choose(timeline: Timeline) -> list[int]:
@@ -176,7 +182,7 @@ def _read(request: Request, answer: Answer) -> tuple[dict[str, Any], Look | None
         # A reader of another package knows its own files.
         source = Source(request.path, request.header, Packets if ":" in name else listed, known)
         try:
-            return _decode(request, name, source, answer)
+            return _decode(request, name, source, answer, files)
         except ReaderError as error:
             if error.code != "refused" or last:
                 raise
@@ -225,8 +231,11 @@ def _fraction(value: Fraction) -> list[int]:
     return [value.numerator, value.denominator]
 
 
-def _decode(request: Request, name: str, source: Source, answer: Answer) -> tuple[dict[str, Any], Look | None]:
-    with create_reader(name) as reader:
+def _decode(
+    request: Request, name: str, source: Source, answer: Answer, files: ExitStack
+) -> tuple[dict[str, Any], Look | None]:
+    with ExitStack() as opened:
+        reader = opened.enter_context(create_reader(name))
         reader.open(source)
         if (reader.claimed_seconds or 0) > LONG_SECONDS:
             answer.send("opened", seconds=reader.claimed_seconds)
@@ -249,7 +258,8 @@ def _decode(request: Request, name: str, source: Source, answer: Answer) -> tupl
             "codec": facts.codec,
             "track": facts.track,
         }
-    source.packets.close()
+        files.callback(source.packets.close)
+        files.push(opened.pop_all())
     if told["damage"]:
         return told, None
     told["flaw"] = quick_look(source)

@@ -3,29 +3,36 @@
 - HEVC: FFmpeg makes wrong pictures of damaged data. libde265 decodes the same packets again and notices (``hevc.py``).
 - Matroska: demuxers do not compare the checksums that most files carry (``matroska.py``).
 - AVI: a header that contradicts itself is read anyhow (``riff.py``).
+- Transport streams and Flash video: demuxers step over what does not fit (``mpegts.py``, ``flv.py``).
+- Pictures that were skipped or jumped over: a small file is decoded whole.
 
-The first two cost as much as they look at. Unless they are asked for, they are done only where that is little; the
-first goes on while the frames are used already.
+Most cost as much as they look at. Unless they are asked for, they are done only where that is little. The first and the
+last go on while the frames are used already.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from vidcomp.video.flv import broken_chain
 from vidcomp.video.hevc import hevc_complaint, hevc_library
 from vidcomp.video.matroska import broken_checksum
+from vidcomp.video.mpegts import broken_packets
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import decoded_frames, segments
+from vidcomp.video.pyav_reader import SKIPS, PyAvReader
 from vidcomp.video.reader import Source
 from vidcomp.video.riff import contradiction
 
 __all__ = ["Look", "quick_look", "second_look"]
 
 CHEAP_PIXELS = 100_000_000  # of HEVC: half a second
-SMALL_BYTES = 4 << 20  # of Matroska: a few milliseconds
+SMALL_BYTES = 4 << 20  # of a file that is read whole: a few milliseconds
+WHOLE_PIXELS = 25_000_000  # of a video that is decoded whole: some 50 milliseconds
 MOST_PIXELS = 4096 * 2304  # of a picture of HEVC: the second decoder may hold seventeen
 
 Look = Callable[[], str]  # what is wrong, in words; empty when nothing is
@@ -40,31 +47,48 @@ class _Run(NamedTuple):
 
 def quick_look(source: Source) -> str:
     """What is wrong with the file, in words, as far as it takes no time to tell; empty when nothing is."""
-    if source.facts.container == "avi":
-        return contradiction(source.path)
-    return broken_checksum(source.path) if source.header.kind == "matroska" and _is_small(source) else ""
+    return _structure(source, SMALL_BYTES)
 
 
-def second_look(source: Source, wanted: Sequence[int], frames: int, thorough: bool) -> Look | None:
+def second_look(source: Source, wanted: Sequence[int], frames: int, reader: str, thorough: bool) -> Look | None:
     """What is worth looking at now that these frames were decoded; None when nothing is.
 
     Args:
         wanted: indices of the frames.
         frames: how many there are.
+        reader: the name of the one that decoded them.
         thorough: look whatever it costs.
 
     Returns:
-        A function, to be called when the frames are on their way.
+        A function, to be called when the frames are on their way. What decoders print meanwhile counts as well.
     """
     looks: list[Look] = []
     facts = source.facts
-    if source.header.kind == "matroska" and thorough and not _is_small(source):
-        looks.append(partial(broken_checksum, source.path))
-    if facts.codec == "hevc" and facts.width * facts.height <= MOST_PIXELS and hevc_library():
-        runs, decoded = _runs(source, wanted, frames)
-        if thorough or decoded * facts.width * facts.height <= CHEAP_PIXELS:
-            looks.append(partial(_undecodable, source.path, runs))
+    size = facts.width * facts.height
+    if thorough and not _is_small(source):
+        looks.append(partial(_structure, source, os.stat(source.path).st_size))
+    runs, decoded = _runs(source, wanted, frames)
+    whole = frames * size <= WHOLE_PIXELS
+    if whole and reader == "pyav" and source.sound and (decoded < frames or facts.codec in SKIPS):
+        looks.append(partial(_missing_pictures, source, frames))
+    if facts.codec == "hevc" and size <= MOST_PIXELS and hevc_library():
+        if thorough or whole or decoded * size <= CHEAP_PIXELS:
+            looks.append(partial(_undecodable, source.path, [_Run(None, frozenset())] if whole else runs))
     return (lambda: next(filter(None, (look() for look in looks)), "")) if looks else None
+
+
+def _structure(source: Source, most_bytes: int) -> str:
+    """What is wrong with the container; of those that have to be read whole, only if they are no larger than this."""
+    container = source.facts.container
+    if container == "avi":
+        return contradiction(source.path)
+    if container == "mpegts":
+        return broken_packets(source.path, most_bytes)
+    if os.stat(source.path).st_size > most_bytes:
+        return ""
+    if container == "flv":
+        return broken_chain(source.path)
+    return broken_checksum(source.path) if source.header.kind == "matroska" else ""
 
 
 def _is_small(source: Source) -> bool:
@@ -82,6 +106,14 @@ def _runs(source: Source, wanted: Sequence[int], frames: int) -> tuple[list[_Run
         _Run(int(ticks[part.key]) if part.key else None, frozenset(ticks[list(part.wanted)].tolist())) for part in plan
     ]
     return runs, decoded_frames(scan, plan)
+
+
+def _missing_pictures(source: Source, frames: int) -> str:
+    """What PyAV says when it decodes all packets."""
+    with PyAvReader() as reader:
+        reader.open(Source(source.path, source.header, lambda: replace(source.packets, opened=None)))
+        found = len(reader.count())
+        return f"{frames - found} of {frames} pictures do not decode" if found < frames else reader.complaint
 
 
 def _undecodable(path: str, runs: Sequence[_Run]) -> str:

@@ -9,7 +9,7 @@ from vidcomp.video.index import Mismatch, index_table
 from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
 from vidcomp.video.scan import scan_video
 
-__all__ = ["list_packets", "start_video"]
+__all__ = ["list_packets", "reason_of", "start_video"]
 
 LARGE_PIXELS = 1 << 24  # of a picture; every decoding thread holds one or two
 
@@ -63,7 +63,7 @@ def start_video(path: str, threads: int) -> tuple[Any, Any]:
     try:
         container = av.open(path, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise ReaderError(f"cannot open the file ({_reason(error)})") from error
+        raise ReaderError(f"cannot open the file ({reason_of(error)})") from error
     tracks = _picture_tracks(container)
     if not tracks:
         cover = bool(container.streams.video)
@@ -98,5 +98,6 @@ def _discard_others(container: Any, stream: Any) -> None:
             other.discard = av.stream.Discard.all
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What FFmpeg says went wrong, on one line."""
     return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

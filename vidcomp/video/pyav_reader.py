@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header, turn_of
-from vidcomp.video.packets import start_video
+from vidcomp.video.packets import reason_of, start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
@@ -114,15 +114,18 @@ class PyAvReader(VideoReader):
         if self._container is None:
             self._begin(*start_video(self._source.path, self.threads))
         packets = self._container.demux(self._stream)
+        begun = False  # what stands before the first key frame need not decode
         while True:
             try:
                 packet = next(packets, None)
-            except (av.error.FFmpegError, ValueError):
-                packet = None  # the rest of the file cannot be read
+            except (av.error.FFmpegError, ValueError) as error:
+                packet, self.complaint = None, f"the rest of the file cannot be read ({reason_of(error)})"
+            begun = begun or (packet is not None and packet.is_keyframe)
             try:
                 yield from self._decoder.decode(packet)
-            except av.error.FFmpegError:
-                pass  # this packet is lost, the next may be good
+            except av.error.FFmpegError as error:  # this packet is lost, the next may be good
+                if begun:
+                    self.complaint = self.complaint or f"pictures do not decode ({reason_of(error)})"
             if packet is None or packet.size == 0:
                 return
 

@@ -55,6 +55,7 @@ __all__ = ["Request", "serve"]
 LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
 LONG_SECONDS = 60.0
+MOST_LOG_BYTES = 1 << 20  # that are looked at
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
@@ -64,7 +65,10 @@ DAMAGE = re.compile(
     rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
     rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
     rb"|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached|overlaps with next"
-    rb"|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal|block unavailable",
+    rb"|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal|block unavailable"
+    rb"|overread \d|bad vlc|ac/dc index|huffman table|VLC tree|error count|No JPEG data|unsupported coding type"
+    rb"|Error parsing|Unknown OBU type|LZW decode failed|Packet mismatch|Unknown EBML doctype|Marker bit missing"
+    rb"|slice (too small|mismatch|below image)|invalid (cbp|mb type|frame dimensions)|MVs not available",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
@@ -151,7 +155,7 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
             answer.send("done", facts=facts)
             if check is not None:
                 files.close()
-                damage = check()
+                damage = check() or _printed_damage()
                 again = not damage and free()
                 answer.send("checked", damage=damage)
         except ReaderError as error:
@@ -245,14 +249,14 @@ def _decode(
         except Uncounted:
             timeline = reader.count()
             chosen = _fill(request, source, reader, timeline, answer)
-        facts, scan = source.packets.facts, source.scan
+        facts, scan, damage = source.packets.facts, source.scan, _damage(reader)
         told: dict[str, Any] = {
             "frames_total": len(timeline),
             "seconds": timeline.seconds,
             "start": _fraction(timeline.start),
             "claimed": reader.claimed_seconds,
             "size": reader.size,
-            "damage": _damage(reader) or (scan.complaint if scan else ""),
+            "damage": (scan.complaint if scan else "") or damage,
             "flaw": "",
             "container": facts.container,
             "codec": facts.codec,
@@ -263,7 +267,7 @@ def _decode(
     if told["damage"]:
         return told, None
     told["flaw"] = quick_look(source)
-    check = None if told["flaw"] else second_look(source, chosen, len(timeline), request.thorough)
+    check = None if told["flaw"] else second_look(source, chosen, len(timeline), name, request.thorough)
     return {**told, "checking": check is not None}, check
 
 
@@ -348,13 +352,21 @@ def _damage(reader: VideoReader) -> str:
     Raises:
         ReaderError: the complaint means that the delivered pictures are not the file's.
     """
-    log = os.pread(LOG, 1 << 20, 0)
+    log, text = _log(), _printed_damage()
     if reader.name == "opencv" and BLACK.search(log):
         raise ReaderError("gives black pictures for interlaced video", "doubt")
-    complaint = next((line for line in log.splitlines() if DAMAGE.search(line)), b"")
-    text = ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
     if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
         raise ReaderError(
             text or "its decoder complains, and it fills gaps with copies", "damaged" if text else "doubt"
         )
     return text or reader.complaint
+
+
+def _printed_damage() -> str:
+    """The first line about damaged data that a library printed, empty when there is none."""
+    complaint = next((line for line in _log().splitlines() if DAMAGE.search(line)), b"")
+    return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
+
+
+def _log() -> bytes:
+    return os.pread(LOG, MOST_LOG_BYTES, 0)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from clips import make_clip, read_numbers
 from test_video_isolation import decoding, descriptors
 
 from vidcomp.errors import IncompleteVideo
-from vidcomp.video import Frames, Sampling, hevc, read_frames
+from vidcomp.video import Frames, Sampling, hevc, read_frames, vp8
+from vidcomp.video.flv import broken_chain
 from vidcomp.video.header import Header
 from vidcomp.video.integrity import second_look
+from vidcomp.video.mpegts import broken_packets
 from vidcomp.video.probe import probe
 from vidcomp.video.reader import Source
 
@@ -76,7 +79,17 @@ SOUND: dict[str, Callable[[Path], Path]] = {
     "Matroska": lambda folder: make_clip(folder / "a.mkv", 60, sound_seconds=3),
     "WebM": lambda folder: make_clip(folder / "a.webm", 60, codec="libvpx", options={"deadline": "realtime"}),
     "AVI": lambda folder: make_clip(folder / "a.avi", 60, codec="mpeg4", sound_seconds=2),
-    "AVI of JPEG": lambda folder: make_clip(folder / "a.avi", 60, codec="mjpeg", pix_fmt="yuvj420p"),
+    "AVI of JPEG": lambda folder: make_clip(folder / "a.avi", 60, codec="mjpeg", pix_fmt="yuvj420p", options={}),
+    "VP8 with hidden pictures": lambda folder: make_clip(
+        folder / "a.webm", 60, codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "5"}
+    ),
+    "H.264 in a transport stream": lambda folder: make_clip(folder / "a.ts", 60, sound_seconds=2),
+    "MPEG-2 of a camera": lambda folder: make_clip(
+        folder / "a.m2ts", 60, codec="mpeg2video", options={"bf": "2"}, sound_seconds=2
+    ),
+    "Flash": lambda folder: make_clip(folder / "a.flv", 60, sound_seconds=2),
+    "AV1": lambda folder: make_clip(folder / "a.mp4", 60, codec="libsvtav1", options={"preset": "10"}),
+    "GIF": lambda folder: make_clip(folder / "a.gif", 60, codec="gif", options={}, pix_fmt="rgb8"),
 }
 
 
@@ -92,6 +105,137 @@ def test_only_what_was_decoded_is_looked_at(tmp_path: Path) -> None:
     assert read_frames(path, EVERY).degraded
     early = read_frames(path, Sampling(8, end=3.0))
     assert early.degraded is None and read_numbers(early.pixels) == early.indices.tolist()
+
+
+JPEG: dict[str, Any] = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "options": {}}
+SMALL: dict[str, tuple[str, dict[str, Any], int]] = {  # name, how it is made, and a packet that is not needed
+    "each picture for itself": ("a.mov", JPEG, 30),
+    "a picture that nothing refers to": (
+        "a.ts",
+        {"options": {"preset": "veryfast", "g": "60", "x264-params": "b-adapt=0:bframes=1:weightp=0"}},
+        22,
+    ),
+    "a group of pictures": ("a.mp4", {"codec": "mpeg2video", "options": {"g": "12"}}, 15),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_file_is_decoded_whole(tmp_path: Path, name: str) -> None:
+    file, how, number = SMALL[name]
+    path = damaged(make_clip(tmp_path / file, 60, **how), number)
+    frames = read_frames(path, Sampling(2), readers=["pyav"])
+    assert frames.missing is None and read_numbers(frames.pixels) == [0, 59]
+    assert frames.degraded is not None and frames.degraded.startswith("damaged data (")
+    assert read_frames(path, Sampling(1, end=0.1), readers=["pyav"]).degraded is None
+
+
+def test_vp8_that_runs_beyond_its_end_is_noticed(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "a.webm", 60, codec="libvpx", options={"deadline": "realtime", "g": "100"})
+    frames, truth = read_frames(damaged(whole, 20), EVERY), read_frames(whole, EVERY)
+    assert truth.degraded is None and frames.missing is None
+    assert not np.array_equal(frames.pixels, truth.pixels)  # wrong pictures without a word
+    assert frames.degraded == f"damaged data ({vp8.SPOILT})"
+
+
+def test_vp8_without_its_library_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vp8, "vp8_library", lambda: None)
+    assert vp8.vp8_complaint([b"\0damaged"]) == ""
+
+
+def test_vp8_before_the_first_key_picture_is_not_judged() -> None:
+    assert vp8.vp8_complaint([b"\1\0\0\0"]) == ""
+    assert vp8.vp8_complaint([b"\1\0\0\0", b"\0" * 16]) == vp8.LOST
+
+
+def test_a_picture_that_is_lost_in_the_middle_is_told(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 60, codec="libsvtav1", options={"preset": "10"})
+    with av.open(str(path)) as file:
+        packet = [packet for packet in file.demux(video=0) if packet.size][30]
+        start, stop = packet.pos, packet.pos + packet.size
+    data = bytearray(path.read_bytes())
+    data[start:stop] = bytes(stop - start)
+    path.write_bytes(data)
+    frames = read_frames(path, EVERY)
+    assert frames.degraded is not None and frames.degraded.startswith("damaged picture data (")
+
+
+STREAM_DAMAGE: dict[str, tuple[str, Callable[[bytearray], object]]] = {
+    "cut": ("it ends in mid-packet", lambda data: data.__delitem__(slice(-50, None))),
+    "sync": ("some of its packets are no packets, or marked as faulty", lambda data: data.__setitem__(188 * 9, 0)),
+    "faulty": (
+        "some of its packets are no packets, or marked as faulty",
+        lambda data: data.__setitem__(188 * 9 + 1, data[188 * 9 + 1] | 0x80),
+    ),
+    "services": ("the checksum of a table does not match", lambda data: data.__setitem__(data.index(b"FFmpeg"), 0)),
+    "behind a table": ("what fills its packets up is damaged", lambda data: data.__setitem__(188 * 2 - 5, 0)),
+    "in a field": ("what fills its packets up is damaged", lambda data: data.__setitem__(_filled(data), 0)),
+    "a field": (
+        "the header of a packet is longer than the packet",
+        lambda data: data.__setitem__(_filled(data) // 188 * 188 + 4, 200),
+    ),
+}
+
+
+def _filled(data: bytearray) -> int:
+    """The last filling byte of the first adaptation field that has some."""
+    for at in range(0, len(data), 188):
+        if data[at + 3] & 0x20 and data[at + 4] > 20:
+            return at + 4 + data[at + 4]
+    raise AssertionError("no packet is filled up")
+
+
+@pytest.mark.parametrize("name", STREAM_DAMAGE)
+def test_a_transport_stream_with_a_broken_packet_is_noticed(tmp_path: Path, name: str) -> None:
+    path = make_clip(tmp_path / "a.ts", 30)
+    why, harm = STREAM_DAMAGE[name]
+    data = bytearray(path.read_bytes())
+    assert broken_packets(str(path), len(data)) == ""
+    harm(data)
+    path.write_bytes(data)
+    assert broken_packets(str(path), len(data)) == why
+    assert read_frames(path, EVERY).status == "degraded"
+
+
+def test_a_stream_that_is_filled_with_zeros_is_left_in_peace(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.ts", 30)
+    data = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 188).copy()
+    for packet in data:
+        if packet[3] & 0x20 and packet[4] > 1:
+            held = 1 + 6 * bool(packet[5] & 0x10)
+            packet[5 + held : 5 + packet[4]] = 0
+    path.write_bytes(data.tobytes())
+    assert broken_packets(str(path), data.nbytes) == ""
+    path.write_bytes(b"\0" * 100 + data.tobytes())
+    assert broken_packets(str(path), data.nbytes) == ""
+
+
+@pytest.mark.parametrize("harm", ["cut", "kind", "length"])
+def test_a_flash_video_whose_tags_do_not_fit_is_noticed(tmp_path: Path, harm: str) -> None:
+    path = make_clip(tmp_path / "a.flv", 30)
+    data = bytearray(path.read_bytes())
+    assert broken_chain(str(path)) == "" and data[13] == 18
+    last = len(data) - int.from_bytes(data[-4:], "big") - 4
+    if harm == "cut":
+        del data[-7:]
+    elif harm == "kind":
+        data[last] = 77
+    else:
+        data[-1] ^= 1
+    path.write_bytes(data)
+    why = {"cut": "it ends within a tag", "kind": f"there is no tag at byte {last}"}
+    assert why.get(harm, "tags have another length than is told") in broken_chain(str(path))
+    assert read_frames(path, EVERY).status == "degraded"
+
+
+def test_a_muxer_that_tells_no_lengths_is_left_in_peace(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.flv", 30)
+    data, at = bytearray(path.read_bytes()), 13
+    while at < len(data):
+        end = at + 11 + int.from_bytes(data[at + 1 : at + 4], "big")
+        data[end : end + 4] = bytes(4)
+        at = end + 4
+    path.write_bytes(data)
+    assert broken_chain(str(path)) == ""
 
 
 def test_a_look_that_ends_badly_is_told(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ looked at, so its filters are off. Numbers of parameters and errors: ``de265.h``
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from collections.abc import Iterable
 from functools import cache
-from itertools import chain
-from pathlib import Path
+
+from vidcomp.video.bundled import load_library
 
 __all__ = ["hevc_complaint", "hevc_library"]
 
@@ -53,12 +52,7 @@ def hevc_complaint(packets: Iterable[bytes]) -> str:
 @cache
 def hevc_library() -> ctypes.CDLL | None:
     """libde265, None where there is none."""
-    for place in chain(*map(_bundled, PACKAGES), SYSTEM):
-        try:
-            return _declared(ctypes.CDLL(place))
-        except (OSError, AttributeError):  # not there, or another version
-            continue
-    return None
+    return load_library("libde265", PACKAGES, SYSTEM, _declare)
 
 
 def _decode(library: ctypes.CDLL, decoder: int) -> str | None:
@@ -85,17 +79,7 @@ def _text(library: ctypes.CDLL, error: int) -> str:
     return said.decode("ascii", "replace")
 
 
-def _bundled(package: str) -> list[str]:
-    """The copies of the library in a wheel, without importing the package."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return []
-    folder = Path(spec.origin).parent
-    beside = folder.with_name(f"{package}.libs")
-    return [str(path) for place in (beside, folder / ".dylibs") for path in sorted(place.glob("libde265*"))]
-
-
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def _declare(library: ctypes.CDLL) -> None:
     address, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
     for name, gives, takes in (
         ("new_decoder", address, []),
@@ -110,4 +94,3 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     ):
         function = getattr(library, f"de265_{name}")
         function.restype, function.argtypes = gives, takes
-    return library

@@ -1,6 +1,7 @@
 """A second look at a file of which no decoder complained, for damage that decoders take without a word.
 
-- HEVC: FFmpeg makes wrong pictures of damaged data. libde265 decodes the same packets again and notices (``hevc.py``).
+- HEVC and VP8: FFmpeg makes wrong pictures of damaged data. libde265 and libvpx decode the same packets again and
+  notice (``hevc.py``, ``vp8.py``).
 - Matroska: demuxers do not compare the checksums that most files carry (``matroska.py``).
 - AVI: a header that contradicts itself is read anyhow (``riff.py``).
 - Transport streams and Flash video: demuxers step over what does not fit (``mpegts.py``, ``flv.py``).
@@ -13,27 +14,28 @@ last go on while the frames are used already.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from vidcomp.video.flv import broken_chain
-from vidcomp.video.hevc import hevc_complaint, hevc_library
+from vidcomp.video.hevc import hevc_complaint
 from vidcomp.video.matroska import broken_checksum
 from vidcomp.video.mpegts import broken_packets
-from vidcomp.video.packets import start_video
+from vidcomp.video.packets import reason_of, start_video
 from vidcomp.video.plan import decoded_frames, segments
 from vidcomp.video.pyav_reader import SKIPS, PyAvReader
 from vidcomp.video.reader import Source
 from vidcomp.video.riff import contradiction
+from vidcomp.video.vp8 import vp8_complaint
 
 __all__ = ["Look", "quick_look", "second_look"]
 
-CHEAP_PIXELS = 100_000_000  # of HEVC: half a second
+CHEAP_PIXELS = 100_000_000  # of HEVC or VP8: half a second at most
 SMALL_BYTES = 4 << 20  # of a file that is read whole: a few milliseconds
 WHOLE_PIXELS = 25_000_000  # of a video that is decoded whole: some 50 milliseconds
-MOST_PIXELS = 4096 * 2304  # of a picture of HEVC: the second decoder may hold seventeen
+MOST_PIXELS = 4096 * 2304  # of a picture: the second decoder may hold seventeen
 
 Look = Callable[[], str]  # what is wrong, in words; empty when nothing is
 
@@ -45,18 +47,40 @@ class _Run(NamedTuple):
     until: frozenset[int]  # presentation times after which it is enough; none for all packets
 
 
+ALL = _Run(None, frozenset())
+
+
+class _Decoder(NamedTuple):
+    """A stricter one than FFmpeg's."""
+
+    complaint: Callable[[Iterable[bytes]], str]
+    packing: str  # name of the filter that writes packets as it wants them
+
+
+DECODERS = {"hevc": _Decoder(hevc_complaint, "hevc_mp4toannexb"), "vp8": _Decoder(vp8_complaint, "null")}
+
+
 def quick_look(source: Source) -> str:
     """What is wrong with the file, in words, as far as it takes no time to tell; empty when nothing is."""
     return _structure(source, SMALL_BYTES)
 
 
-def second_look(source: Source, wanted: Sequence[int], frames: int, reader: str, thorough: bool) -> Look | None:
+def second_look(
+    source: Source,
+    wanted: Sequence[int],
+    frames: int,
+    *,
+    reader: str = "",
+    ranged: bool = False,
+    thorough: bool = False,
+) -> Look | None:
     """What is worth looking at now that these frames were decoded; None when nothing is.
 
     Args:
         wanted: indices of the frames.
         frames: how many there are.
         reader: the name of the one that decoded them.
+        ranged: only a part of the video was asked for; then nothing is said of the other parts.
         thorough: look whatever it costs.
 
     Returns:
@@ -68,12 +92,11 @@ def second_look(source: Source, wanted: Sequence[int], frames: int, reader: str,
     if thorough and not _is_small(source):
         looks.append(partial(_structure, source, os.stat(source.path).st_size))
     runs, decoded = _runs(source, wanted, frames)
-    whole = frames * size <= WHOLE_PIXELS
+    whole = not ranged and frames * size <= WHOLE_PIXELS
     if whole and reader == "pyav" and source.sound and (decoded < frames or facts.codec in SKIPS):
         looks.append(partial(_missing_pictures, source, frames))
-    if facts.codec == "hevc" and size <= MOST_PIXELS and hevc_library():
-        if thorough or whole or decoded * size <= CHEAP_PIXELS:
-            looks.append(partial(_undecodable, source.path, [_Run(None, frozenset())] if whole else runs))
+    if facts.codec in DECODERS and size <= MOST_PIXELS and (thorough or whole or decoded * size <= CHEAP_PIXELS):
+        looks.append(partial(_undecodable, source.path, DECODERS[facts.codec], [ALL] if whole else runs))
     return (lambda: next(filter(None, (look() for look in looks)), "")) if looks else None
 
 
@@ -99,7 +122,7 @@ def _runs(source: Source, wanted: Sequence[int], frames: int) -> tuple[list[_Run
     """The packets that the wanted frames are made from, and how many these are; all packets when that is not known."""
     scan = source.scan
     if not source.sound or scan is None or len(scan) != frames:
-        return [_Run(None, frozenset())], frames
+        return [ALL], frames
     plan = segments(scan, wanted, scan.keys if source.jumps else None)
     ticks = scan.timeline.ticks
     runs = [
@@ -116,31 +139,31 @@ def _missing_pictures(source: Source, frames: int) -> str:
         return f"{frames - found} of {frames} pictures do not decode" if found < frames else reader.complaint
 
 
-def _undecodable(path: str, runs: Sequence[_Run]) -> str:
-    """What libde265 says of the packets of each run."""
+def _undecodable(path: str, decoder: _Decoder, runs: Sequence[_Run]) -> str:
+    """What a stricter decoder says of the packets of each run."""
     import av
 
     container, stream = start_video(path, 1)
     with container:
         for run in runs:
             try:
-                if complaint := hevc_complaint(_packets(container, stream, run)):
+                if complaint := decoder.complaint(_packets(container, stream, decoder.packing, run)):
                     return complaint
             except (av.error.FFmpegError, ValueError) as error:
-                return f"its packets cannot be taken apart ({getattr(error, 'strerror', None) or error})"
+                return f"its packets cannot be taken apart ({reason_of(error)})"
     return ""
 
 
-def _packets(container: Any, stream: Any, run: _Run) -> Iterator[bytes]:
+def _packets(container: Any, stream: Any, packing: str, run: _Run) -> Iterator[bytes]:
     """The packets of a run, each with what a decoder needs to begin with it."""
     import av
 
     if run.begin is not None:
         container.seek(run.begin, stream=stream, backward=True)
-    plain = av.BitStreamFilterContext("hevc_mp4toannexb", stream)
+    packed = av.BitStreamFilterContext(packing, stream)
     unsent = set(run.until)
     for packet in container.demux(stream):
         unsent.discard(packet.pts)  # before the filter takes it
-        yield from map(bytes, plain.filter(packet if packet.size else None))
+        yield from map(bytes, packed.filter(packet if packet.size else None))
         if run.until and not unsent:
             return

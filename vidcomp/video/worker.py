@@ -267,7 +267,10 @@ def _decode(
     if told["damage"]:
         return told, None
     told["flaw"] = quick_look(source)
-    check = None if told["flaw"] else second_look(source, chosen, len(timeline), name, request.thorough)
+    check = None
+    if not told["flaw"]:
+        part = request.sampling.start > 0 or request.sampling.end is not None
+        check = second_look(source, chosen, len(timeline), reader=name, ranged=part, thorough=request.thorough)
     return {**told, "checking": check is not None}, check
 
 

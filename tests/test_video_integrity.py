@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vidcomp.video import Frames, Sampling, hevc, read_frames, vp8
 from vidcomp.video.flv import broken_chain
 from vidcomp.video.header import Header
 from vidcomp.video.integrity import second_look
+from vidcomp.video.libav import demux
 from vidcomp.video.mpegts import broken_packets
 from vidcomp.video.probe import probe
 from vidcomp.video.reader import Source
@@ -236,6 +237,19 @@ def test_a_muxer_that_tells_no_lengths_is_left_in_peace(tmp_path: Path) -> None:
         at = end + 4
     path.write_bytes(data)
     assert broken_chain(str(path)) == ""
+
+
+def test_packets_of_a_track_that_appears_later_are_stepped_over() -> None:
+    class Container:
+        left = iter([1, 2, None, 3, None, None, 4])
+
+        def demux(self, _stream: object) -> Iterator[int]:
+            for packet in self.left:
+                if packet is None:
+                    raise IndexError("list index out of range")
+                yield packet
+
+    assert list(demux(Container(), None)) == [1, 2, 3, 4]
 
 
 def test_a_look_that_ends_badly_is_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import box_inside, boxes, track_number
+from vidcomp.video.libav import demux
 from vidcomp.video.matroska import block_table
 
 __all__ = ["FIRST_PACKETS", "Mismatch", "index_table"]
@@ -86,14 +87,14 @@ def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | 
 def _equal(container: Any, stream: Any, blocks: Ticks, to_the_end: bool = False) -> bool:
     """The next packets are these, and no more follow if so asked."""
     wanted = len(blocks) + to_the_end
-    packets = itertools.islice((packet for packet in container.demux(stream) if packet.size), wanted)
+    packets = itertools.islice((packet for packet in demux(container, stream) if packet.size), wanted)
     found = [(packet.pts, packet.is_keyframe) for packet in packets]
     return found == [(time, bool(key)) for time, key in blocks.tolist()]
 
 
 def _begins_like(container: Any, stream: Any, rows: Ticks) -> bool:
     """Compare with the first packets; shifts the presentation times, in place, by what the demuxer adds to all."""
-    for number, packet in enumerate(container.demux(stream)):
+    for number, packet in enumerate(demux(container, stream)):
         if number >= FIRST_PACKETS:
             return True
         if packet.pts is None:

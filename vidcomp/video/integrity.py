@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from vidcomp.video.flv import broken_chain
 from vidcomp.video.hevc import hevc_complaint
+from vidcomp.video.libav import demux, reason_of
 from vidcomp.video.matroska import broken_checksum
 from vidcomp.video.mpegts import broken_packets
-from vidcomp.video.packets import reason_of, start_video
+from vidcomp.video.packets import start_video
 from vidcomp.video.plan import decoded_frames, segments
 from vidcomp.video.pyav_reader import SKIPS, PyAvReader
 from vidcomp.video.reader import Source
@@ -162,7 +163,7 @@ def _packets(container: Any, stream: Any, packing: str, run: _Run) -> Iterator[b
         container.seek(run.begin, stream=stream, backward=True)
     packed = av.BitStreamFilterContext(packing, stream)
     unsent = set(run.until)
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         unsent.discard(packet.pts)  # before the filter takes it
         yield from map(bytes, packed.filter(packet if packet.size else None))
         if run.until and not unsent:

@@ -6,10 +6,11 @@ from typing import Any
 
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
 from vidcomp.video.index import Mismatch, index_table
+from vidcomp.video.libav import reason_of
 from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
 from vidcomp.video.scan import scan_video
 
-__all__ = ["list_packets", "reason_of", "start_video"]
+__all__ = ["list_packets", "start_video"]
 
 LARGE_PIXELS = 1 << 24  # of a picture; every decoding thread holds one or two
 
@@ -96,8 +97,3 @@ def _discard_others(container: Any, stream: Any) -> None:
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
-
-
-def reason_of(error: Exception) -> str:
-    """What FFmpeg says went wrong, on one line."""
-    return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

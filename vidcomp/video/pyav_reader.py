@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header, turn_of
-from vidcomp.video.packets import reason_of, start_video
+from vidcomp.video.libav import demux, reason_of
+from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
@@ -113,7 +114,7 @@ class PyAvReader(VideoReader):
 
         if self._container is None:
             self._begin(*start_video(self._source.path, self.threads))
-        packets = self._container.demux(self._stream)
+        packets = demux(self._container, self._stream)
         begun = False  # what stands before the first key frame need not decode
         while True:
             try:
@@ -155,7 +156,7 @@ class PyAvReader(VideoReader):
         sent, seen = Counter[int](), Counter[int]()
         newest = int(ticks[part.key])
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in demux(self._container, self._stream):
                 if self._source.facts.codec in SKIPS:
                     needed = packet.pts in times or packet.pts is None
                     self._decoder.skip_frame = "DEFAULT" if needed else "NONREF"

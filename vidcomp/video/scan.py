@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.gif import gif_ends
+from vidcomp.video.libav import demux, reason_of
 from vidcomp.video.riff import empty_chunks
 
 __all__ = ["Scan", "Timeline", "scan_video"]
@@ -159,7 +160,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     rows: list[tuple[int, int, int, bool, bool, int, int]] = []
     complaint, vp8, end = "", stream.codec_context.name == "vp8", 0
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             if not packet.size or len(rows) >= LONGEST:
                 continue
             pts, dts = packet.pts, packet.dts  # a hundred thousand packets an hour: kept plain
@@ -170,7 +171,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
             if packet.is_corrupt:
                 complaint = "damaged packets"
     except (av.error.FFmpegError, ValueError) as error:
-        complaint = f"packets end with an error ({getattr(error, 'strerror', None) or error})"
+        complaint = f"packets end with an error ({reason_of(error)})"
     if not complaint and container.format.name == "yuv4mpegpipe" and end < container.size:
         complaint = "the last picture is cut short"
     if not complaint and container.format.name == "gif" and not gif_ends(container.name):

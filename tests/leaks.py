@@ -2,7 +2,7 @@
 
 The files are read in turn, eight frames each; without any, five clips made anew and a damaged one. Printed are
 resident memory (MB), open files and threads of this process, of the decoding nursery and of its child, after every
-file was read once and at the end. Linux only.
+file was read once and at the end. The last file should be a sound one: a child that met damage ends. Linux only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from fuzz import make_sources  # noqa: E402
 from vidcomp.errors import InputError  # noqa: E402
 from vidcomp.video import Sampling, read_frames  # noqa: E402
 
+SETTLE_SECONDS = 0.3  # a child whose last file was damaged is about to end
+
 
 def children(process: int) -> list[int]:
     """Processes that another one has started."""
@@ -47,6 +49,7 @@ def state(process: int) -> dict[str, Any]:
 def states() -> dict[str, Any]:
     """This process, the nursery, and the child that waits for its next job."""
     gc.collect()
+    time.sleep(SETTLE_SECONDS)
     nurseries = children(os.getpid())
     waiting = [child for nursery in nurseries for child in children(nursery)]
     return {"own": state(os.getpid()), "nursery": [*map(state, nurseries)], "child": [*map(state, waiting)]}
@@ -68,8 +71,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = options.files
         if not files:
-            files = [*make_sources(Path(folder)).values(), Path(folder, "damaged.mp4")]
-            files[-1].write_bytes(files[0].read_bytes()[:9000])
+            files = [Path(folder, "damaged.mp4"), *make_sources(Path(folder)).values()]
+            files[0].write_bytes(files[1].read_bytes()[:9000])
         read_in_turn(files, len(files))
         before, start = states(), time.monotonic()
         read_in_turn(files, options.n)

@@ -239,6 +239,30 @@ def test_a_muxer_that_tells_no_lengths_is_left_in_peace(tmp_path: Path) -> None:
     assert broken_chain(str(path)) == ""
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+@pytest.mark.parametrize("sound", [0, 2])
+def test_joined_transport_streams_are_whole(tmp_path: Path, codec: str, sound: int) -> None:
+    how: dict[str, Any] = {"codec": codec, "options": {"bf": "2", "g": "12"}}
+    parts = [make_clip(tmp_path / "a.ts", 60, **how), make_clip(tmp_path / "b.ts", 60, sound_seconds=sound, **how)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = read_frames(path, EVERY)
+    assert frames.degraded is None and read_numbers(frames.pixels) == [*range(60), *range(60)]
+
+
+@pytest.mark.parametrize("before_key", [False, True])
+def test_a_transport_stream_that_lost_packets_is_not_whole(tmp_path: Path, before_key: bool) -> None:
+    path = make_clip(tmp_path / "a.ts", 60, options={"preset": "veryfast", "g": "20", "crf": "10"})
+    with av.open(str(path)) as file:
+        places = [packet.pos for packet in file.demux(video=0) if packet.size and packet.is_keyframe]
+    data = bytearray(path.read_bytes())
+    tables = data.rindex(b"\x47\x40\x00", 0, places[1]) // 188 * 188  # right before the second key frame
+    lost = tables - 2 * 188 if before_key else places[1] + 5 * 188
+    del data[lost : lost + 188]
+    path.write_bytes(data)
+    assert read_frames(path, EVERY).status == "degraded"
+
+
 def test_packets_of_a_track_that_appears_later_are_stepped_over() -> None:
     class Container:
         left = iter([1, 2, None, 3, None, None, 4])

@@ -32,6 +32,7 @@ SELF_CONTAINED = frozenset(
 )
 NOT_CODED = 8  # bytes of an MPEG-4 packet, at most, that says that the picture before stays
 SHOWN = 0x10  # bit of the first byte of a VP8 picture (RFC 6386, 9.1)
+SEAM_STEPS = 1.5  # between two packets where nothing is lost, at most
 LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
 
@@ -158,6 +159,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     import av
 
     rows: list[tuple[int, int, int, bool, bool, int, int]] = []
+    corrupt: list[int] = []
     complaint, vp8, end = "", stream.codec_context.name == "vp8", 0
     try:
         for packet in demux(container, stream):
@@ -169,7 +171,7 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
                          len(rows), packet.size))  # fmt: skip
             end = (packet.pos or 0) + packet.size
             if packet.is_corrupt:
-                complaint = "damaged packets"
+                corrupt.append(len(rows) - 1)
     except (av.error.FFmpegError, ValueError) as error:
         complaint = f"packets end with an error ({reason_of(error)})"
     if not complaint and container.format.name == "yuv4mpegpipe" and end < container.size:
@@ -180,4 +182,18 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
         missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)
         complaint = f"{missing} of {stream.frames} pictures are missing" if missing > 0 else ""
-    return np.array(rows, dtype=np.int64).reshape(-1, 7), complaint
+    table = np.array(rows, dtype=np.int64).reshape(-1, 7)
+    if not complaint and any(not _is_seam(table, number) for number in corrupt):
+        complaint = "damaged packets"
+    return table, complaint
+
+
+def _is_seam(rows: Ticks, number: int) -> bool:
+    """A packet that is called corrupt stands at the end of a part to which another one was joined.
+
+    Demuxers of transport streams call it so, or the one before it, because the numbers of packets jump there. Behind it
+    comes a key frame, at a time that is the next one, or where the clock starts anew.
+    """
+    steps = np.diff(rows[:, _DTS])
+    ends = [place for place in (number, number + 1) if place + 1 < len(rows) and rows[place + 1, _KEY]]
+    return not rows[:, _KEY].all() and any(steps[place] <= SEAM_STEPS * np.median(steps) for place in ends)

@@ -61,14 +61,15 @@ LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's co
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
 MANY_FRAMES = 50_000  # what listing and choosing among so many took is given back before pictures take their memory
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
-DAMAGE = re.compile(
-    rb"error while decoding|concealing|corrupt|partial file|decode_slice|Error splitting|Invalid NAL|missing picture"
-    rb"|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat|went wrong"
-    rb"|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached|overlaps with next"
-    rb"|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal|block unavailable"
-    rb"|overread \d|bad vlc|ac/dc index|huffman table|VLC tree|error count|No JPEG data|unsupported coding type"
-    rb"|Error parsing|Unknown OBU type|LZW decode failed|Packet mismatch|Unknown EBML doctype|Marker bit missing"
-    rb"|slice (too small|mismatch|below image)|invalid (cbp|mb type|frame dimensions)|MVs not available",
+DAMAGE = re.compile(  # packets that demuxers call corrupt are judged by the scan
+    rb"error while decoding|concealing|(?<!Packet )corrupt|partial file|decode_slice|Error splitting|Invalid NAL"
+    rb"|missing picture|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat"
+    rb"|went wrong|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached"
+    rb"|overlaps with next|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal"
+    rb"|block unavailable|overread \d|bad vlc|ac/dc index|huffman table|VLC tree|error count|No JPEG data"
+    rb"|unsupported coding type|Error parsing|Unknown OBU type|LZW decode failed|Packet mismatch|Marker bit missing"
+    rb"|Unknown EBML doctype|slice (too small|mismatch|below image)|invalid (cbp|mb type|frame dimensions)"
+    rb"|MVs not available",
     re.IGNORECASE,
 )
 # Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.

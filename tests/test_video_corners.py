@@ -234,6 +234,13 @@ def test_moments_are_met_at_any_rate(tmp_path: Path) -> None:
     assert sound(path, Sampling(3, start=0.02)).indices[0] == 100
 
 
+def test_times_that_a_program_stream_does_not_tell(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mpg", 150, codec="mpeg4", options={"bf": "2", "g": "20"})
+    for count in (150, 8):
+        frames = read_frames(path, Sampling(count))
+        assert frames.degraded is None and read_numbers(frames.pixels) == frames.indices.tolist()
+
+
 def test_an_avi_may_leave_pictures_standing(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "all.avi", 60, codec="mpeg4", options={"bf": "0", "g": "10"})
 

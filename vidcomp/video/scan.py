@@ -135,6 +135,8 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     exact &= len(ticks) == 1 or bool(ticks[-1] > ticks[0])
     # An AVI holds no presentation times: with B-frames FFmpeg guesses them, and they may name the wrong pictures.
     exact &= not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    # A program stream tells some times only. The others are guesses, wrong ones where two are the same.
+    exact &= not (container.format.name == "mpeg" and bool((np.diff(ticks) == 0).any()))
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].astype(np.int32)
     if keys.all() and stream.codec_context.name not in SELF_CONTAINED:
         keys = order == 0  # a file that does not say which packets are keys calls all of them so

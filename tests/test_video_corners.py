@@ -234,6 +234,13 @@ def test_moments_are_met_at_any_rate(tmp_path: Path) -> None:
     assert sound(path, Sampling(3, start=0.02)).indices[0] == 100
 
 
+def test_a_program_stream_of_small_pictures_has_a_constant_rate(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"codec": "mpeg2video", "options": {"g": "1", "bf": "1", "q:v": "3"}}
+    frames = read_frames(make_clip(tmp_path / "a.vob", 30, fps=24, size=(128, 96), **how), EVERY)
+    assert frames.degraded is None and read_numbers(frames.pixels) == list(range(30))
+    assert frames.exact_times == tuple(Fraction(number, 24) for number in range(30))
+
+
 def test_times_that_a_program_stream_does_not_tell(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mpg", 150, codec="mpeg4", options={"bf": "2", "g": "20"})
     for count in (150, 8):

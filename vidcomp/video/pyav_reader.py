@@ -82,7 +82,10 @@ class PyAvReader(VideoReader):
         self.close()  # from here on the stream must not be asked
         if not ticks:
             raise ReaderError("the file opens and holds no picture that can be decoded", "no_frames")
-        self._counted = _by_time(ticks, base, last) or _by_rate(len(ticks), Fraction(rate or FALLBACK_RATE))
+        guessed = self._source.facts.container == "mpeg"  # times that a program stream does not tell
+        self._counted = _by_time(ticks, base, last, int(guessed)) or _by_rate(
+            len(ticks), Fraction(rate or FALLBACK_RATE)
+        )
         return self._counted
 
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
@@ -250,9 +253,11 @@ def _name(item: Any, before: Counter[int]) -> Name:
     return item.pts, before[item.pts] - 1
 
 
-def _by_time(ticks: list[int | None], base: Fraction, last: int) -> Timeline | None:
+def _by_time(ticks: list[int | None], base: Fraction, last: int, least_step: int) -> Timeline | None:
+    """None when some times are not known or do not rise by ``least_step`` each."""
     known = np.array([value for value in ticks if value is not None], dtype=np.int64)
-    rising = len(known) == len(ticks) and (np.diff(known) >= 0).all() and (len(known) < 2 or known[-1] > known[0])
+    steps = np.diff(known)
+    rising = len(known) == len(ticks) and (steps >= least_step).all() and (len(known) < 2 or known[-1] > known[0])
     return Timeline(known, base, last) if rising else None
 
 

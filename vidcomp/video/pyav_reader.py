@@ -82,10 +82,9 @@ class PyAvReader(VideoReader):
         self.close()  # from here on the stream must not be asked
         if not ticks:
             raise ReaderError("the file opens and holds no picture that can be decoded", "no_frames")
-        guessed = self._source.facts.container == "mpeg"  # times that a program stream does not tell
-        self._counted = _by_time(ticks, base, last, int(guessed)) or _by_rate(
-            len(ticks), Fraction(rate or FALLBACK_RATE)
-        )
+        least_step = int(self._source.facts.container == "mpeg")  # its times are guesses, wrong where two are the same
+        timed = _by_time(ticks, base, last, least_step)
+        self._counted = timed or _by_rate(len(ticks), Fraction(rate or FALLBACK_RATE))
         return self._counted
 
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
 from vidcomp.video.header import Header
 from vidcomp.video.isolation import Job, run_job
 from vidcomp.video.line import stop_nursery
-from vidcomp.video.nursery import MOST_JOBS
+from vidcomp.video.nursery import FREE, FULL, MOST_JOBS, _Child, _Nursery
 from vidcomp.video.worker import Request
 
 FOUR = Sampling(4)
@@ -284,3 +285,27 @@ def test_the_child_ends_with_its_parent(file: Path, blow: signal.Signals) -> Non
             assert "KeyboardInterrupt" in printed
     finally:
         parent.kill()
+
+
+def test_a_child_that_keeps_much_memory_is_given_no_other_job() -> None:
+    pairs = [socket.socketpair() for _ in range(3)]
+    (line, _), (near, far), (control, parent) = pairs
+    nursery, child = _Nursery(line, os.getpid()), _Child(0, near)
+    nursery.children = [child]
+    try:
+        far.send(FREE)
+        nursery._hear(child)
+        assert child.free
+        near.send(b"j")  # a job that was sent before it told
+        child.control = control
+        far.send(FULL)
+        nursery._hear(child)
+        assert not child.free and child.control is control  # still to be ended with its job
+        assert (far.recv(1), far.recv(1)) == (b"j", b"")
+        far.send(FREE)
+        nursery._hear(child)
+        assert not child.free and parent.recv(8) == b"0\n"
+    finally:
+        for ends in pairs:
+            for end in ends:
+                end.close()

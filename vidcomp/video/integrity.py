@@ -92,12 +92,15 @@ def second_look(
     size = facts.width * facts.height
     if thorough and not _is_small(source):
         looks.append(partial(_structure, source, os.stat(source.path).st_size))
-    runs, decoded = _runs(source, wanted, frames)
     whole = not ranged and frames * size <= WHOLE_PIXELS
-    if whole and reader == "pyav" and source.sound and (decoded < frames or facts.codec in SKIPS):
-        looks.append(partial(_missing_pictures, source, frames))
-    if facts.codec in DECODERS and size <= MOST_PIXELS and (thorough or whole or decoded * size <= CHEAP_PIXELS):
-        looks.append(partial(_undecodable, source.path, DECODERS[facts.codec], [ALL] if whole else runs))
+    decoder = DECODERS.get(facts.codec) if size <= MOST_PIXELS else None
+    skipping = reader == "pyav" and source.sound
+    if decoder or (whole and skipping):
+        runs, decoded = _runs(source, wanted, frames)
+        if whole and skipping and (decoded < frames or facts.codec in SKIPS):
+            looks.append(partial(_missing_pictures, source, frames))
+        if decoder and (thorough or whole or decoded * size <= CHEAP_PIXELS):
+            looks.append(partial(_undecodable, source.path, decoder, [ALL] if whole else runs))
     return (lambda: next(filter(None, (look() for look in looks)), "")) if looks else None
 
 

@@ -185,17 +185,19 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
         missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)
         complaint = f"{missing} of {stream.frames} pictures are missing" if missing > 0 else ""
     table = np.array(rows, dtype=np.int64).reshape(-1, 7)
-    if not complaint and any(not _is_seam(table, number) for number in corrupt):
+    if not complaint and corrupt and not _are_seams(table, np.array(corrupt)):
         complaint = "damaged packets"
     return table, complaint
 
 
-def _is_seam(rows: Ticks, number: int) -> bool:
-    """A packet that is called corrupt stands at the end of a part to which another one was joined.
+def _are_seams(rows: Ticks, places: Ticks) -> bool:
+    """Packets that are called corrupt stand where another part was joined to the one before.
 
-    Demuxers of transport streams call it so, or the one before it, because the numbers of packets jump there. Behind it
-    comes a key frame, at a time that is the next one, or where the clock starts anew.
+    Demuxers of transport streams call the last packet of a part so, or the one before it, because the numbers of
+    packets jump there. Behind it comes a key frame, at a time that is the next one, or where the clock starts anew.
     """
-    steps = np.diff(rows[:, _DTS])
-    ends = [place for place in (number, number + 1) if place + 1 < len(rows) and rows[place + 1, _KEY]]
-    return not rows[:, _KEY].all() and any(steps[place] <= SEAM_STEPS * np.median(steps) for place in ends)
+    keys, steps = rows[1:, _KEY] != 0, np.diff(rows[:, _DTS])
+    if rows[:, _KEY].all() or not len(steps):
+        return False
+    seams = np.append(keys & (steps <= SEAM_STEPS * np.median(steps)), [False, False])  # behind each packet
+    return bool((seams[places] | seams[places + 1]).all())

@@ -5,8 +5,8 @@ damaged in five ways at random places and degrees. ``vidcomp caption FOLDER --js
 Beside it every file is given to PyAV, OpenCV and decord, each in a process of its own, to learn which files hold a
 picture that anybody can decode. What must hold: one record per file, a documented exit status, no traceback, no signal,
 no file above its deadline, and of the files from which any reader gets a frame at least 95 % answered, as ``degraded``
-(94 % of the others).
-Beside that it counts the answers called ``ok`` whose pictures are not those of the undamaged clip.
+(94 % of the others). Beside that it counts the answers called ``ok`` whose pictures are not those of the undamaged
+clip.
 """
 
 from __future__ import annotations

@@ -366,3 +366,13 @@ def test_an_avi_header_that_contradicts_itself_is_noticed(tmp_path: Path, why: s
     assert read_numbers(frames.pixels) == list(range(30))
     assert frames.degraded == f"damaged data ({why})"
     assert probe(path).doubt == why
+
+
+def test_long_streams_are_looked_at_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidcomp.video.mpegts.BLOCK", 7)
+    path = make_clip(tmp_path / "a.ts", 30)
+    data = bytearray(path.read_bytes())
+    assert broken_packets(str(path), len(data)) == ""
+    data[188 * 20] = 0
+    path.write_bytes(data)
+    assert broken_packets(str(path), len(data)) != "" == broken_packets(str(path), 188 * 14)

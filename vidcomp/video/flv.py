@@ -9,7 +9,7 @@ import os
 
 __all__ = ["broken_chain"]
 
-HEAD, TAG = 9, 11  # bytes before the first length, and of a tag before its data
+TAG = 11  # bytes of a tag before its data
 KINDS = frozenset({8, 9, 15, 18})  # sound, pictures, and two forms of remarks
 
 

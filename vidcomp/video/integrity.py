@@ -63,7 +63,7 @@ DECODERS = {"hevc": _Decoder(hevc_complaint, "hevc_mp4toannexb"), "vp8": _Decode
 
 def quick_look(source: Source) -> str:
     """What is wrong with the file, in words, as far as it takes no time to tell; empty when nothing is."""
-    return _structure(source, SMALL_BYTES)
+    return contradiction(source.path) if source.facts.container == "avi" else _structure(source, SMALL_BYTES)
 
 
 def second_look(
@@ -105,10 +105,8 @@ def second_look(
 
 
 def _structure(source: Source, most_bytes: int) -> str:
-    """What is wrong with the container; of those that have to be read whole, only if they are no larger than this."""
+    """What is wrong with a container that has to be read for it: a stream up to here, others if they are no larger."""
     container = source.facts.container
-    if container == "avi":
-        return contradiction(source.path)
     if container == "mpegts":
         return broken_packets(source.path, most_bytes)
     if os.stat(source.path).st_size > most_bytes:

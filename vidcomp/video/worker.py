@@ -156,7 +156,7 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
             answer.send("done", facts=facts)
             if check is not None:
                 files.close()
-                damage = check() or _printed_damage()
+                damage = check() or _printed_damage(_log())
                 again = not damage and free()
                 answer.send("checked", damage=damage)
         except ReaderError as error:
@@ -356,7 +356,8 @@ def _damage(reader: VideoReader) -> str:
     Raises:
         ReaderError: the complaint means that the delivered pictures are not the file's.
     """
-    log, text = _log(), _printed_damage()
+    log = _log()
+    text = _printed_damage(log)
     if reader.name == "opencv" and BLACK.search(log):
         raise ReaderError("gives black pictures for interlaced video", "doubt")
     if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
@@ -366,9 +367,9 @@ def _damage(reader: VideoReader) -> str:
     return text or reader.complaint
 
 
-def _printed_damage() -> str:
+def _printed_damage(log: bytes) -> str:
     """The first line about damaged data that a library printed, empty when there is none."""
-    complaint = next((line for line in _log().splitlines() if DAMAGE.search(line)), b"")
+    complaint = next((line for line in log.splitlines() if DAMAGE.search(line)), b"")
     return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
 
 

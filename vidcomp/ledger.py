@@ -110,6 +110,7 @@ class StageLedger:
         keep_requested: the share that was asked for.
         time_to_first_token: seconds from the start of reading to the first token.
         new_tokens: length of the answer.
+        notes: what the caller would not expect of this run, a line each; empty when nothing.
     """
 
     stages: list[StageRecord] = field(default_factory=list)
@@ -126,6 +127,7 @@ class StageLedger:
     keep_requested: float = 1.0
     time_to_first_token: float = 0.0
     new_tokens: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str, unit: Unit, settle: Callable[[], None] = lambda: None) -> Iterator[StageRecord]:
@@ -150,6 +152,7 @@ class StageLedger:
             layer_rows=list(self.layer_rows), layer_updated=list(self.layer_updated),
             layer_cached=list(self.layer_cached), frame_times=list(self.frame_times),
             frames_encoded=self.frames_encoded, keep_requested=self.keep_requested,
+            notes=list(self.notes),
         )  # fmt: skip
 
     @property

@@ -54,6 +54,11 @@ class Answer:
         """``ok``, or ``degraded`` when part of the video could not be decoded."""
         return self.frames.status
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the caller would not expect of the video or of this run, a line each."""
+        return (*self.frames.info.notes, *self.ledger.notes)
+
     def __str__(self) -> str:
         return self.text
 
@@ -78,6 +83,7 @@ class Answer:
             "seconds": {"total": round(ledger.seconds, 6), "time_to_first_token": round(ledger.time_to_first_token, 6)},
             "versions": versions(),
             "seed": self.seed,
+            "notes": list(self.notes),
         }
         if self.frames.degraded:
             record["degraded"] = self.frames.degraded

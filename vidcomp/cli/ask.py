@@ -57,7 +57,8 @@ def write_piece(piece: str) -> None:
 
 def _show(answer: Answer, config: RunConfig, ui: Ui) -> None:
     if ui.json:
-        data({**answer.to_dict(), "notes": model_notes(config.model.model)})
+        data({**answer.to_dict(), "notes": [*model_notes(config.model.model), *answer.notes]})
         return
     write_piece("\n")
-    ui.note(summary(answer))
+    for line in (summary(answer), *(f"note: {note}" for note in answer.notes)):
+        ui.note(line)

@@ -83,6 +83,8 @@ def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
         error = outcome.record["error"]
         reason = f"{error['what']}: {error['why']}" if error["why"] else error["what"]
         ui.note(f"failed  {display_name(outcome.path)}  ({reason})")
+    for line in outcome.record.get("notes", ()):
+        ui.note(f"note    {display_name(outcome.path)}  ({line})")
     if ui.json:
         data(outcome.record)
     elif output is None and outcome.status != "failed":

@@ -100,7 +100,8 @@ class _Talk:
             data(answer.to_dict())
             return
         data("")
-        self.ui.note(summary(answer))
+        for line in (summary(answer), *(f"note: {note}" for note in answer.notes)):
+            self.ui.note(line)
 
     def _keep(self, text: str) -> None:
         try:

@@ -49,12 +49,14 @@ def report(
         spans = [span.__dict__ for span in answer.ledger.spans]
         more = {"attention": attention_record(*balances)} if balances else {}
         whole = {**made.to_dict(), "spans": spans, **more}
-        data({**answer.to_dict(), "report": whole, "notes": model_notes(config.model.model)})
+        data({**answer.to_dict(), "report": whole, "notes": [*model_notes(config.model.model), *answer.notes]})
         return
     console = out_console()
     console.print(f"{question}  ->  {answer.text}", markup=False)
     if answer.frames.degraded:
         console.print(f"degraded: {answer.frames.degraded}", markup=False)
+    for line in answer.notes:
+        console.print(f"note: {line}", markup=False)
     console.print(render_report(made, answer.ledger))
     if balances:
         console.print(render_attention(*balances))

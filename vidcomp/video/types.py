@@ -35,6 +35,7 @@ class VideoInfo:
         start_seconds: time of the first presentable frame in the file's own clock, which need not start at zero.
         container: such as ``mp4``; empty when not known.
         codec: such as ``h264``; empty when not known.
+        notes: what a viewer would not expect of the pictures or their times, a line each; empty when nothing.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class VideoInfo:
     start_seconds: Fraction = Fraction(0)
     container: str = ""
     codec: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The ``video`` object of a JSON record."""

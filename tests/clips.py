@@ -164,7 +164,7 @@ def make_tracks(path: Path, *tracks: tuple[int, int, int], default: int) -> Path
         for number, (_, _, fps) in enumerate(tracks):
             stream: Any = output.add_stream("libx264", rate=fps, options=X264)
             stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+            stream.disposition = av.stream.Disposition.default.value if number == default else 0
             streams.append(stream)
         for stream, (count, first, _) in zip(streams, tracks, strict=True):
             for number in range(count):

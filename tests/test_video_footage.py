@@ -19,18 +19,18 @@ pytestmark = pytest.mark.skipif(not FOOTAGE.is_dir(), reason="no ../shared/video
 CLIPS = {
     "anim.gif": ("pyav", 40, 3.9),
     "cut_copy.mp4": ("pyav", 167, 6.64),
-    "h264_longgop.mp4": ("decord", 3000, 119.96),
-    "h264_opengop.mp4": ("decord", 250, 9.96),
+    "h264_longgop.mp4": ("pyav", 3000, 119.96),
+    "h264_opengop.mp4": ("pyav", 250, 9.96),
     "hevc_10bit.mkv": ("pyav", 100, 3.96),
-    "jesse_dance.mp4": ("decord", 235, 9.75),
-    "one.mp4": ("decord", 1, 0.0),
-    "pancake.mkv": ("decord", 310, 10.3),
-    "pv_output.mp4": ("decord", 35, 6.12),
-    "rot90.mp4": ("decord", 100, 3.96),
-    "scenes_h264.mp4": ("decord", 300, 11.96),
-    "start_offset.mp4": ("decord", 100, 3.96),
+    "jesse_dance.mp4": ("pyav", 235, 9.75),
+    "one.mp4": ("pyav", 1, 0.0),
+    "pancake.mkv": ("pyav", 310, 10.3),
+    "pv_output.mp4": ("pyav", 35, 6.12),
+    "rot90.mp4": ("pyav", 100, 3.96),
+    "scenes_h264.mp4": ("pyav", 300, 11.96),
+    "start_offset.mp4": ("pyav", 100, 3.96),
     "trunc_fast.mp4": ("pyav", 49, 1.92),
-    "vfr.mp4": ("decord", 150, 11.12),
+    "vfr.mp4": ("pyav", 150, 11.12),
 }
 
 

@@ -189,11 +189,6 @@ def test_fast_seeks_stay_within_a_quarter_of_the_step(clips, name):
     assert cost[1] < cost[0]
 
 
-def test_fast_seeks_begin_with_a_reader_that_jumps(clips):
-    readers = [read_frames(clips["open.mp4"], Sampling(40, seek=seek)).info.reader for seek in ("exact", "fast")]
-    assert readers == ["decord", "pyav"]
-
-
 def test_a_gap_does_not_widen_the_bound_of_a_rate():
     ticks = np.concatenate([np.arange(500) * 4, [200_000]])
     keys = np.isin(np.arange(501), [0, 240, 500])

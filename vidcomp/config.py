@@ -148,6 +148,12 @@ class VideoConfig(_Checked):
         "fast may take a frame up to a quarter of the sampling step away that costs less to decode",
         choices=("exact", "fast"),
     )
+    reader: str = option(
+        "auto",
+        "--reader",
+        "what decodes: auto takes pyav, then decord or opencv where that fails, or name one of them",
+        choices=("auto", "pyav", "decord", "opencv"),
+    )
     deadline: float = option(
         30.0, "--deadline", "seconds that a reader may take, plus one per minute of video", above=0, high=86400
     )

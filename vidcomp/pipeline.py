@@ -36,7 +36,7 @@ from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
 from vidcomp.video import Frames, Sampling, read_frames
 from vidcomp.video.line import start_nursery
-from vidcomp.video.options import sampling_of
+from vidcomp.video.options import readers_of, sampling_of
 
 __all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
 
@@ -256,7 +256,7 @@ class VideoLM:
     def _read(self, video: VideoPath, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
         with ledger.stage("read", "frames") as record:
             frames = read_frames(
-                Path(fspath(video)), self._sampling(config),
+                Path(fspath(video)), self._sampling(config), readers=readers_of(config.video),
                 deadline_seconds=config.video.deadline, strict=config.video.strict, on_ready=eager,
             )  # fmt: skip
             record.into, record.out = frames.info.frames_total, len(frames.times)

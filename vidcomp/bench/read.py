@@ -129,6 +129,7 @@ def bench_read(
     path: Path,
     sampling: Sampling,
     *,
+    readers: Sequence[str] | None = None,
     repeats: int = 7,
     alone: bool = False,
     seconds: float = 120.0,
@@ -141,9 +142,9 @@ def bench_read(
         repeats: rounds that count; one more goes before them.
         alone: only what vidcomp chooses, exact and fast; the others go through the whole file: minutes for an hour.
         seconds: no new round begins after this long, so that slow files end too.
-        deadline_seconds, strict: as in :func:`~vidcomp.video.read_frames`.
+        readers, deadline_seconds, strict: as in :func:`~vidcomp.video.read_frames`.
     """
-    read = partial(read_frames, path, deadline_seconds=deadline_seconds, strict=strict)
+    read = partial(read_frames, path, readers=readers, deadline_seconds=deadline_seconds, strict=strict)
     chosen, peak_bytes = _read_anew(partial(read, sampling))
     contests = [_own_ways(read, sampling, chosen.check is not None)]
     if not alone:

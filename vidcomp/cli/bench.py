@@ -132,10 +132,11 @@ def read(
     """Time reading beside raw calls of decord, PyAV and OpenCV, alternating in one process."""
     from vidcomp.bench.read import bench_read
     from vidcomp.video import READERS, StockRule
-    from vidcomp.video.options import sampling_of
+    from vidcomp.video.options import readers_of, sampling_of
 
     result = bench_read(
-        video, sampling_of(config.video, 32, StockRule(frames=32)), repeats=repeats, alone=alone,
+        video, sampling_of(config.video, 32, StockRule(frames=32)), readers=readers_of(config.video), repeats=repeats,
+        alone=alone,
         deadline_seconds=config.video.deadline, strict=config.video.strict,
     )  # fmt: skip
     if ui.json:

@@ -41,11 +41,14 @@ def frames(
     if output is not None:
         _require_new(output)
     start_nursery()
-    from vidcomp.video.options import sampling_of
+    from vidcomp.video.options import readers_of, sampling_of
     from vidcomp.video.sampling import StockRule
 
     sampling = sampling_of(config.video, CUSTOMARY_FRAMES, StockRule())
-    found = read_frames(video, sampling, deadline_seconds=config.video.deadline, strict=config.video.strict)
+    found = read_frames(
+        video, sampling, readers=readers_of(config.video), deadline_seconds=config.video.deadline,
+        strict=config.video.strict,
+    )  # fmt: skip
     names = [f"{index:06d}.png" for index in found.indices.tolist()]
     if output is not None:
         from vidcomp.video.pictures import write_pictures

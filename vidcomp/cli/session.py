@@ -14,6 +14,8 @@ from vidcomp.methods import method_of
 from vidcomp.models import random_family
 from vidcomp.pipeline import VideoLM, check_question, load_config
 from vidcomp.video.files import open_video
+from vidcomp.video.options import readers_of
+from vidcomp.video.reader import require_readers
 
 __all__ = ["check_request", "open_model"]
 
@@ -38,9 +40,11 @@ def open_model(
 
 
 def check_request(config: RunConfig, question: str | None) -> None:
-    """Fail on a wrong method, inner schedule, merger or question before any weight is read."""
+    """Fail on a wrong method, inner schedule, merger, reader or question before any weight is read."""
     if question is not None:
         check_question(question)
+    if (readers := readers_of(config.video)) is not None:
+        require_readers(readers)
     method_of(config.outer.method)
     name, parameters = parse_spec(config.outer.inner)
     if name not in ("auto", "none") or parameters:

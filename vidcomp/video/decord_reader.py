@@ -1,20 +1,22 @@
-"""decord, the first reader, used where the packet scan proves it right.
+"""decord, used where the packet scan proves it right, and refusing every other file.
 
 What it does wrong (decord 0.6.0, measured on clips with the frame number burned in, see docs/reading.md), and what is
 done about it:
 
+- Having looked through a file it seeks back to its start, and lands elsewhere in fragmented MP4, and in any MP4 whose
+  second key frame is sent before the first picture is due (a first group of one or two pictures, then B-frames). Such
+  files are refused.
+- Other seeks land up to 21 frames off, on open groups of pictures and on some closed ones. It is never asked to seek.
+  ``skip_frames`` seeks as well when it crosses a key frame, so those are stepped over one by one.
 - Edit lists: it counts hidden packets, returns copies at the end and hangs at the last index. Files with hidden
-  packets, and files that it counts otherwise than the scan, are left to the next reader.
-- Seeking lands up to 21 frames off, on open groups of pictures and on some closed ones. It is never asked to seek.
-  ``skip_frames`` seeks as well when it crosses a key frame, so those are stepped over one by one. Where that would
-  decode much more than jumping to key frames does, the file is left to the next reader.
+  packets, and files that it counts otherwise than the scan, are refused.
 - Transport streams lose their first group of pictures; AVI and program streams have no usable times. Only MP4 and
   Matroska are read with it. Its own times are never used.
 - Packets that cannot be decoded come back as copies of the frame before. It is not used on files that are cut short or
   whose packets are doubtful, and any complaint of its decoder discards what it gave.
-- Damaged VP9 comes back as wrong pictures without any complaint. VP9 is left to PyAV, which has a stricter decoder.
+- Damaged VP9 comes back as wrong pictures without any complaint. VP9 is refused.
 - Packets without a picture (MPEG-4 that is not coded, HEVC that leads a splice) are counted: every later picture is
-  another one, and the last are copies. Both codecs are left to PyAV.
+  another one, and the last are copies. Both codecs are refused.
 - Of several descriptions of the codec in one MP4 it uses the first for all pictures.
 - Ctrl-C does nothing while it hangs. It runs only in the decoding child, which has a deadline.
 """
@@ -22,16 +24,14 @@ done about it:
 from __future__ import annotations
 
 import bisect
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.plan import decoded_frames, segments
-from vidcomp.video.reader import ReaderError, Source, VideoReader, in_background, shrink
+from vidcomp.video.header import Header
+from vidcomp.video.reader import ReaderError, Source, VideoReader, shrink
 from vidcomp.video.scan import Scan, Timeline
 
 __all__ = ["DecordReader"]
@@ -42,9 +42,7 @@ UNFIT = {  # codecs that it does not read truly
     "mpeg4": "some packets may hold no picture, and it counts them",
     "hevc": "some packets may hold no picture that is shown, and it counts them",
 }
-LARGE_BYTES = 32 << 20
-SETTLE_SECONDS = 1.0
-DEAR = 2.5  # times the frames that PyAV would decode: then the file is left to PyAV
+LONGEST_DELAY = 16  # pictures that a decoder may hold back before it shows the first (H.264, A.3.1)
 
 
 class DecordReader(VideoReader):
@@ -57,38 +55,19 @@ class DecordReader(VideoReader):
         self._source: Source
         self._scan: Scan
         self._keys: list[int] = []
-        self._first: Any = None  # frame 0
-        self._position = 1  # index of the frame that next() returns
+        self._position = 0  # index of the frame that next() returns
         self._size = (0, 0)
 
     def open(self, source: Source) -> None:
-        header = source.header
-        if header.kind not in TRUSTED:
-            raise ReaderError("its frame positions are not reliable in this kind of file", "refused")
-        if header.edits > 1:
-            raise ReaderError("an edit list hides frames, which it counts", "refused")
-        if header.descriptions > 1:
-            raise ReaderError("it takes the first of several descriptions of the codec for all pictures", "refused")
-        if header.mirrored or (header.kind != "iso" and header.rotation):
-            raise ReaderError("it does not know how this file is turned", "refused")
-        if header.cut_short:
-            raise ReaderError("it puts copies in place of what is missing, and the file is cut short", "refused")
+        if why := _untrue_header(source.header) or _untrue_packets(source):
+            raise ReaderError(why, "refused")
         import decord
 
-        def start() -> tuple[Any, Any]:
-            file = decord.VideoReader(source.path, num_threads=self.threads)
-            return file, file.next()  # from the first frame on it decodes ahead
-
-        # It reads a file through to open it: a small one beside the scan, a large one only once it is chosen.
-        opening = in_background(start) if os.stat(source.path).st_size < LARGE_BYTES else None
-        self._source = source
-        if why := _unfit(source):
-            raise ReaderError(why, "refused" if opening is None or _ended(opening) else "doubt")
         assert source.scan is not None
-        self._scan = source.scan
+        self._source, self._scan = source, source.scan
         try:
-            self._file, self._first = opening.result() if opening else start()
-        except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
+            self._file = decord.VideoReader(source.path, num_threads=self.threads)
+        except (decord.DECORDError, RuntimeError) as error:
             raise _open_error(str(error)) from error
         if len(self._file) != len(self._scan):
             raise ReaderError(f"it counts {len(self._file)} frames where {len(self._scan)} can be shown", "doubt")
@@ -110,7 +89,7 @@ class DecordReader(VideoReader):
         return self._size
 
     def close(self) -> None:
-        self._file = self._first = None
+        self._file = None
 
     def _take(self, index: int) -> NDArray[np.uint8]:
         """Decode forward to ``index`` and return that frame, ``[h, w, 3]``."""
@@ -123,7 +102,7 @@ class DecordReader(VideoReader):
             else:
                 self._file.next()
             self._position += max(count, 1)
-        taken = self._file.next() if index else self._first
+        taken = self._file.next()
         self._position = index + 1
         image = np.asarray(np.from_dlpack(_Lent(taken)), dtype=np.uint8)
         if image.ndim != 3 or image.shape[2] != 3:  # so it is for most widths below 50
@@ -145,8 +124,25 @@ class _Lent:
         return 1, 0  # main memory
 
 
-def _unfit(source: Source) -> str:
-    """Why a file would not be read truly, or not at a fair price; empty when it would."""
+def _untrue_header(header: Header) -> str:
+    """Why a file would not be read truly, by its headers; empty when it would."""
+    if header.kind not in TRUSTED:
+        return "its frame positions are not reliable in this kind of file"
+    if header.fragmented:
+        return "it begins fragmented files at another picture than the first"
+    if header.edits > 1:
+        return "an edit list hides frames, which it counts"
+    if header.descriptions > 1:
+        return "it takes the first of several descriptions of the codec for all pictures"
+    if header.mirrored or (header.kind != "iso" and header.rotation):
+        return "it does not know how this file is turned"
+    if header.cut_short:
+        return "it puts copies in place of what is missing, and the file is cut short"
+    return ""
+
+
+def _untrue_packets(source: Source) -> str:
+    """The same by the packets."""
     scan = source.scan
     if scan is None or not source.sound:
         return "it puts copies in place of what is missing, and this file is not whole"
@@ -156,18 +152,11 @@ def _unfit(source: Source) -> str:
         return "some of its packets show nothing, and it counts them"
     if source.facts.tracks > 1:
         return "there are several picture tracks, and it may take another one"
-    if source.choose is None or scan.keys.sum() < 2:
-        return ""
-    indices = source.choose(scan.timeline)
-    through, jumping = (decoded_frames(scan, segments(scan, indices, starts)) for starts in (None, scan.keys))
-    if through > DEAR * jumping:
-        return "it cannot jump, and would decode much more than another reader"
+    keys = scan.order[scan.keys]
+    # An MP4 is searched by decoding times, a Matroska file by presentation times.
+    if source.header.kind == "iso" and ((keys > 0) & (keys <= LONGEST_DELAY)).any():
+        return "a second key frame follows soon, and it may begin there"
     return ""
-
-
-def _ended(opening: Future[Any]) -> bool:
-    """The file is open or not to be opened, and nothing goes on in the background."""
-    return bool(wait([opening], timeout=SETTLE_SECONDS).done)
 
 
 def _open_error(text: str) -> ReaderError:

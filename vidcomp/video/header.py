@@ -10,7 +10,7 @@ import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidcomp.errors import InputError
 from vidcomp.video.matroska import picture_turn
@@ -67,6 +67,7 @@ class Header:
         rotation: clockwise degrees by which players turn the stored picture: 0, 90, 180 or 270.
         mirrored: they swap left and right after that.
         track: number of the video track; 0 when not known.
+        fragmented: an ISO file whose pictures are, or may be, listed in fragments and not in the index.
     """
 
     kind: str = "unknown"
@@ -84,6 +85,7 @@ class Header:
     uneven: str = ""
     descriptions: int = 1
     track: int = 0
+    fragmented: bool = False
 
 
 def read_header(fd: int, track: int = 0) -> Header:
@@ -199,7 +201,8 @@ def _read_iso(fd: int, size: int, track: int) -> Header:
     videos = [box for box in tracks if _body(fd, box_inside(fd, box, b"mdia", b"hdlr"))[8:12] == b"vide"]
     if not videos:
         return Header(kind="iso", cut_short=cut_short, has_video=False if tracks else None)
-    headers = [_read_track(fd, movie, box, cut_short) for box in videos]
+    fragmented = box_inside(fd, movie, b"mvex") is not None or any(box[0] == b"moof" for box in top)
+    headers = [replace(_read_track(fd, movie, box, cut_short), fragmented=fragmented) for box in videos]
     return max(headers, key=lambda header: (header.track == track, header.samples))
 
 

@@ -50,6 +50,8 @@ def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | N
 def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     if stream.frames < LEAST_PACKETS or stream.codec_context.name in PECULIAR:
         return None
+    if not hasattr(stream, "index_entries"):  # before PyAV 17
+        return None
     facts = (
         (e.timestamp, e.timestamp, e.is_keyframe, e.is_discard, e.size, e.pos + e.size) for e in stream.index_entries
     )

@@ -31,13 +31,12 @@ __all__ = ["DESCRIPTORS", "limit_heap", "main", "trim_heap"]
 
 DESCRIPTORS = 5
 FREE, FULL = b"f", b"e"  # marks of a child: its job ended well; it keeps much memory
-# Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself.
+# Loaded one after the other while there is nothing to do; a job that comes earlier loads what it needs itself, and so
+# does the rare one that comes to decord.
 LIBRARIES = (
     "vidcomp.video.worker",
     "av",
     "vidcomp.video.pyav_reader",
-    "decord",
-    "vidcomp.video.decord_reader",
     "cv2",
     "vidcomp.video.opencv_reader",
 )

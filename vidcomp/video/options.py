@@ -8,7 +8,12 @@ from typing import Any
 from vidcomp.config import VideoConfig
 from vidcomp.video.sampling import DEFAULT_FPS, Sampling, StockRule
 
-__all__ = ["sampling_of"]
+__all__ = ["readers_of", "sampling_of"]
+
+
+def readers_of(video: VideoConfig) -> list[str] | None:
+    """The readers to try, as :func:`~vidcomp.video.read_frames` takes them."""
+    return None if video.reader == "auto" else [video.reader]
 
 
 def sampling_of(video: VideoConfig, default_frames: int, stock: StockRule) -> Sampling:

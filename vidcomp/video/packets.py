@@ -6,7 +6,7 @@ from typing import Any
 
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
 from vidcomp.video.index import Mismatch, index_table
-from vidcomp.video.libav import reason_of
+from vidcomp.video.libav import discard_others, reason_of
 from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
 from vidcomp.video.scan import scan_video
 
@@ -43,13 +43,13 @@ def list_packets(path: str, header: Header) -> Packets:
         tracks=len(_picture_tracks(container)),
         place=container.streams.video.index(stream),
     )
-    _discard_others(container, stream)
+    discard_others(container, stream)
     try:
         table = index_table(path, container, stream)
     except Mismatch:  # a seek need not lead back to the very first packet
         container.close()
         table, (container, stream) = None, start_video(path, VideoReader.threads)
-        _discard_others(container, stream)
+        discard_others(container, stream)
     return Packets(scan_video(container, stream, table), facts, (container, stream))
 
 
@@ -88,12 +88,3 @@ def _picture_tracks(container: Any) -> list[Any]:
 
     covers = av.stream.Disposition.attached_pic
     return [stream for stream in container.streams.video if not stream.disposition & covers]
-
-
-def _discard_others(container: Any, stream: Any) -> None:
-    """Sound has more packets than the pictures."""
-    import av
-
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.header import Header, turn_of
-from vidcomp.video.libav import demux, reason_of
+from vidcomp.video.libav import demux, one_thread, reason_of
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
@@ -208,7 +208,7 @@ class PyAvReader(VideoReader):
         width, height = size[::-1] if turned else size
         how = "AREA" if (width, height) != (frame.width, frame.height) else None
         # One converter for all frames: setting one up takes longer than converting a small frame.
-        rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1)
+        rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, **one_thread())
         image: NDArray[np.uint8] = rgb.to_ndarray()
         return _turned(image, degrees, mirrored)
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidcomp.errors import IncompleteVideo, InputError, UsageError
+from vidcomp.errors import IncompleteVideo, InputError
 from vidcomp.video.files import display_name, open_video, refuse_text
 from vidcomp.video.header import Header, read_header, refuse_absurd
-from vidcomp.video.reader import JUMPING, READERS, ReaderError
+from vidcomp.video.reader import READERS, ReaderError, require_readers
 from vidcomp.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ EXACT_SLACK_SECONDS = 0.1  # the length of the video track itself, from an MP4 i
 ROUGH_SLACK_SECONDS = 1.0  # the length of the longest track
 CONVERT = "check that the file plays; converting it may help: ffmpeg -i IN -c:v libx264 -an OUT.mp4"
 FINAL = frozenset({"cover", "empty_range"})  # causes that hold for every reader
+BROKEN = frozenset({"failed", "hang", "crash"})  # of the reader rather than of the file, as far as can be told
+OTHERS_MAY = frozenset({"unsupported_codec", "no_frames", "reader_refused", "unreadable"})
 Failures = list[tuple[str, ReaderError]]
 
 
@@ -56,8 +58,8 @@ def read_frames(
     Args:
         path: a regular file; any name that the system allows.
         sampling: which frames.
-        readers: names from ``READERS``, or ``"module:class"``, tried in this order. By default all of ``READERS``,
-            beginning with those that jump to key frames when ``sampling.seek`` is ``fast``.
+        readers: names from ``READERS``, or ``"module:class"``, tried in this order; all of ``READERS`` by default. A
+            reader that cannot be trusted with a file refuses it, also when no other is named.
         deadline_seconds: wall time for each reader before it is killed and the next one is tried, 30 by default. One
             second per minute of video is added to it.
         max_side: shrink frames while decoding so that no side is longer; None keeps the full size.
@@ -73,13 +75,13 @@ def read_frames(
     Raises:
         InputError: the file cannot be read. Its ``code`` is one of ``bad_name``, ``missing``, ``symlink_loop``,
             ``no_permission``, ``directory``, ``not_regular``, ``empty``, ``not_a_video``, ``no_video_stream``,
-            ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``, ``too_large``, ``empty_range``
-            or ``unreadable``.
+            ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``, ``too_large``, ``empty_range``,
+            ``reader_refused`` (the only reader that was named cannot be trusted with it) or ``unreadable``.
         IncompleteVideo: ``strict``, and something is missing; code ``incomplete``.
-        UsageError: a reader that does not exist.
+        UsageError: a reader that does not exist, or none that is installed was named.
         ValueError: ``deadline_seconds``, ``max_side`` or ``max_bytes`` out of range.
     """
-    names = _require_readers(_in_order(sampling) if readers is None else readers)
+    names = list(READERS) if readers is None else require_readers(readers)
     limit = _require_positive("deadline_seconds", DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)
     for label, value in (("max_side", max_side), ("max_bytes", max_bytes)):
         if value is not None:
@@ -159,22 +161,6 @@ class _Wish:
     follow: bool
 
 
-def _in_order(sampling: Sampling) -> list[str]:
-    return sorted(READERS, key=lambda name: sampling.seek == "fast" and name not in JUMPING)
-
-
-def _require_readers(readers: Sequence[str]) -> list[str]:
-    names = list(readers)
-    unknown = [name for name in names if name not in READERS and ":" not in name]
-    if unknown or not names:
-        raise UsageError(
-            f"no such video reader: {unknown[0]}" if unknown else "no video reader was named",
-            why="a reader has a built-in name or is written module:class",
-            hint=f"use one of: {', '.join(READERS)}",
-        )
-    return names
-
-
 def _require_positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value}")
@@ -201,7 +187,11 @@ def _try_readers(
             raise InputError(
                 f"cannot read {file.name}", why=error.strerror or str(error), hint="look at the limits: ulimit -a"
             ) from error
-    raise _explain(file.name, file.header, failures)
+    raise _explain(file.name, file.header, failures, alone=len(names) == 1)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _note(failures: Failures, names: Sequence[str], file: _File, error: ReaderError) -> None:
@@ -238,7 +228,7 @@ def _collect(
                 check = partial(_checked, events) if event.get("checking") and not told else None
                 if check:
                     stack.pop_all()  # it closes them
-                return _build(file, names[len(failures)], plan, exact, event, check)
+                return _build(file, names, failures, plan, exact, event, check)
             elif isinstance(event, int) and on_ready is not None:
                 on_ready(Partial(plan.pixels, event, _seconds(exact), plan.facts["seconds"]))
     raise ReaderError("ended without an answer", "crash")
@@ -271,7 +261,8 @@ def _exact(plan: Planned) -> tuple[Fraction, ...]:
 
 def _build(
     file: _File,
-    reader: str,
+    names: Sequence[str],
+    failures: Failures,
     plan: Planned,
     exact: tuple[Fraction, ...],
     facts: dict[str, Any],
@@ -284,9 +275,10 @@ def _build(
     seconds: float = facts["seconds"]
     total: int = facts["frames_total"]
     width, height = facts["size"]
+    reader = names[len(failures)]
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
-        Fraction(*facts["start"]), facts["container"], facts["codec"],
+        Fraction(*facts["start"]), facts["container"], facts["codec"], notes=_told(failures, reader),
     )  # fmt: skip
     return Frames(
         pixels=plan.pixels,
@@ -297,6 +289,14 @@ def _build(
         exact_times=exact,
         check=check,
     )
+
+
+def _told(failures: Failures, reader: str) -> tuple[str, ...]:
+    """Notes about the reader that should have read the file, when it broke and another one took over."""
+    first = next(iter(failures), None)
+    if first is None or first[1].code not in BROKEN:
+        return ()
+    return (f"{first[0]} failed ({_one_line(first[1].why)}) and {reader} took over: vidcomp doctor tests the readers",)
 
 
 def _missing(header: Header, answer: dict[str, Any]) -> str | None:
@@ -321,10 +321,14 @@ def _missing(header: Header, answer: dict[str, Any]) -> str | None:
     return "the file is cut short" if header.cut_short else None
 
 
-def _explain(name: str, header: Header, failures: Failures) -> InputError:
-    """One error for a file that no reader could read, with every reader's cause."""
+def _explain(name: str, header: Header, failures: Failures, alone: bool = False) -> InputError:
+    """One error for a file that no reader could read, with every reader's cause.
+
+    Args:
+        alone: no other reader was to be tried.
+    """
     codes = {error.code for _, error in failures}
-    causes = "; ".join(f"{reader}: {' '.join(error.why.split())}" for reader, error in failures)
+    causes = "; ".join(f"{reader}: {_one_line(error.why)}" for reader, error in failures)
     what, why, hint, code = f"cannot read {name}", causes, CONVERT, "unreadable"
     if not header.has_index:
         why = "its index is missing: the recording or the copy was cut off" + (" early" if header.cut_short else "")
@@ -345,6 +349,11 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
     elif header.kind == "unknown" and codes <= {"failed", "doubt", "damaged", "refused"}:
         what, why = f"{name} is not a video", "its content is of no known video format"
         hint, code = "name a video file", "not_a_video"
-    error = InputError(what, why=why, hint=hint, code=code)
-    error.__cause__ = failures[-1][1]
-    return error
+    elif alone and codes <= {"refused", "doubt"}:
+        reader, error = failures[0]
+        what, why, code = f"{reader} cannot be trusted with {name}", _one_line(error.why), "reader_refused"
+    if alone and code in OTHERS_MAY:
+        hint = "--reader auto lets the other readers try"
+    explained = InputError(what, why=why, hint=hint, code=code)
+    explained.__cause__ = failures[-1][1]
+    return explained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.errors import UsageError
 from vidcomp.video.header import Header
 from vidcomp.video.scan import Scan, Timeline
 
 __all__ = [
-    "JUMPING",
+    "LIBRARIES",
     "READERS",
     "Facts",
     "Packets",
@@ -29,6 +31,7 @@ __all__ = [
     "create_reader",
     "fitted",
     "in_background",
+    "require_readers",
     "shrink",
 ]
 
@@ -36,11 +39,11 @@ T = TypeVar("T")
 
 # Name -> "module:class", in the order in which they are tried. Nothing is imported before it is used.
 READERS: dict[str, str] = {
-    "decord": "vidcomp.video.decord_reader:DecordReader",
     "pyav": "vidcomp.video.pyav_reader:PyAvReader",
+    "decord": "vidcomp.video.decord_reader:DecordReader",
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
-JUMPING = frozenset({"pyav"})  # those that can go to a key frame instead of decoding what lies before it
+LIBRARIES = {"pyav": "av", "decord": "decord", "opencv": "cv2"}  # what each of them imports
 INDEXED = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 
 
@@ -50,10 +53,9 @@ class ReaderError(Exception):
     Args:
         why: one line, the cause.
         code: ``failed`` (an error); ``doubt`` (frames would come, but not reliably the right ones); ``damaged`` (so is
-            the file, its decoder says: whatever another reader gives is degraded); ``refused`` (in doubt, or another
-            reader is much faster, and nothing was started: the next reader may go on in this process); ``cover`` and
-            ``empty_range`` (final: no other reader is tried); ``no_video_stream``, ``no_frames``, ``hang``, ``crash``
-            or ``too_large``.
+            the file, its decoder says: whatever another reader gives is degraded); ``refused`` (in doubt, and nothing
+            was started: the next reader may go on in this process); ``cover`` and ``empty_range`` (final: no other
+            reader is tried); ``no_video_stream``, ``no_frames``, ``hang``, ``crash`` or ``too_large``.
     """
 
     def __init__(self, why: str, code: str = "failed") -> None:
@@ -121,17 +123,10 @@ class Source:
         header: what the file's own headers say.
         packets: lists the packets when they are first asked for. A reader may open its own handle meanwhile
             (``in_background``).
-        choose: which frames will be asked for, given when each is shown; None when that takes decoding.
     """
 
-    def __init__(
-        self,
-        path: str,
-        header: Header,
-        packets: Callable[[], Packets] = Packets,
-        choose: Callable[[Timeline], Sequence[int]] | None = None,
-    ) -> None:
-        self.path, self.header, self.choose, self._list = path, header, choose, packets
+    def __init__(self, path: str, header: Header, packets: Callable[[], Packets] = Packets) -> None:
+        self.path, self.header, self._list = path, header, packets
 
     @cached_property
     def packets(self) -> Packets:
@@ -236,6 +231,29 @@ def create_reader(name: str) -> VideoReader:
     if not isinstance(reader, VideoReader):
         raise ReaderError(f"{name} is not a VideoReader")
     return reader
+
+
+def require_readers(readers: Sequence[str]) -> list[str]:
+    """The names of readers that exist, of which at least one is installed.
+
+    Raises:
+        UsageError: there is no reader of that name, or none of them is installed.
+    """
+    names = list(readers)
+    unknown = [name for name in names if name not in READERS and ":" not in name]
+    if unknown or not names:
+        raise UsageError(
+            f"no such video reader: {unknown[0]}" if unknown else "no video reader was named",
+            why="a reader has a built-in name or is written module:class",
+            hint=f"use one of: {', '.join(READERS)}",
+        )
+    if not any(name not in LIBRARIES or importlib.util.find_spec(LIBRARIES[name]) for name in names):
+        raise UsageError(
+            f"the video reader {names[0]} is not installed",
+            why=f"Python finds no module {LIBRARIES[names[0]]!r}",
+            hint="leave the choice to vidcomp: --reader auto; vidcomp doctor lists the readers that work",
+        )
+    return names
 
 
 _POOL = ThreadPoolExecutor(4)  # a thread that waits begins sooner than a new one, which its maker waits for

@@ -176,20 +176,13 @@ def _read(request: Request, answer: Answer, files: ExitStack) -> tuple[dict[str,
     What it leaves open is added to ``files``.
     """
     listed = cache(lambda: _listed(request))
-
-    def choose(timeline: Timeline) -> list[int]:
-        chosen: list[int] = _choose(request.sampling, listed().scan, timeline).tolist()
-        return chosen
-
-    for number, name in enumerate(request.readers, start=1):
-        last = number == len(request.readers)  # it may be as costly as it likes
-        known = None if last or request.sampling.rule == "scene" else choose
+    for name in request.readers:
         # A reader of another package knows its own files.
-        source = Source(request.path, request.header, Packets if ":" in name else listed, known)
+        source = Source(request.path, request.header, Packets if ":" in name else listed)
         try:
             return _decode(request, name, source, answer, files)
         except ReaderError as error:
-            if error.code != "refused" or last:
+            if error.code != "refused" or name == request.readers[-1]:
                 raise
             answer.send("refused", why=error.why)
     raise ReaderError("no reader was named")

@@ -141,13 +141,18 @@ def make_twins(path: Path, source: Path, every: int = 7) -> Path:
     return path
 
 
-def remux(path: Path, source: Path, change: Callable[[int, Any], Any] = lambda number, packet: packet) -> Path:
+def remux(
+    path: Path,
+    source: Path,
+    change: Callable[[int, Any], Any] = lambda number, packet: packet,
+    container: dict[str, str] | None = None,
+) -> Path:
     """Copy the picture track packet by packet; ``change`` gets its number and the packet and returns what to write."""
     import av
 
-    with av.open(str(source)) as read, av.open(str(path), "w") as output:
+    with av.open(str(source)) as read, av.open(str(path), "w", options=container or {}) as output:
         track: Any = read.streams.video[0]
-        copy: Any = output.add_stream_from_template(track)
+        copy: Any = output.add_stream_from_template(track, opaque=True)
         for number, packet in enumerate(packet for packet in read.demux(track) if packet.size):
             packet = change(number, packet)
             packet.stream = copy

@@ -181,7 +181,7 @@ def test_a_pair_names_its_own_inner_schedule(nano, small):
 
 
 def test_reading_beside_raw_calls(tmp_path, capfd):
-    clip = make_clip(tmp_path / "clip.mp4", 48, options={"g": "12"})
+    clip = make_clip(tmp_path / "clip.mp4", 48, options={"g": "24", "sc_threshold": "0"})
     assert run(["bench", "read", str(clip), "--frames", "8", "--repeats", "1", "--json"]) == 0
     record = json.loads(capfd.readouterr().out)
     assert record["reader"] == "pyav" and all(ratio > 0 for ratio in record["ratios"].values())

@@ -78,6 +78,8 @@ def test_a_reader_of_another_package(file: Path, capfd: pytest.CaptureFixture[st
 def test_a_failing_reader_costs_only_itself(file: Path, kind: type[VideoReader]) -> None:
     frames = read_frames(file, FOUR, readers=[named(kind), named(Painted)])
     assert frames.info.reader == named(Painted)
+    (note,) = frames.info.notes
+    assert note.startswith(f"{named(kind)} failed (") and f"{named(Painted)} took over" in note
 
 
 def test_a_hanging_reader_is_ended_at_its_deadline(file: Path) -> None:

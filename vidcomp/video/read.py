@@ -37,7 +37,9 @@ EXACT_SLACK_SECONDS = 0.1  # the length of the video track itself, from an MP4 i
 ROUGH_SLACK_SECONDS = 1.0  # the length of the longest track
 CONVERT = "check that the file plays; converting it may help: ffmpeg -i IN -c:v libx264 -an OUT.mp4"
 FINAL = frozenset({"cover", "empty_range"})  # causes that hold for every reader
-BROKEN = frozenset({"failed", "hang", "crash"})  # of the reader rather than of the file, as far as can be told
+BROKEN = frozenset(
+    {"failed", "hang", "crash", "too_large"}
+)  # of the reader rather than of the file, as far as can be told
 OTHERS_MAY = frozenset({"unsupported_codec", "no_frames", "reader_refused", "unreadable"})
 Failures = list[tuple[str, ReaderError]]
 

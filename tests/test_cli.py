@@ -110,6 +110,7 @@ def test_methods_and_doctor(cli):
     status, out, _ = cli("doctor", "--json")
     assert status == 0
     assert json.loads(out)["models"]["nano"].endswith("MiB")
+    assert json.loads(out)["readers"]["pyav"].startswith("works, ")
     assert "decord" in cli("doctor")[1]
 
 

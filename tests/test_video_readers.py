@@ -18,6 +18,7 @@ from clips import make_clip, make_cut, make_sound, make_tracks, make_twins, read
 
 from vidcomp.errors import IncompleteVideo, InputError
 from vidcomp.video import READERS, Frames, Sampling, read_frames
+from vidcomp.video.selftest import LEVELS, SAMPLE, reader_fault
 
 EVERY = Sampling(frames=100_000)
 OPEN_GOP = "open-gop=1:keyint=24:min-keyint=12:bframes=3:b-adapt=0:scenecut=0"
@@ -322,3 +323,14 @@ def test_a_codec_that_no_reader_knows_is_named(tmp_path: Path, clip: Callable[[s
     with pytest.raises(InputError) as caught:
         read_frames(path, Sampling(4))
     assert caught.value.code in {"unsupported_codec", "no_frames", "unreadable"}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_bundled_clip_tells_a_reader_that_works_from_one_that_does_not(
+    reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reader_fault(reader) == ""
+    assert SAMPLE.stat().st_size < 4096
+    monkeypatch.setattr("vidcomp.video.selftest.LEVELS", LEVELS[::-1])
+    assert "brightness" in reader_fault(reader)
+    assert "KeyError" in reader_fault("fake_readers:Raising")

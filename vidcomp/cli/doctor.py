@@ -17,7 +17,6 @@ __all__ = ["doctor"]
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "typer", "rich")
 _OPTIONAL = ("accelerate", "bitsandbytes", "flash_attn")
-_READERS = (("decord", "decord"), ("pyav", "av"), ("opencv", "cv2"))
 
 
 @with_ui
@@ -38,7 +37,7 @@ def _examine() -> dict[str, dict[str, Any]]:
         "vidcomp": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "packages": {name: _version_of(name) for name in _PACKAGES},
         "optional": {name: _version_of(name, "not installed") for name in _OPTIONAL},
-        "readers": {name: _reader(module) for name, module in _READERS},
+        "readers": _readers(),
         "device": _device(),
         "models": _embedded(),
     }
@@ -51,13 +50,25 @@ def _version_of(package: str, otherwise: str = "missing: pip install -c constrai
         return otherwise
 
 
-def _reader(module: str) -> str:
+def _readers() -> dict[str, str]:
+    """In the order in which they are tried."""
+    from vidcomp.video.reader import LIBRARIES, READERS
+
+    return {name: _reader(name, LIBRARIES[name]) for name in READERS}
+
+
+def _reader(name: str, module: str) -> str:
+    """Whether a reader decodes a sound clip, and the version of its library."""
+    from vidcomp.video.selftest import reader_fault
+
     if importlib.util.find_spec(module) is None:
         return "missing"
     try:
-        return f"works, {getattr(importlib.import_module(module), '__version__', 'version unknown')}"
+        found = getattr(importlib.import_module(module), "__version__", "version unknown")
     except (ImportError, OSError, RuntimeError) as error:
         return f"does not load: {str(error).splitlines()[0]}"
+    fault = reader_fault(name)
+    return f"{found} fails on a sound clip: {fault}" if fault else f"works, {found}"
 
 
 def _device() -> dict[str, Any]:

@@ -286,7 +286,7 @@ def _build(
     width, height = facts["size"]
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
-        Fraction(*facts["start"]), facts["container"], facts["codec"],
+        Fraction(*facts["start"]), facts["container"], facts["codec"], tuple(facts["notes"]),
     )  # fmt: skip
     return Frames(
         pixels=plan.pixels,

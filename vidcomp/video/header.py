@@ -108,7 +108,7 @@ def read_header(fd: int, track: int = 0) -> Header:
     except (struct.error, IndexError, ZeroDivisionError):
         return Header(kind="iso" if head[4:8] in ISO_STARTS else "matroska")
     if head[:4] == b"RIFF":
-        kind = "avi" if head[8:12] == b"AVI " else "unknown"
+        kind = {b"AVI ": "avi", b"WEBP": "webp"}.get(head[8:12], "unknown")
         length = int.from_bytes(head[4:8], "little")
         return Header(kind=kind, cut_short=length != UNFILLED and 8 + length > size)
     if any(head[start] == head[start + step] == 0x47 for start, step in TS_PACKETS if len(head) > start + step):

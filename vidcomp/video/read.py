@@ -329,6 +329,9 @@ def _explain(name: str, header: Header, failures: Failures) -> InputError:
     if not header.has_index:
         why = "its index is missing: the recording or the copy was cut off" + (" early" if header.cut_short else "")
         hint, code = "copy or download it again, or repair it with a tool that rebuilds the index", "no_index"
+    elif header.kind == "webp" and not header.cut_short:
+        why, code = "animated WebP is not supported", "unsupported_codec"
+        hint = "convert it with a program that reads it, to GIF, APNG or MP4"
     elif {"no_video_stream", "no_frames"} <= codes or (header.has_video and "no_video_stream" in codes):
         why = f"no installed reader decodes its video codec{header.codec and f' ({header.codec})'}"
         hint, code = "convert it: ffmpeg -i IN -c:v libx264 -an OUT.mp4", "unsupported_codec"

@@ -58,6 +58,7 @@ TELL_SECONDS = 0.01  # between two messages about frames: every message wakes th
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
 MANY_FRAMES = 50_000  # what listing and choosing among so many took is given back before pictures take their memory
+SILENT = frozenset({"hevc"})  # codecs of whose damage nothing is said, and of which threads make other pictures
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 
 
@@ -222,39 +223,50 @@ def _decode(
     request: Request, name: str, source: Source, answer: Answer, files: ExitStack
 ) -> tuple[dict[str, Any], Look | None]:
     with ExitStack() as opened:
-        began, reader = log_end(), opened.enter_context(create_reader(name))
-        timeline, chosen = _deliver(request, source, reader, answer)
-        damage = damage_of(reader, began)
-        if damage and reader.threads > 1:  # what several threads make of damaged data differs from run to run
+        reader = opened.enter_context(create_reader(name))
+        told, check = _attempt(request, source, reader, answer)
+        if (told["damage"] or told["flaw"]) and reader.threads > 1:
+            # What several threads make of damaged data differs from run to run.
             opened.pop_all().close()
-            began, reader, source = log_end(), opened.enter_context(create_reader(name)), source.unopened()
+            reader, source = opened.enter_context(create_reader(name)), source.unopened()
             reader.threads = 1
-            timeline, chosen = _deliver(request, source, reader, answer)
-            damage = damage_of(reader, began)
-        facts, scan = source.packets.facts, source.scan
-        told: dict[str, Any] = {
-            "frames_total": len(timeline),
-            "seconds": timeline.seconds,
-            "start": _fraction(timeline.start),
-            "claimed": reader.claimed_seconds,
-            "size": reader.size,
-            "damage": (scan.complaint if scan else "") or damage,
-            "flaw": "",
-            "container": facts.container,
-            "codec": facts.codec,
-            "track": facts.track,
-            "notes": scan.notes if scan else [],
-        }
+            told, check = _attempt(request, source, reader, answer)
         files.callback(source.packets.close)
         files.push(opened.pop_all())
+    return {**told, "checking": check is not None}, check
+
+
+def _attempt(
+    request: Request, source: Source, reader: VideoReader, answer: Answer
+) -> tuple[dict[str, Any], Look | None]:
+    """Deliver the frames once: the facts, and a second look that is worth it and can wait."""
+    began = log_end()
+    timeline, chosen = _deliver(request, source, reader, answer)
+    facts, scan, damage = source.packets.facts, source.scan, damage_of(reader, began)
+    told: dict[str, Any] = {
+        "frames_total": len(timeline),
+        "seconds": timeline.seconds,
+        "start": _fraction(timeline.start),
+        "claimed": reader.claimed_seconds,
+        "size": reader.size,
+        "damage": (scan.complaint if scan else "") or damage,
+        "flaw": "",
+        "container": facts.container,
+        "codec": facts.codec,
+        "track": facts.track,
+        "notes": scan.notes if scan else [],
+    }
     if told["damage"]:
         return told, None
     told["flaw"] = quick_look(source)
-    check = None
-    if not told["flaw"]:
-        part = request.sampling.start > 0 or request.sampling.end is not None
-        check = second_look(source, chosen, len(timeline), reader=name, ranged=part, thorough=request.thorough)
-    return {**told, "checking": check is not None}, check
+    if told["flaw"]:
+        return told, None
+    part = request.sampling.start > 0 or request.sampling.end is not None
+    look = second_look(source, chosen, len(timeline), reader=reader.name, ranged=part, thorough=request.thorough)
+    if look is None or facts.codec not in SILENT or reader.threads == 1:
+        return told, look
+    told["flaw"] = look()
+    return told, None
 
 
 def _deliver(request: Request, source: Source, reader: VideoReader, answer: Answer) -> tuple[Timeline, list[int]]:

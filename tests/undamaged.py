@@ -25,6 +25,7 @@ from vidcomp.errors import InputError  # noqa: E402
 from vidcomp.video import Sampling, read_frames  # noqa: E402
 
 FRAMES = 60
+X265 = {"preset": "ultrafast", "x265-params": "log-level=0"}
 VPX = {"deadline": "realtime", "cpu-used": "8"}
 KINDS: dict[str, dict[str, Any]] = {
     "h264": dict(options={"preset": "veryfast"}),
@@ -43,6 +44,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "vp8 hidden": dict(codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "5"}),
     "vp9": dict(codec="libvpx-vp9", options=VPX),
     "vp9 hidden": dict(codec="libvpx-vp9", options={"auto-alt-ref": "1", "lag-in-frames": "20", "cpu-used": "5"}),
+    "vp9 444": dict(codec="libvpx-vp9", options=VPX, pix_fmt="yuv444p"),
+    "hevc 10 bits": dict(codec="libx265", options=X265, pix_fmt="yuv420p10le"),
+    "hevc 422 10 bits": dict(codec="libx265", options=X265, pix_fmt="yuv422p10le"),
+    "hevc 444": dict(codec="libx265", options=X265, pix_fmt="yuv444p"),
+    "hevc 444 12 bits": dict(codec="libx265", options=X265, pix_fmt="yuv444p12le"),
+    "h264 10 bits": dict(options={"preset": "veryfast"}, pix_fmt="yuv420p10le"),
+    "h264 444": dict(options={"preset": "veryfast"}, pix_fmt="yuv444p"),
+    "av1 10 bits": dict(codec="libsvtav1", options={"preset": "10"}, pix_fmt="yuv420p10le"),
     "av1": dict(codec="libsvtav1", options={"preset": "10"}),
     "gif": dict(codec="gif", options={}, pix_fmt="rgb8"),
     "h263": dict(codec="h263", options={}, size=(352, 288)),

@@ -87,9 +87,11 @@ def _facts(found: Probe) -> dict[str, str]:
         "length": f"{found.seconds:.3f} s{starts}",
         "frames": f"{found.frames_total}, {rate}{hidden}" if found.frames_total else "only decoding counts them",
         "key frames": f"{len(found.keys)}{apart}",
+        "note": "; ".join(found.notes),
         "whole": found.doubt or "as far as its packets tell",
     }
-    return facts if found.frames_total else {name: text for name, text in facts.items() if name != "key frames"}
+    without = {"key frames"} if not found.frames_total else set()
+    return {name: text for name, text in facts.items() if text and name not in without}
 
 
 def _table(priced: list[Price]) -> RenderableType:

@@ -24,6 +24,7 @@ MAX_BOXES = 4096  # per level
 BOX_BYTES = 1 << 16  # of one box that is looked into
 ISO_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
 ISO_TOP = ISO_STARTS | {b"moof", b"meta", b"uuid", b"sidx", b"mfra", b"udta"}
+UNFILLED = 0xFFFFFFFF  # a length that a writer into a pipe could not go back to fill in
 ASF = b"\x30\x26\xb2\x75"
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that tells the size of the file
 TURNS = {  # signs of a, b, c and d: clockwise degrees, then mirrored
@@ -109,8 +110,9 @@ def read_header(fd: int, track: int = 0) -> Header:
     except (struct.error, IndexError, ZeroDivisionError):
         return Header(kind="iso" if head[4:8] in ISO_STARTS else "matroska")
     if head[:4] == b"RIFF":
-        kind = "avi" if head[8:12] == b"AVI " else "unknown"
-        return Header(kind=kind, cut_short=8 + int.from_bytes(head[4:8], "little") > size)
+        kind = {b"AVI ": "avi", b"WEBP": "webp"}.get(head[8:12], "unknown")
+        length = int.from_bytes(head[4:8], "little")
+        return Header(kind=kind, cut_short=length != UNFILLED and 8 + length > size)
     if any(head[start] == head[start + step] == 0x47 for start, step in TS_PACKETS if len(head) > start + step):
         return Header(kind="ts")
     return Header(kind=next((kind for magic, kind in MAGIC if head.startswith(magic)), "unknown"))

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from vidcomp.video.complaints import log_end, printed_damage
 from vidcomp.video.flv import broken_chain
 from vidcomp.video.hevc import hevc_complaint
 from vidcomp.video.libav import demux, reason_of
@@ -134,11 +134,21 @@ def _runs(source: Source, wanted: Sequence[int], frames: int) -> tuple[list[_Run
 
 
 def _missing_pictures(source: Source, frames: int) -> str:
-    """What PyAV says when it decodes all packets."""
+    """What PyAV says when it decodes all packets: the same in every run, so with one thread where anything is wrong."""
+    began = log_end()
+    if not _said_of_all(source, frames, PyAvReader.threads, began):
+        return ""
+    return _said_of_all(source, frames, 1, log_end())
+
+
+def _said_of_all(source: Source, frames: int, threads: int, began: int) -> str:
     with PyAvReader() as reader:
-        reader.open(Source(source.path, source.header, lambda: replace(source.packets, opened=None)))
+        reader.threads = threads
+        reader.open(source.unopened())
         found = len(reader.count())
-        return f"{frames - found} of {frames} pictures do not decode" if found < frames else reader.complaint
+        if found < frames:
+            return f"{frames - found} of {frames} pictures do not decode"
+        return printed_damage(began) or reader.complaint
 
 
 def _undecodable(path: str, decoder: _Decoder, runs: Sequence[_Run]) -> str:

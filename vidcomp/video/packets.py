@@ -7,6 +7,7 @@ from typing import Any
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
 from vidcomp.video.index import Mismatch, index_table
 from vidcomp.video.libav import discard_others, reason_of
+from vidcomp.video.rates import is_filled
 from vidcomp.video.reader import Facts, Packets, ReaderError, VideoReader
 from vidcomp.video.scan import scan_video
 
@@ -38,7 +39,7 @@ def list_packets(path: str, header: Header) -> Packets:
         height=height,
         pixel_format=stream.codec_context.pix_fmt or "",
         sound=bool(container.streams.audio),
-        seconds=container.duration / 1e6 if container.duration and container.duration > 0 else None,
+        seconds=_claimed(container, stream),
         track=stream.id,
         tracks=len(_picture_tracks(container)),
         place=container.streams.video.index(stream),
@@ -51,6 +52,13 @@ def list_packets(path: str, header: Header) -> Packets:
         table, (container, stream) = None, start_video(path, VideoReader.threads)
         discard_others(container, stream)
     return Packets(scan_video(container, stream, table), facts, (container, stream))
+
+
+def _claimed(container: Any, stream: Any) -> float | None:
+    """Seconds that the container says it lasts, None when it does not."""
+    if not container.duration or container.duration < 0 or (stream.frames and not is_filled(stream.frames)):
+        return None
+    return float(container.duration / 1e6)
 
 
 def start_video(path: str, threads: int) -> tuple[Any, Any]:

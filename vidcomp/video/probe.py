@@ -38,6 +38,7 @@ class Probe:
         start_seconds: of the first frame, in the file's own clock.
         hidden: packets that an edit list hides.
         variable_rate: steps between frames differ.
+        notes: what a viewer would not expect of the times, a line each.
         doubt: why the packets may promise more than can be decoded, such as ``"the file is cut short"``; else empty.
     """
 
@@ -57,6 +58,7 @@ class Probe:
     hidden: int
     variable_rate: bool
     doubt: str
+    notes: tuple[str, ...] = ()
 
     @property
     def frames_total(self) -> int:
@@ -102,6 +104,7 @@ class Probe:
             "longest_gap_seconds": round(self.longest_gap, 3),
             "hidden_packets": self.hidden,
             "doubt": self.doubt or None,
+            "notes": list(self.notes),
         }
 
 
@@ -131,6 +134,7 @@ def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECON
         hidden=facts.get("hidden", 0),
         variable_rate=facts.get("variable_rate", False),
         doubt=_doubt(header, facts),
+        notes=tuple(facts.get("notes", ())),
     )
 
 

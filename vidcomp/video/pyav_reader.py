@@ -12,6 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from vidcomp.video.header import Header, turn_of
 from vidcomp.video.libav import demux, one_thread, reason_of
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
+from vidcomp.video.rates import is_filled, stream_rate
 from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
 
@@ -29,7 +31,6 @@ __all__ = ["SKIPS", "PyAvReader"]
 SKIPS = frozenset({"h264", "mpeg2video", "mpeg4"})  # codecs that mark pictures without dependants
 # FFmpeg's own VP9 decoder gives wrong pictures of damaged data without a word; this one notices, and is as fast.
 STRICT_DECODERS = {"vp9": "libvpx-vp9"}
-FALLBACK_RATE = Fraction(25)
 
 
 class PyAvReader(VideoReader):
@@ -61,6 +62,8 @@ class PyAvReader(VideoReader):
     def claimed_seconds(self) -> float | None:
         if self._source.header.seconds is not None:
             return self._source.header.seconds
+        if self._stream.frames and not is_filled(self._stream.frames):
+            return None  # then FFmpeg guesses the length from the size
         lengths = [(self._container.duration or 0) / 1e6, float((self._stream.duration or 0) * self._stream.time_base)]
         if self._stream.frames and self._stream.average_rate:  # an AVI's header still counts what was cut off
             lengths.append(float(self._stream.frames / self._stream.average_rate))
@@ -78,14 +81,23 @@ class PyAvReader(VideoReader):
         for frame in self._frames():
             ticks.append(frame.pts)
             last = frame.duration or 0
-        base, rate = Fraction(self._stream.time_base), self._stream.average_rate or self._stream.guessed_rate
+        base, rate = Fraction(self._stream.time_base), stream_rate(self._container, self._stream).value
         self.close()  # from here on the stream must not be asked
         if not ticks:
             raise ReaderError("the file opens and holds no picture that can be decoded", "no_frames")
-        least_step = int(self._source.facts.container == "mpeg")  # its times are guesses, wrong where two are the same
-        timed = _by_time(ticks, base, last, least_step)
-        self._counted = timed or _by_rate(len(ticks), Fraction(rate or FALLBACK_RATE))
+        self._counted = self._timed(ticks, base, last) or _by_rate(len(ticks), rate)
         return self._counted
+
+    def _timed(self, ticks: list[int | None], base: Fraction, last: int) -> Timeline | None:
+        """When decoded pictures are shown, by their own times or by what the packets tell of them."""
+        scan = self._source.scan
+        if scan is None or not scan.untimed:
+            least_step = int(self._source.facts.container == "mpeg")  # guessed times, wrong where two are the same
+            timed = _by_time(ticks, base, last, least_step)
+            return scan.timeline if timed and scan and scan.timeline.ticks.tolist() == ticks else timed
+        if len(scan) == len(ticks):
+            return scan.timeline
+        return _by_rate(len(ticks), 1 / scan.step) if scan.step else None
 
     def read(self, indices: Sequence[int], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
         if self._counted is not None or self._source.scan is None:
@@ -223,9 +235,26 @@ def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
     name = STRICT_DECODERS.get(stream.codec_context.name)
     if name is None or name not in av.codecs_available or header.rotation or header.mirrored:
         return None
+    if not _takes(name, stream.codec_context.pix_fmt):
+        return None
     decoder = av.CodecContext.create(name, "r")
     decoder.extradata, decoder.thread_count = stream.codec_context.extradata, threads
     return decoder
+
+
+@cache
+def _takes(name: str, pixel_format: str | None) -> bool:
+    """Whether this build of a decoder knows a format of pictures: what it lacks is no fault of the file.
+
+    What the encoder of the same library writes tells: some are built without anything above eight bits.
+    """
+    import av
+
+    try:
+        known = av.Codec(name, "w").video_formats or []
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return pixel_format in {format.name for format in known}
 
 
 def _turned(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[np.uint8]:

@@ -280,7 +280,8 @@ def _build(
     reader = names[len(failures)]
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
-        Fraction(*facts["start"]), facts["container"], facts["codec"], notes=_told(failures, reader),
+        Fraction(*facts["start"]), facts["container"], facts["codec"],
+        notes=(*_told(failures, reader), *facts["notes"]),
     )  # fmt: skip
     return Frames(
         pixels=plan.pixels,
@@ -335,6 +336,9 @@ def _explain(name: str, header: Header, failures: Failures, alone: bool = False)
     if not header.has_index:
         why = "its index is missing: the recording or the copy was cut off" + (" early" if header.cut_short else "")
         hint, code = "copy or download it again, or repair it with a tool that rebuilds the index", "no_index"
+    elif header.kind == "webp" and not header.cut_short:
+        why, code = "animated WebP is not supported", "unsupported_codec"
+        hint = "convert it with a program that reads it, to GIF, APNG or MP4"
     elif {"no_video_stream", "no_frames"} <= codes or (header.has_video and "no_video_stream" in codes):
         why = f"no installed reader decodes its video codec{header.codec and f' ({header.codec})'}"
         hint, code = "convert it: ffmpeg -i IN -c:v libx264 -an OUT.mp4", "unsupported_codec"

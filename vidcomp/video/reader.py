@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -149,6 +149,15 @@ class Source:
         return self.scan is not None and self.scan.exact and not self.header.cut_short
 
     @property
+    def doubtful(self) -> bool:
+        """True when damage is known before anything is decoded."""
+        return self.header.cut_short or (self.scan is not None and bool(self.scan.complaint))
+
+    def unopened(self) -> Source:
+        """The same, to be opened anew: the open container serves one reader only."""
+        return Source(self.path, self.header, lambda: replace(self.packets, opened=None), self.choose)
+
+    @property
     def jumps(self) -> bool:
         """True when decoding may begin at any key frame."""
         # Of several descriptions of the codec the right one is only known when coming from the start.
@@ -168,7 +177,7 @@ class VideoReader(ABC):
     """
 
     name: ClassVar[str]
-    threads: ClassVar[int] = max(2, min(8, _usable_cores()))  # every one holds frames in memory
+    threads: int = max(2, min(8, _usable_cores()))  # every one holds frames in memory; 1 where data is damaged
     complaint = ""  # what is wrong with the frames that were read, in words
 
     def __enter__(self) -> VideoReader:

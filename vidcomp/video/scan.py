@@ -9,7 +9,7 @@ Letters used in shapes: N presentable frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vidcomp.video.gif import gif_ends
 from vidcomp.video.libav import demux, reason_of
+from vidcomp.video.rates import is_filled, is_paced, is_raw, stream_rate
 from vidcomp.video.riff import empty_chunks
 
 __all__ = ["Scan", "Timeline", "scan_video"]
@@ -33,6 +34,7 @@ SELF_CONTAINED = frozenset(
 NOT_CODED = 8  # bytes of an MPEG-4 packet, at most, that says that the picture before stays
 SHOWN = 0x10  # bit of the first byte of a VP8 picture (RFC 6386, 9.1)
 SEAM_STEPS = 1.5  # between two packets where nothing is lost, at most
+MOST_DELAY = 8  # pictures that an encoder waits for
 LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
 
@@ -86,6 +88,9 @@ class Scan:
         exact: the packets tell every frame's time and none is doubtful; otherwise frames have to be counted by
         decoding.
         complaint: what was wrong with the packets, in words; empty when nothing was.
+        untimed: the packets do not tell when pictures are shown, only that they follow one another: their order need
+        not be that of the packets.
+        guessed: not even their rate is told, and one is assumed.
     """
 
     timeline: Timeline
@@ -94,9 +99,24 @@ class Scan:
     hidden: int
     exact: bool
     complaint: str = ""
+    untimed: bool = False
+    guessed: bool = False
 
     def __len__(self) -> int:
         return len(self.timeline)
+
+    @property
+    def step(self) -> Fraction:
+        """Seconds from one picture to the next, usually."""
+        steps = np.diff(self.timeline.ticks)
+        return int(np.median(steps)) * self.timeline.base if len(steps) else self.timeline.last * self.timeline.base
+
+    @property
+    def notes(self) -> list[str]:
+        """What a viewer would not expect of the times, a line each."""
+        if not self.guessed or len(self) < 2:
+            return []
+        return [f"times are guessed: the file has none; {float(1 / self.step):g} frames per second assumed"]
 
     @property
     def variable_rate(self) -> bool:
@@ -110,7 +130,7 @@ class Scan:
 
 
 def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = None) -> Scan | None:
-    """Scan one picture track of an open PyAV container; None when its packets tell no times at all.
+    """Scan one picture track of an open PyAV container; None when it has no packets to show.
 
     The container is read to its end, unless ``index_table`` gave a ``table``. Packets are never decoded and their bytes
     are not kept.
@@ -126,15 +146,13 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
     exact = (
         not complaint and coded and bool(rows[0, _KEY]) and not (np.diff(decoding) < 0).any()
     )  # else joined from several files
-    if (shown[:, _PTS] == _NONE).any():
-        if stream.codec_context.has_b_frames or (shown[:, _DTS] == _NONE).any():
-            return None
-        shown[:, _PTS] = shown[:, _DTS]
+    clock, guessed = _clock(container, stream, shown)
     shown = shown[np.argsort(shown[:, _PTS], kind="stable")]
-    ticks = shown[:, _PTS].copy()
-    exact &= len(ticks) == 1 or bool(ticks[-1] > ticks[0])
-    # An AVI holds no presentation times: with B-frames FFmpeg guesses them, and they may name the wrong pictures.
-    exact &= not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    timeline = clock or Timeline(shown[:, _PTS].copy(), Fraction(stream.time_base), int(shown[-1, _DURATION]))
+    if container.format.name == "avi":
+        timeline = replace(timeline, last=0 if complaint else _to_the_end(stream, timeline.ticks))
+    ticks = timeline.ticks
+    exact &= clock is None and (len(ticks) == 1 or bool(ticks[-1] > ticks[0]))
     # A program stream tells some times only. The others are guesses, wrong ones where two are the same.
     exact &= not (container.format.name == "mpeg" and bool((np.diff(ticks) == 0).any()))
     keys, order = shown[:, _KEY].astype(bool), shown[:, _ORDER].astype(np.int32)
@@ -142,8 +160,42 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
         keys = order == 0  # a file that does not say which packets are keys calls all of them so
     first_key = order[keys].min() if keys.any() else len(rows)
     exact &= not bool((order[: int(keys.argmax())] > first_key).any())  # leading pictures whose references are missing
-    timeline = Timeline(ticks, Fraction(stream.time_base), int(shown[-1, _DURATION]))
-    return Scan(timeline, keys, order, int((rows[:, _HIDDEN] != 0).sum()), exact, complaint)
+    hidden = int((rows[:, _HIDDEN] != 0).sum())
+    return Scan(timeline, keys, order, hidden, exact, complaint, clock is not None, guessed)
+
+
+def _clock(container: Any, stream: Any, shown: Ticks) -> tuple[Timeline | None, bool]:
+    """When pictures are shown that have no times of their own, and whether that is guessed; None if they have some.
+
+    Packets without presentation times that come in the order of their pictures get them, in place.
+    """
+    times, steps = shown[:, _PTS], shown[:, _DTS]
+    unknown, stepping = bool((times == _NONE).any()), bool((steps != _NONE).all())
+    if container.format.name == "avi" and stepping and len(np.unique(times - steps)) > 1:
+        return Timeline(_without_delay(np.sort(steps)), Fraction(stream.time_base)), False
+    if unknown and stepping and not stream.codec_context.has_b_frames:
+        shown[:, _PTS], unknown = steps, False
+    if not unknown and not is_paced(container):
+        return None, False
+    rate = stream_rate(container, stream)
+    if unknown or (is_raw(container) and not rate.guessed):
+        return Timeline(np.arange(len(shown), dtype=np.int64), 1 / rate.value, 1), rate.guessed
+    return None, rate.guessed
+
+
+def _without_delay(steps: Ticks) -> Ticks:
+    """Steps of an AVI without those that an encoder of B-frames left empty while it waited for its first pictures."""
+    gaps = np.diff(steps)
+    usual = int(np.median(gaps)) if len(gaps) else 1
+    late = np.flatnonzero(gaps != usual)
+    if len(late) and late[-1] < MOST_DELAY and steps[-1] - steps[0] <= (len(gaps) + MOST_DELAY) * usual:
+        return np.arange(len(steps), dtype=np.int64) * usual
+    return steps
+
+
+def _to_the_end(stream: Any, ticks: Ticks) -> int:
+    """Steps from the last picture of an AVI to the end that its header tells; 0 when it does not."""
+    return max(0, stream.frames - int(ticks[-1])) if is_filled(stream.frames) else 0
 
 
 _NONE = np.iinfo(np.int64).min
@@ -181,8 +233,9 @@ def _packets(container: Any, stream: Any) -> tuple[Ticks, str]:
     if not complaint and container.format.name == "gif" and not gif_ends(container.name):
         complaint = "the file is cut short"
     # An AVI's header counts its pictures; an MP4's counts those that its edit list leaves out as well.
-    if not complaint and container.format.name == "avi" and len(rows) < stream.frames:
-        missing = stream.frames - len(rows) - empty_chunks(container.name, stream.index)
+    if not complaint and container.format.name == "avi" and is_filled(stream.frames):
+        missing = max(0, stream.frames - len(rows))
+        missing -= empty_chunks(container.name, stream.index) if missing else 0
         complaint = f"{missing} of {stream.frames} pictures are missing" if missing > 0 else ""
     table = np.array(rows, dtype=np.int64).reshape(-1, 7)
     if not complaint and corrupt and not _are_seams(table, np.array(corrupt)):

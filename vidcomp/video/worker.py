@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.complaints import damage_of, log_end, printed_damage
 from vidcomp.video.header import Header
 from vidcomp.video.integrity import Look, quick_look, second_look
 from vidcomp.video.nursery import limit_heap, trim_heap
@@ -52,32 +52,14 @@ from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
 
 __all__ = ["Request", "serve"]
 
-LOG = 2  # descriptor of standard error
 MAX_OUTPUT_BYTES = 8 << 30
 LONG_SECONDS = 60.0
-MOST_LOG_BYTES = 1 << 20  # that are looked at
 TELL_SECONDS = 0.01  # between two messages about frames: every message wakes the parent
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
 MANY_FRAMES = 50_000  # what listing and choosing among so many took is given back before pictures take their memory
+SILENT = frozenset({"hevc"})  # codecs of whose damage nothing is said, and of which threads make other pictures
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
-DAMAGE = re.compile(  # packets that demuxers call corrupt are judged by the scan
-    rb"error while decoding|concealing|(?<!Packet )corrupt|partial file|decode_slice|Error splitting|Invalid NAL"
-    rb"|missing picture|ended prematurely|Read error|damaged|Error at MB|Invalid data found|non-existing|truncat"
-    rb"|went wrong|invalid as first byte|exceeds (containing|max)|does not match|slice end not reached"
-    rb"|overlaps with next|undecodable NALU: (?![89]\b)|failed to decode|frame RPS|outside the valid range|illegal"
-    rb"|block unavailable|overread \d|bad vlc|ac/dc index|huffman table|VLC tree|error count|No JPEG data"
-    rb"|unsupported coding type|Error parsing|Unknown OBU type|LZW decode failed|Packet mismatch|Marker bit missing"
-    rb"|Unknown EBML doctype|slice (too small|mismatch|below image)|invalid (cbp|mb type|frame dimensions)"
-    rb"|MVs not available",
-    re.IGNORECASE,
-)
-# Weaker signs, enough to ask the other reader. Complaints about "mmco" come with sound open groups of pictures.
-SUSPICION = re.compile(
-    DAMAGE.pattern + rb"|error|invalid|missing|could not find ref|out of range|overread|illegal", re.I
-)
-ADDRESS = re.compile(r" @ 0x[0-9a-f]+")  # differs from run to run
-BLACK = re.compile(rb"Cannot convert interlaced")  # OpenCV then hands out black pictures and reports success
 
 
 @dataclass(frozen=True)
@@ -156,7 +138,7 @@ def serve(request: Request, answer: Answer, free: Callable[[], bool]) -> bool:
             answer.send("done", facts=facts)
             if check is not None:
                 files.close()
-                damage = check() or _printed_damage(_log())
+                damage = check() or printed_damage()
                 again = not damage and free()
                 answer.send("checked", damage=damage)
         except ReaderError as error:
@@ -222,6 +204,7 @@ def _look(request: Request, answer: Answer) -> dict[str, Any]:
         "exact": scan.exact,
         "variable_rate": scan.variable_rate,
         "complaint": scan.complaint or flaw,
+        "notes": scan.notes,
     }
 
 
@@ -234,38 +217,64 @@ def _decode(
 ) -> tuple[dict[str, Any], Look | None]:
     with ExitStack() as opened:
         reader = opened.enter_context(create_reader(name))
-        reader.open(source)
-        if (reader.claimed_seconds or 0) > LONG_SECONDS:
-            answer.send("opened", seconds=reader.claimed_seconds)
-        timeline = reader.timeline()
-        try:
-            chosen = _fill(request, source, reader, timeline, answer)
-        except Uncounted:
-            timeline = reader.count()
-            chosen = _fill(request, source, reader, timeline, answer)
-        facts, scan, damage = source.packets.facts, source.scan, _damage(reader)
-        told: dict[str, Any] = {
-            "frames_total": len(timeline),
-            "seconds": timeline.seconds,
-            "start": _fraction(timeline.start),
-            "claimed": reader.claimed_seconds,
-            "size": reader.size,
-            "damage": (scan.complaint if scan else "") or damage,
-            "flaw": "",
-            "container": facts.container,
-            "codec": facts.codec,
-            "track": facts.track,
-        }
+        told, check = _attempt(request, source, reader, answer)
+        if (told["damage"] or told["flaw"]) and reader.threads > 1:
+            # What several threads make of damaged data differs from run to run.
+            opened.pop_all().close()
+            reader, source = opened.enter_context(create_reader(name)), source.unopened()
+            reader.threads = 1
+            told, check = _attempt(request, source, reader, answer)
         files.callback(source.packets.close)
         files.push(opened.pop_all())
+    return {**told, "checking": check is not None}, check
+
+
+def _attempt(
+    request: Request, source: Source, reader: VideoReader, answer: Answer
+) -> tuple[dict[str, Any], Look | None]:
+    """Deliver the frames once: the facts, and a second look that is worth it and can wait."""
+    began = log_end()
+    timeline, chosen = _deliver(request, source, reader, answer)
+    facts, scan, damage = source.packets.facts, source.scan, damage_of(reader, began)
+    told: dict[str, Any] = {
+        "frames_total": len(timeline),
+        "seconds": timeline.seconds,
+        "start": _fraction(timeline.start),
+        "claimed": reader.claimed_seconds,
+        "size": reader.size,
+        "damage": (scan.complaint if scan else "") or damage,
+        "flaw": "",
+        "container": facts.container,
+        "codec": facts.codec,
+        "track": facts.track,
+        "notes": scan.notes if scan else [],
+    }
     if told["damage"]:
         return told, None
     told["flaw"] = quick_look(source)
-    check = None
-    if not told["flaw"]:
-        part = request.sampling.start > 0 or request.sampling.end is not None
-        check = second_look(source, chosen, len(timeline), reader=name, ranged=part, thorough=request.thorough)
-    return {**told, "checking": check is not None}, check
+    if told["flaw"]:
+        return told, None
+    part = request.sampling.start > 0 or request.sampling.end is not None
+    look = second_look(source, chosen, len(timeline), reader=reader.name, ranged=part, thorough=request.thorough)
+    if look is None or facts.codec not in SILENT or reader.threads == 1:
+        return told, look
+    told["flaw"] = look()
+    return told, None
+
+
+def _deliver(request: Request, source: Source, reader: VideoReader, answer: Answer) -> tuple[Timeline, list[int]]:
+    """Write the chosen frames into the memory file: when every frame is shown, and which were chosen."""
+    if source.doubtful:
+        reader.threads = 1
+    reader.open(source)
+    if (reader.claimed_seconds or 0) > LONG_SECONDS:
+        answer.send("opened", seconds=reader.claimed_seconds)
+    timeline = reader.timeline()
+    try:
+        return timeline, _fill(request, source, reader, timeline, answer)
+    except Uncounted:
+        timeline = reader.count()
+        return timeline, _fill(request, source, reader, timeline, answer)
 
 
 def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timeline, answer: Answer) -> list[int]:
@@ -336,35 +345,8 @@ def _choose_by_scenes(sampling: Sampling, reader: VideoReader, source: Source, t
     if first >= stop:
         return np.empty(0, np.int64)
     with reader:
-        reader.open(Source(source.path, source.header, lambda: replace(source.packets, opened=None)))
+        reader.open(source.unopened())
         if len(reader.timeline()) != len(timeline):
             reader.count()
         bounds = find_cuts(map(thumbnail, reader.read(range(first, stop), THUMB_SIDE)))
     return choose_in_spans(bounds, sampling.bound) + first
-
-
-def _damage(reader: VideoReader) -> str:
-    """First complaint of the decoder about damaged data, empty when there is none.
-
-    Raises:
-        ReaderError: the complaint means that the delivered pictures are not the file's.
-    """
-    log = _log()
-    text = _printed_damage(log)
-    if reader.name == "opencv" and BLACK.search(log):
-        raise ReaderError("gives black pictures for interlaced video", "doubt")
-    if reader.name == "decord" and SUSPICION.search(log):  # it puts copies in place of frames that it cannot decode
-        raise ReaderError(
-            text or "its decoder complains, and it fills gaps with copies", "damaged" if text else "doubt"
-        )
-    return text or reader.complaint
-
-
-def _printed_damage(log: bytes) -> str:
-    """The first line about damaged data that a library printed, empty when there is none."""
-    complaint = next((line for line in log.splitlines() if DAMAGE.search(line)), b"")
-    return ADDRESS.sub("", complaint.decode("utf-8", "replace"))[:200]
-
-
-def _log() -> bytes:
-    return os.pread(LOG, MOST_LOG_BYTES, 0)

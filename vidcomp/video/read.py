@@ -278,7 +278,8 @@ def _build(
     reader = names[len(failures)]
     info = VideoInfo(
         file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
-        Fraction(*facts["start"]), facts["container"], facts["codec"], notes=_told(failures, reader),
+        Fraction(*facts["start"]), facts["container"], facts["codec"],
+        notes=(*_told(failures, reader), *facts["notes"]),
     )  # fmt: skip
     return Frames(
         pixels=plan.pixels,

@@ -30,6 +30,7 @@ DOLBY = "Dolby Vision"
 DOLBY_TAGS = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
 FIELDS = {2: "top", 3: "bottom", 4: "top", 5: "bottom"}  # which comes first, by FFmpeg's AVFieldOrder as it writes it
 WIDEST = 8  # times as wide as high, or the reverse: no real pixel is
+LARGE_PIXELS = 1 << 25  # of a picture; more are not worked on at full size
 FEW_LINES = 4  # of a picture to one that is wanted: then one field has lines enough
 
 
@@ -93,10 +94,9 @@ def form_of(stream: Any) -> Form:
 
 def squared(size: Size, pixel: tuple[int, int]) -> Size:
     """Width and height with square pixels: one side grows, none shrinks, and neither beyond what any file may have."""
-    shape = Form(pixel)
-    if not shape.plausible:
-        return size
     wide, high = pixel
+    if wide == high or not Form(pixel).plausible or not all(size):
+        return size
     return fitted(round(size[0] * max(wide / high, 1)), round(size[1] * max(high / wide, 1)), MAX_SIDE)
 
 
@@ -149,8 +149,9 @@ class Conformer:
 
     def _plain(self, frame: Any, size: Size, format: str = "rgb24") -> NDArray[Any]:
         how = "AREA" if size != (frame.width, frame.height) else None
-        made: NDArray[Any] = self._converter.reformat(frame, *size, format, interpolation=how, **one_thread()).to_ndarray()
-        return made
+        made = self._converter.reformat(frame, *size, format, interpolation=how, **one_thread())
+        pixels: NDArray[Any] = made.to_ndarray()
+        return pixels
 
     def _coloured(self, frame: Any, size: Size) -> Picture:
         form = replace(
@@ -171,15 +172,16 @@ class Conformer:
             self._alphas[name] = _has_alpha(frame.format)
         if not self._alphas[name]:
             return self._coloured(frame, size)
-        full = (frame.width, frame.height)
+        # What lies under a transparent place must not reach its neighbours when a picture is scaled.
+        full = (frame.width, frame.height) if frame.width * frame.height <= LARGE_PIXELS else size
         alpha = self._plain(frame, full, "rgba")[..., 3]
         if alpha.min() == 255 or (self._opaque and not alpha.any()):
             return self._coloured(frame, size)
-        import cv2
-
         self.notes["alpha"] = "transparent parts are shown on black"
-        image = cv2.multiply(self._coloured(frame, full), np.repeat(alpha[..., None], 3, axis=2), scale=1 / 255)
-        return resized(np.asarray(image, np.uint8), size)
+        image = self._coloured(frame, full)
+        for row, share in zip(image, alpha, strict=True):  # one by one: in the memory of one
+            row[:] = (row * share.astype(np.uint16)[:, None] + 127) // 255
+        return resized(image, size)
 
     def _woven(self, frame: Any, size: Size) -> Picture:
         """From one field, where both differ. What stands still keeps all its lines."""

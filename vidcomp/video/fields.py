@@ -17,6 +17,7 @@ __all__ = ["combed", "one_field", "woven"]
 
 Picture = NDArray[np.uint8]
 STEP = 12  # grey levels between two lines, at least, that count
+LINES = 6  # combed ones below each other, at least: noise makes fewer
 LEAST_SHARE = 1e-4  # of the pixels of a picture: fewer are noise
 REACH = (9, 15)  # rows and columns about a combed place that are made anew with it
 
@@ -51,11 +52,10 @@ def combed(picture: Picture) -> NDArray[np.bool_] | None:
     same = (above > 0) == (below > 0)
     unlike = np.minimum(np.abs(above), np.abs(below))
     like = np.maximum(np.abs(grey[:-4] - line), np.abs(grey[4:] - line))
-    found = same & (unlike > STEP) & (like * 2 < unlike)
-    found[:-1] &= found[1:]  # of one line alone more is needed
-    if found.sum() < max(4, LEAST_SHARE * grey.size):
+    marks = np.pad(same & (unlike > STEP) & (like * 2 < unlike), ((2, 2), (0, 0))).astype(np.uint8)
+    marks = np.asarray(cv2.morphologyEx(marks, cv2.MORPH_OPEN, np.ones((LINES, 1), np.uint8)))
+    if marks.sum() < max(LINES, LEAST_SHARE * grey.size):
         return None
-    marks = np.pad(found, ((2, 2), (0, 0))).astype(np.uint8)
     return np.asarray(cv2.dilate(marks, np.ones(REACH, np.uint8)), dtype=np.bool_)
 
 

@@ -139,6 +139,7 @@ class Conformer:
         # One converter for all frames: setting one up takes longer than converting a small frame.
         self._converter, self.form, self._opaque = VideoReformatter(), form, opaque
         self._alphas: dict[str, bool] = {}
+        self._forms: dict[tuple[int, int], Form] = {}
         self.notes: dict[str, str] = {}  # by kind
         if form.transfer == DOLBY:
             self.notes["transfer"] = "Dolby Vision colours are shown as they are stored: hues may be wrong"
@@ -154,16 +155,22 @@ class Conformer:
         return pixels
 
     def _coloured(self, frame: Any, size: Size) -> Picture:
-        form = replace(
-            self.form,  # before PyAV 17 frames do not tell
-            transfer=TRANSFERS.get(getattr(frame, "color_trc", 2), self.form.transfer),
-            primaries=PRIMARIES.get(getattr(frame, "color_primaries", 2), self.form.primaries),
-        )
+        tags = (getattr(frame, "color_trc", 2), getattr(frame, "color_primaries", 2))  # before PyAV 17 it does not tell
+        form = self._forms.get(tags) or self._told(*tags)
         if not form.bright and not form.wide:
             return self._plain(frame, size)
         how = f"high dynamic range ({form.transfer}) was tone-mapped" if form.bright else "wide colours were brought"
         self.notes["transfer"] = f"{how} to the range of ordinary video (bt.709)"
         return toned(self._plain(frame, size, "rgb48le"), form.transfer, form.wide)
+
+    def _told(self, transfer: int, primaries: int) -> Form:
+        """The form of frames with such tags, for this one and those to come."""
+        form = self._forms[transfer, primaries] = replace(
+            self.form,
+            transfer=TRANSFERS.get(transfer, self.form.transfer),
+            primaries=PRIMARIES.get(primaries, self.form.primaries),
+        )
+        return form
 
     def _opaqued(self, frame: Any, size: Size) -> Picture:
         """On black, where a picture is transparent."""

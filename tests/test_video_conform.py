@@ -79,7 +79,7 @@ def test_squared_loses_nothing_and_has_bounds(size: tuple[int, int], pixel: tupl
     assert 1 <= wide <= 16384 and 1 <= high <= 16384
     if wide < 16384 and high < 16384:
         assert wide >= size[0] and high >= size[1] and (wide == size[0] or high == size[1])
-        if wide > size[0]:
+        if pixel[0] > pixel[1]:
             assert abs(wide - size[0] * pixel[0] / pixel[1]) <= 0.5
         else:
             assert abs(high - size[1] * pixel[1] / pixel[0]) <= 0.5

@@ -439,6 +439,27 @@ def test_an_alpha_that_avi_leaves_empty_means_nothing(tmp_path: Path) -> None:
 # Ordinary video, and where notes go
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv444p"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (9, 0.2627, 0.0593)])
+def test_matrix_and_range_are_followed(pix_fmt: str, full: bool, matrix: int, red: float, blue: float) -> None:
+    """One colour, by the formula of the standards; the library's own default differs between its versions."""
+    import av
+
+    from vidcomp.video.conform import Conformer, Form
+
+    full = full or pix_fmt == "yuvj420p"
+    frame: Any = av.VideoFrame(64, 64, pix_fmt)
+    frame.colorspace, frame.color_range = matrix, 2 if full else 1
+    for plane, value in zip(frame.planes, (120, 100, 160), strict=True):
+        np.frombuffer(plane, np.uint8)[:] = value
+    luma, cb, cr = (120 / 255, -28 / 255, 32 / 255) if full else (104 / 219, -28 / 224, 32 / 224)
+    r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
+    g = (luma - red * r - blue * b) / (1 - red - blue)
+    shown = Conformer(Form()).rgb(frame, (64, 64))[20, 20]
+    assert np.abs(shown - 255 * np.array([r, g, b])).max() < 3
+
+
 def test_ordinary_pictures_are_left_alone(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", FEW)
     found = read(clip)

@@ -26,6 +26,7 @@ Size = tuple[int, int]  # width, height
 TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 13: "srgb",
              14: "bt2020", 15: "bt2020", 16: PQ, 17: "smpte428", 18: HLG}  # fmt: skip
 PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt601", 6: "bt601", 7: "bt601", 9: "bt2020", 11: "p3", 12: "p3"}
+BT709, BT601, FULL_RANGE = 1, 5, 2
 DOLBY = "Dolby Vision"
 DOLBY_TAGS = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
 FIELDS = {2: "top", 3: "bottom", 4: "top", 5: "bottom"}  # which comes first, by FFmpeg's AVFieldOrder as it writes it
@@ -150,7 +151,7 @@ class Conformer:
 
     def _plain(self, frame: Any, size: Size, format: str = "rgb24") -> NDArray[Any]:
         how = "AREA" if size != (frame.width, frame.height) else None
-        made = self._converter.reformat(frame, *size, format, interpolation=how, **one_thread())
+        made = self._converter.reformat(frame, *size, format, interpolation=how, **(one_thread() or _matrix(frame)))
         pixels: NDArray[Any] = made.to_ndarray()
         return pixels
 
@@ -161,7 +162,8 @@ class Conformer:
             return self._plain(frame, size)
         how = f"high dynamic range ({form.transfer}) was tone-mapped" if form.bright else "wide colours were brought"
         self.notes["transfer"] = f"{how} to the range of ordinary video (bt.709)"
-        return toned(self._plain(frame, size, "rgb48le"), form.transfer, form.wide)
+        picture = self._plain(frame, size, "gbrp16le")  # FFmpeg 8.0 makes wrong greens and blues of rgb48
+        return toned(picture, form.transfer, form.wide)
 
     def _told(self, transfer: int, primaries: int) -> Form:
         """The form of frames with such tags, for this one and those to come."""
@@ -216,6 +218,17 @@ def resized(image: Picture, size: Size) -> Picture:
     smaller = size[0] <= image.shape[1] and size[1] <= image.shape[0]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
+
+
+def _matrix(frame: Any) -> dict[str, int]:
+    """What the converter has to be told before PyAV 17: it took bt.601 and most often the narrow range for granted."""
+    kind = frame.format
+    if kind.is_rgb or kind.has_palette or len(kind.components) < 3:
+        return {}
+    full = kind.name.startswith("yuvj") or frame.color_range == FULL_RANGE
+    ranges = {"src_color_range": FULL_RANGE if full else 1, "dst_color_range": FULL_RANGE}
+    other = BT709 if frame.colorspace == BT601 else BT601  # of RGB it means nothing, but the same would be passed over
+    return {"src_colorspace": frame.colorspace, "dst_colorspace": other, **ranges}
 
 
 def _has_alpha(format: Any) -> bool:

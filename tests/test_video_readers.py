@@ -116,7 +116,7 @@ CLIPS: dict[str, tuple[Maker, int, int, tuple[str, ...]]] = {
     "cut.mp4": (cut, 66, 144, OTHERS),
     "turned90.mp4": (lambda p: quarter_turns(p, 1), 0, 30, ALL),
     "turned270.mp4": (lambda p: quarter_turns(p, 3), 0, 30, ALL),
-    "interlaced.mp4": (lambda p: make_clip(p, 60, options={"x264-params": "tff=1"}), 0, 60, ("pyav", "decord")),
+    "interlaced.mp4": (lambda p: make_clip(p, 60, options={"x264-params": "tff=1"}), 0, 60, ("pyav",)),
     "interlaced.ts": (lambda p: make_clip(p, 60, options={"x264-params": "tff=1", "g": "12"}), 0, 60, ("pyav",)),
     "av1.mp4": (lambda p: make_clip(p, 40, codec="libsvtav1", options={"preset": "12"}), 0, 40, ("pyav",)),
     "every_key.mov": (lambda p: make_clip(p, 30, codec="mjpeg", pix_fmt="yuvj420p", options={}), 0, 30, OTHERS),

@@ -76,8 +76,7 @@ def _show(found: Frames, files: list[str], ui: Ui) -> None:
         record = {"schema": 1, "status": found.status, "video": found.info.to_dict(), "frames": found.to_dict()}
         if found.degraded:
             record["degraded"] = found.degraded
-        if found.info.notes:
-            record["notes"] = list(found.info.notes)
+        record["notes"] = list(found.info.notes)
         data({**record, "files": files} if files else record)
         return
     names = [f"\t{display_name(file)}" for file in files] or [""] * len(found)

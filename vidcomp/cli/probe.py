@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vidcomp.report.prices import Price
+    from vidcomp.video.conform import Form
     from vidcomp.video.probe import Probe
 
 __all__ = ["probe"]
@@ -79,11 +80,12 @@ def _facts(found: Probe) -> dict[str, str]:
     turned = f", stored turned by {found.rotation} degrees" if found.rotation else ""
     hidden = f", {found.hidden} packets hidden by an edit list" if found.hidden else ""
     starts = f", starts at {float(found.start_seconds):.3f} s" if found.start_seconds else ""
-    size = f"{found.width} x {found.height}{turned}" if found.width and found.height else "size not known"
+    size = f"{found.width} x {found.height}{_stretched(found)}{turned}" if all(found.stored) else "size not known"
     apart = f", at most {found.longest_gap:.2f} s apart" if len(found.keys) else " of those that are shown"
     facts = {
         "file": f"{found.container}, {found.file_bytes:,} bytes{', with sound' if found.sound else ''}",
         "picture": f"{found.codec} {found.pixel_format}, {size}",
+        "shown": _shown(found.form),
         "length": f"{found.seconds:.3f} s{starts}",
         "frames": f"{found.frames_total}, {rate}{hidden}" if found.frames_total else "only decoding counts them",
         "key frames": f"{len(found.keys)}{apart}",
@@ -92,6 +94,25 @@ def _facts(found: Probe) -> dict[str, str]:
     }
     without = {"key frames"} if not found.frames_total else set()
     return {name: text for name, text in facts.items() if text and name not in without}
+
+
+def _stretched(found: Probe) -> str:
+    wide, high = found.form.pixel
+    if wide == high:
+        return ""
+    what = "" if found.form.plausible else ", which is not plausible"
+    return f", stored as {found.stored[0]} x {found.stored[1]} with pixels {wide}:{high}{what}"
+
+
+def _shown(form: Form) -> str:
+    """What is done to its pictures beyond that, or may be; empty for ordinary ones."""
+    kinds = (
+        (form.bright, f"high dynamic range ({form.transfer}) is tone-mapped"),
+        (form.wide and not form.bright, "wide colours (bt2020) are brought to bt.709"),
+        (bool(form.fields), f"interlaced, {form.fields} field first: de-interlaced"),
+        (form.alpha, "transparent parts are put on black"),
+    )
+    return "; ".join(text for holds, text in kinds if holds)
 
 
 def _table(priced: list[Price]) -> RenderableType:

@@ -148,6 +148,8 @@ def _untrue_packets(source: Source) -> str:
         return "it puts copies in place of what is missing, and this file is not whole"
     if source.facts.codec in UNFIT:
         return UNFIT[source.facts.codec]
+    if source.facts.form.unusual:
+        return f"it shows pictures as they are stored, and this file has {source.facts.form.unusual}"
     if scan.hidden:
         return "some of its packets show nothing, and it counts them"
     if source.facts.tracks > 1:

@@ -9,14 +9,16 @@ frame's time is not that of the scan, or there is no sound scan, a pass of its o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.conform import Form, fitted, resized, squared, swapped
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
-from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, in_background, shrink
+from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, in_background
 from vidcomp.video.scan import Timeline
 
 __all__ = ["OpenCvReader"]
@@ -34,7 +36,7 @@ class OpenCvReader(VideoReader):
     def __init__(self) -> None:
         self._capture: Any = None
         self._path = ""
-        self._header = Header()
+        self._header, self._form = Header(), Form()
         self._size = (0, 0)
         self._rate = 0.0
         self._claimed: float | None = None
@@ -52,6 +54,7 @@ class OpenCvReader(VideoReader):
             raise ReaderError("it takes the first picture track, and another one counts", "doubt")
         if source.sound and source.scan is not None:
             self._expected = source.scan.timeline
+        self._form = source.facts.form
         self._capture = opening.result()
         self._rate = _positive(self._capture.get(cv2.CAP_PROP_FPS))
         count = _positive(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -101,12 +104,22 @@ class OpenCvReader(VideoReader):
             found, image = self._capture.retrieve()
             if not found or image.ndim != 3:
                 raise ReaderError(f"no picture at frame {index}")
-            self._size = (image.shape[1], image.shape[0])
-            yield np.asarray(cv2.cvtColor(shrink(image, max_side), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+            pixel = swapped(self._form.pixel, self._header.rotation % 180 != 0)
+            self._size = squared((image.shape[1], image.shape[0]), pixel)
+            size = self._size if max_side is None else fitted(*self._size, max_side)
+            yield np.asarray(cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     @property
     def size(self) -> tuple[int, int]:
         return self._size
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        left = replace(self._form, pixel=(1, 1)).unusual
+        stretched = (f"pixels are not square: pictures are stretched to {self._size[0]} x {self._size[1]}",)
+        shown = (f"shown as stored, because no better reader could: {left}",)
+        square = self._form.pixel[0] == self._form.pixel[1] or not self._form.plausible
+        return (() if square else stretched) + (shown if left else ())
 
     def close(self) -> None:
         if self._capture is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vidcomp.video.conform import form_of
 from vidcomp.video.header import MAX_PIXELS, MAX_SIDE, Header
 from vidcomp.video.index import Mismatch, index_table
 from vidcomp.video.libav import discard_others, reason_of
@@ -43,6 +44,7 @@ def list_packets(path: str, header: Header) -> Packets:
         track=stream.id,
         tracks=len(_picture_tracks(container)),
         place=container.streams.video.index(stream),
+        form=form_of(stream),
     )
     discard_others(container, stream)
     try:

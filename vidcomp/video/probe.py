@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.conform import Form, squared, swapped
 from vidcomp.video.files import printable
 from vidcomp.video.header import Header
 from vidcomp.video.read import DEADLINE_SECONDS, look_at
@@ -28,7 +29,9 @@ class Probe:
         path: as given.
         file_bytes: its size.
         container, codec, pixel_format: such as ``mp4``, ``h264``, ``yuv420p``.
-        width, height: of an upright frame.
+        width, height: of an upright frame with square pixels.
+        stored: width and height of the picture as it is stored.
+        form: how it is to be shown: the shape of a pixel, colours, fields, transparency.
         rotation: clockwise degrees by which the stored picture is turned for display.
         sound: there is a sound track.
         times: float64 ``[N]`` seconds of every frame that can be shown, from 0.0; empty when the packets do not tell.
@@ -49,6 +52,8 @@ class Probe:
     pixel_format: str
     width: int
     height: int
+    stored: tuple[int, int]
+    form: Form
     rotation: int
     sound: bool
     times: NDArray[np.float64]
@@ -94,6 +99,11 @@ class Probe:
             "width": self.width,
             "height": self.height,
             "rotation": self.rotation,
+            "pixel_aspect": "{}:{}".format(*self.form.pixel),
+            "transfer": self.form.transfer or None,
+            "primaries": self.form.primaries or None,
+            "field_first": self.form.fields or None,
+            "alpha": self.form.alpha,
             "sound": self.sound,
             "duration_seconds": round(self.seconds, 6),
             "start_seconds": round(float(self.start_seconds), 6),
@@ -116,15 +126,19 @@ def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECON
     """
     header, listed, facts = look_at(path, deadline_seconds)
     timeline = Timeline(listed.ticks, Fraction(*facts["base"])) if listed else None
-    width, height = facts["width"], facts["height"]
+    form = Form(**{**facts["form"], "pixel": tuple(facts["form"]["pixel"])})
+    stored = facts["width"], facts["height"]
+    width, height = swapped(squared(stored, form.pixel), header.rotation % 180 != 0) if all(stored) else stored
     return Probe(
         path=Path(path),
         file_bytes=os.stat(path).st_size,
         container=facts["container"],
         codec=facts["codec"],
         pixel_format=facts["pixel_format"],
-        width=height if header.rotation % 180 else width,
-        height=width if header.rotation % 180 else height,
+        width=width,
+        height=height,
+        stored=stored,
+        form=form,
         rotation=header.rotation,
         sound=facts["sound"],
         times=timeline.times if timeline else np.empty(0),

@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.video.conform import Conformer, Form, form_of, framed, inside, pair, squared, swapped
 from vidcomp.video.header import Header, turn_of
-from vidcomp.video.libav import demux, one_thread, reason_of
+from vidcomp.video.libav import demux, reason_of
 from vidcomp.video.packets import start_video
 from vidcomp.video.plan import Segment, segments
 from vidcomp.video.rates import is_filled, stream_rate
-from vidcomp.video.reader import ReaderError, Source, Uncounted, VideoReader, fitted
+from vidcomp.video.reader import INDEXED, ReaderError, Source, Uncounted, VideoReader, fitted
 from vidcomp.video.scan import Timeline
 
 __all__ = ["SKIPS", "PyAvReader"]
@@ -31,6 +32,7 @@ __all__ = ["SKIPS", "PyAvReader"]
 SKIPS = frozenset({"h264", "mpeg2video", "mpeg4"})  # codecs that mark pictures without dependants
 # FFmpeg's own VP9 decoder gives wrong pictures of damaged data without a word; this one notices, and is as fast.
 STRICT_DECODERS = {"vp9": "libvpx-vp9"}
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own do not decode what is transparent
 
 
 class PyAvReader(VideoReader):
@@ -44,19 +46,19 @@ class PyAvReader(VideoReader):
         self._decoder: Any = None
         self._source = Source("", Header())
         self._counted: Timeline | None = None
-        self._converter: Any = None
+        self._conformer: Conformer
+        self._pixel, self._follows = (1, 1), False  # the shape of a pixel, and whether pictures tell of another one
         self._size = (0, 0)
         self._turns: dict[int, tuple[int, bool]] = {}
 
     def open(self, source: Source) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        self._source, self._converter = source, VideoReformatter()
+        self._source = source
         if (opened := source.packets.opened) and self._source.jumps and source.scan is not None:
             self._begin(*opened)
             self._jump(int(source.scan.timeline.ticks[0]))
         else:
             self._begin(*start_video(source.path, self.threads))
+        self._conform(form_of(self._stream))
 
     @property
     def claimed_seconds(self) -> float | None:
@@ -113,6 +115,10 @@ class PyAvReader(VideoReader):
     def size(self) -> tuple[int, int]:
         return self._size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._conformer.notes.values())
+
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
@@ -121,6 +127,18 @@ class PyAvReader(VideoReader):
     def _begin(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
         self._decoder = _strict_decoder(stream, self._source.header, self.threads) or stream.codec_context
+
+    def _conform(self, form: Form) -> None:
+        """Settle how the pictures of the stream are to be shown."""
+        self._conformer = Conformer(form, opaque=self._source.facts.container == "avi")
+        self._pixel = form.pixel
+        # An index tells for the whole file; in other containers every picture may have a shape of its own.
+        own = pair(self._stream.codec_context.sample_aspect_ratio)
+        self._follows = self._source.header.kind not in INDEXED and own == form.pixel
+        if form.alpha and self._decoder.name in ALPHA_DECODERS:
+            self._conformer.notes["alpha"] = "transparent parts are not known: what lies under them is shown"
+        if not form.plausible:
+            self._conformer.notes["pixel"] = "pixels of {}:{} are not plausible: taken as square".format(*form.pixel)
 
     def _frames(self) -> Iterator[Any]:
         """Every frame that decodes, from the start of the file; what comes before an error at the end counts."""
@@ -200,6 +218,8 @@ class PyAvReader(VideoReader):
     def _check(self, frame: Any) -> None:
         if frame.is_corrupt:
             self.complaint = "the decoder marks pictures as damaged"
+        if self._follows and frame.key_frame:
+            self._pixel = pair(self._decoder.sample_aspect_ratio)
 
     def _turn(self, frame: Any) -> tuple[int, bool]:
         """Clockwise degrees by which a frame is to be turned, and whether it is mirrored after that."""
@@ -210,19 +230,29 @@ class PyAvReader(VideoReader):
         return self._turns[rotation]
 
     def _picture(self, frame: Any, max_side: int | None) -> NDArray[np.uint8]:
-        """Convert to RGB at the wanted size in one step, then turn upright."""
+        """Convert to RGB at the wanted size, turn upright, and fit into the frame of the first picture."""
         self._check(frame)
         degrees, mirrored = self._turn(frame)
-        turned = degrees % 180 != 0
+        lies = degrees % 180 != 0
+        whole = self._shown((frame.width, frame.height), lies)
+        frame_size = self._size if max_side is None else fitted(*self._size, max_side)
+        size = frame_size if whole == self._size else inside(whole, frame_size)
+        image = _turned(self._conformer.rgb(frame, swapped(size, lies)), degrees, mirrored)
+        return image if size == frame_size else framed(image, frame_size)
+
+    def _shown(self, stored: tuple[int, int], lies: bool) -> tuple[int, int]:
+        """Width and height of a picture at full size, upright and with square pixels. The first is the frame of all."""
+        whole = swapped(squared(stored, self._pixel), lies)
         if self._size == (0, 0):
-            self._size = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        size = self._size if max_side is None else fitted(*self._size, max_side)
-        width, height = size[::-1] if turned else size
-        how = "AREA" if (width, height) != (frame.width, frame.height) else None
-        # One converter for all frames: setting one up takes longer than converting a small frame.
-        rgb = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, **one_thread())
-        image: NDArray[np.uint8] = rgb.to_ndarray()
-        return _turned(image, degrees, mirrored)
+            self._size = whole
+        notes = self._conformer.notes
+        if whole != swapped(stored, lies):
+            shape = "{}:{}".format(*self._pixel)
+            notes.setdefault("pixel", f"pixels are {shape}, not square: pictures are stretched to {_by(whole)}")
+        if whole != self._size:
+            change = f"the picture changes from {_by(self._size)} to {_by(whole)} midway"
+            notes.setdefault("size", f"{change}: it is fitted into the first size, with black bars")
+        return whole
 
 
 def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
@@ -232,7 +262,8 @@ def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
     """
     import av
 
-    name = STRICT_DECODERS.get(stream.codec_context.name)
+    codec = stream.codec_context.name
+    name = ALPHA_DECODERS.get(codec) if form_of(stream).alpha else STRICT_DECODERS.get(codec)
     if name is None or name not in av.codecs_available or header.rotation or header.mirrored:
         return None
     if not _takes(name, stream.codec_context.pix_fmt):
@@ -265,6 +296,10 @@ def _turned(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[n
         turns = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
         image = np.asarray(cv2.rotate(image, turns[degrees // 90 - 1]), dtype=np.uint8)
     return np.asarray(cv2.flip(image, 1), dtype=np.uint8) if mirrored else image
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 Name = tuple[int, int]  # presentation time, and how many with the same time came before: some files have twins

@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.errors import UsageError
+from vidcomp.video.conform import Form, fitted
 from vidcomp.video.header import Header
 from vidcomp.video.scan import Scan, Timeline
 
@@ -81,6 +82,7 @@ class Facts:
         track: the number of the track in the file, 0 when it has none.
         tracks: picture tracks that are not covers.
         place: of the track among all picture tracks, covers included; 0 is the first.
+        form: how its pictures are to be shown.
     """
 
     container: str = ""
@@ -93,6 +95,7 @@ class Facts:
     track: int = 0
     tracks: int = 1
     place: int = 0
+    form: Form = field(default_factory=Form)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Source:
 
     def unopened(self) -> Source:
         """The same, to be opened anew: the open container serves one reader only."""
-        return Source(self.path, self.header, lambda: replace(self.packets, opened=None), self.choose)
+        return Source(self.path, self.header, lambda: replace(self.packets, opened=None))
 
     @property
     def jumps(self) -> bool:
@@ -221,6 +224,11 @@ class VideoReader(ABC):
     def size(self) -> tuple[int, int]:
         """Width and height of an upright frame at full size, known once a frame was read."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a viewer would not expect of the frames that were read, a line each."""
+        return ()
+
     @abstractmethod
     def close(self) -> None:
         """Release the file and the decoder. May be called twice."""
@@ -281,9 +289,3 @@ def shrink(image: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
     import cv2
 
     return np.asarray(cv2.resize(image, fitted(width, height, max_side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """Width and height scaled down so that no side exceeds ``max_side``."""
-    scale = min(1.0, max_side / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))

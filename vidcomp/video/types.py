@@ -28,7 +28,7 @@ class VideoInfo:
         path: the file as the caller named it.
         frames_total: presentable frames: those a player would show. Packets that an edit list hides do not count.
         duration_seconds: from the start of the first presentable frame to the end of the last.
-        width: pixels of an upright frame at full size, after rotation metadata.
+        width: pixels of an upright frame at full size, after rotation metadata and with square pixels.
         height: likewise.
         fps: mean rate, ``frames_total / duration_seconds``; 0.0 when the duration is not known.
         reader: the reader that delivered the frames: ``"decord"``, ``"pyav"`` or ``"opencv"``.

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.complaints import damage_of, log_end, printed_damage
+from vidcomp.video.conform import squared
 from vidcomp.video.header import Header
 from vidcomp.video.integrity import Look, quick_look, second_look
 from vidcomp.video.nursery import limit_heap, trim_heap
@@ -247,7 +248,7 @@ def _attempt(
         "container": facts.container,
         "codec": facts.codec,
         "track": facts.track,
-        "notes": scan.notes if scan else [],
+        "notes": [*(scan.notes if scan else ()), *reader.notes],
     }
     if told["damage"]:
         return told, None
@@ -323,10 +324,11 @@ def _fill(request: Request, source: Source, reader: VideoReader, timeline: Timel
 
 def _side(request: Request, facts: Facts, frames: int) -> int | None:
     """Longest side of the frames: as asked for, or less where they would not fit into ``max_bytes``."""
-    total = 3 * facts.width * facts.height * frames
+    size = squared((facts.width, facts.height), facts.form.pixel)
+    total = 3 * size[0] * size[1] * frames
     if total <= request.max_bytes:
         return request.max_side
-    side = max(LEAST_SIDE, int(max(facts.width, facts.height) * (request.max_bytes / total) ** 0.5))
+    side = max(LEAST_SIDE, int(max(size) * (request.max_bytes / total) ** 0.5))
     return side if request.max_side is None else min(side, request.max_side)
 
 

@@ -65,7 +65,7 @@ class Holitom(Method):
     source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
-    rule: ClassVar[str] = "stores static positions once"
+    rule: ClassVar[str] = "stores static positions once, and rounds up per frame"
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

@@ -93,6 +93,11 @@ def test_rows_are_paired_with_the_full_run(small):
     assert 0 <= bench.blind <= 1
 
 
+def test_methods_are_compared_at_equal_tokens(nano):
+    bench = bench_accuracy(nano, ["holitom", "longvu", "dycoke", "none"], [0.1, 1.0], questions=2, equal_tokens=True)
+    assert [row.tokens for row in bench.rows] == [29, 288] * 4 and bench.to_dict()["equal_tokens"]
+
+
 def test_an_interrupted_run_continues(nano, small, monkeypatch):
     bench, journal = small
     monkeypatch.setattr(nano, "watch", None)  # asking again would fail

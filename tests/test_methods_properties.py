@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from vidcomp.bench.compress import made_up_view, near_square
 from vidcomp.budget import token_budget
-from vidcomp.methods import get_method, method_names
+from vidcomp.methods import Method, get_method, method_names
+from vidcomp.methods.fitted import fitted
 from vidcomp.methods.holitom import Holitom, default_tau, effective_keep
+from vidcomp.methods.select import keep_only
 from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -82,10 +84,6 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("recoverable", {"adaptive": True}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
-EXACT = {  # exactly the ceiling of keep * T * N, but for settings that reproduce published counts
-    "aim", "divprune", "fastervlm", "fastvid", "flowcut", "fopru", "framefusion", "llavolta", "random", "uniform",
-    "vidcom2", "visionzip", "vispruner", "vscan", "vtc_cls",
-}  # fmt: skip
 PUBLISHED = {"fastvid", "vidcom2"}
 IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
 every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
@@ -143,13 +141,14 @@ def test_every_method(
     frames, tokens = shape[:2]
 
     assert 1 <= reduction.kept <= view.total
-    if name in EXACT and parameters.get("mode") != "rows" and not (name in PUBLISHED and "official" in parameters):
-        assert reduction.kept == token_budget(view.total, keep)
+    check_count(method, view, keep, reduction.kept)
     if reduction.raster:
         assert bool((reduction.anchors.diff() > 0).all())
     if reduction.spans:
         assert [frame for span in reduction.spans for frame in range(span.start, span.end + 1)] == list(range(frames))
     check_weights(reduction)
+    for count in {1, (reduction.kept + 1) // 2, token_budget(view.total, 0.4), view.total}:
+        check_fitted(view, reduction, count)
 
     merged = apply_reduction(view, reduction)
     assert merged.features.dtype == dtype and bool(torch.isfinite(merged.features).all())
@@ -169,12 +168,37 @@ def test_every_method(
     assert frames * tokens == reduction.assign.numel()
 
 
+def check_count(method: Method, view: TokenView, keep: float, kept: int) -> None:
+    """An exact method tells its count, which is the budget unless its class names a rule; another one tells none."""
+    frames, grid = view.features.shape[0], view.grid
+    if not method.exact:
+        with pytest.raises(ValueError, match="depends on the video"):
+            method.count(frames, grid, keep)
+        return
+    assert kept == method.count(frames, grid, keep)
+    if not method.rule and getattr(method, "mode", "rank") == "rank":
+        assert kept == token_budget(view.total, keep)
+
+
+def check_fitted(view: TokenView, reduction: Reduction, count: int) -> None:
+    """Any decision becomes one of exactly ``count`` survivors, with and without attention to choose by."""
+    for known in (view, TokenView(view.features, view.grid, view.times)):
+        found = fitted(known, reduction, count)
+        assert found.kept == count and (found is reduction) == (reduction.kept == count)
+        assert found.raster == reduction.raster and found.spans == reduction.spans
+        old, new = set(reduction.anchors.tolist()), set(found.anchors.tolist())
+        assert new <= old or old <= new
+        check_weights(found)
+        assert bool(torch.isfinite(apply_reduction(known, found).features).all())
+
+
 def check_weights(reduction: Reduction) -> None:
     """Shares of each survivor sum to one, its anchor is a member of it, and dropped tokens weigh nothing."""
     used = reduction.assign >= 0
-    sums = torch.zeros(reduction.kept).index_add_(0, reduction.assign[used], reduction.weights[used])
+    sums = torch.zeros(reduction.kept, dtype=torch.float64)
+    sums.index_add_(0, reduction.assign[used], reduction.weights[used].double())
     if reduction.more is not None:
-        sums.index_add_(0, reduction.more.survivor, reduction.more.weight)
+        sums.index_add_(0, reduction.more.survivor, reduction.more.weight.double())
         assert bool((reduction.more.weight > 0).all())
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
     assert torch.equal(reduction.assign[reduction.anchors], torch.arange(reduction.kept))
@@ -207,10 +231,49 @@ def test_same_on_any_number_of_threads(
 @pytest.mark.parametrize("keep", [0.07, 0.3, 0.77])
 def test_exact_means_that_the_count_follows_from_the_shape(name: str, parameters: dict[str, Any], keep: float) -> None:
     method = get_method(name, **parameters)
-    if not method.exact or "adaptive" in parameters:  # recoverable: lets outliers decide, on request
-        pytest.skip("the count depends on the video")
-    videos = [make_view(kind, (5, 16, 16), torch.float32, 1) for kind in ("scenes", "noise", "still", "one value")]
-    assert len({method(view, keep).kept for view in videos}) == 1
+    for kind in ("scenes", "noise", "still", "one value"):
+        view = make_view(kind, (5, 16, 16), torch.float32, 1)
+        check_count(method, view, keep, method(view, keep).kept)
+
+
+@pytest.mark.parametrize("frames", [5, 6, 7, 8, 9, 13])
+@pytest.mark.parametrize("keep", [0.05, 0.25, 0.3, 0.77, 1.0])
+def test_the_published_counts_of_dycoke(frames: int, keep: float) -> None:
+    view = make_view("scenes", (frames, 9, 16), torch.float32, 1)
+    method = get_method("dycoke", official=True)
+    assert method(view, keep).kept == method.count(frames, view.grid, keep)
+
+
+def test_what_is_dropped_and_what_comes_back() -> None:
+    """Four tokens a, b, a', c: of a, b, c the least attended goes; beside a and a' the one unlike both comes back."""
+    features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.99, 0.1], [-1.0, 0.0]]])
+    view = TokenView(features, (1, 4), torch.zeros(1), salience=torch.tensor([[0.1, 0.3, 0.9, 0.2]]))
+    kept = keep_only(torch.tensor([0, 1, 3]), 4)
+    assert fitted(view, kept, 2).anchors.tolist() == [1, 3]
+    assert fitted(view, keep_only(torch.tensor([0, 2]), 4), 3).anchors.tolist() == [0, 2, 3]
+    bare = TokenView(features, (1, 4), torch.zeros(1))
+    assert fitted(bare, keep_only(torch.arange(4), 4), 3).anchors.tolist() == [0, 1, 3]  # a' is like a before it
+
+
+def test_what_absorbs_everything_goes_on_absorbing() -> None:
+    """Three tokens a, b, a' in survivors {a} and {b, a'}: joined by members, and parted again."""
+    features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.99, 0.1]]])
+    view = TokenView(features, (1, 3), torch.zeros(1), salience=torch.tensor([[9.0, 1.0, 1.0]]))
+    merged = Reduction(torch.tensor([0, 1]), torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.5, 0.5]))
+    one = fitted(view, merged, 1)
+    assert one.anchors.tolist() == [0] and one.assign.tolist() == [0, 0, 0]
+    torch.testing.assert_close(one.weights, torch.full((3,), 1 / 3))
+    apart = fitted(view, merged, 3)
+    assert apart.assign.tolist() == [0, 1, 2] and apart.weights.tolist() == [1, 1, 1]
+
+
+def test_what_comes_back_is_read_in_its_frame() -> None:
+    view = make_view("scenes", (6, 16, 32), torch.float32, 0)
+    reduction = Holitom(contextual=0.5)(view, 0.3)
+    order, before = fitted(view, reduction, 60).anchors.tolist(), reduction.anchors.tolist()
+    assert not reduction.raster and [anchor for anchor in order if anchor in before] == before
+    spans = [next(i for i, s in enumerate(reduction.spans) if s.start <= a // 16 <= s.end) for a in order]
+    assert spans == sorted(spans)
 
 
 @every_setting

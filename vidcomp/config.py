@@ -7,7 +7,8 @@ the JSON record writes them, and the Python API takes the same names. Importing 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vidcomp.errors import UsageError
@@ -20,6 +21,7 @@ __all__ = [
     "RunConfig",
     "SpanConfig",
     "VideoConfig",
+    "newer_budget",
     "option_of",
     "parse_seconds",
     "parse_spec",
@@ -248,6 +250,12 @@ class OuterConfig(_Checked):
         above=0,
         high=1,
     )
+    keep_tokens: int | None = option(
+        None,
+        "--keep-tokens",
+        "number of visual tokens that enters the language model, met exactly, instead of a share",
+        low=1,
+    )
     inner: str = option(
         "auto",
         "--inner",
@@ -267,6 +275,10 @@ class OuterConfig(_Checked):
         "model prefers",
         choices=("auto", "compact", "keep", "ppe"),
     )
+
+    def settled(self, total: int) -> OuterConfig:
+        """The same for a video of ``total`` tokens, whose ``keep`` is the share that ``keep_tokens`` asks for."""
+        return self if self.keep_tokens is None else replace(self, keep=min(1.0, self.keep_tokens / total))
 
 
 @dataclass(frozen=True)
@@ -306,8 +318,9 @@ class RunConfig:
         """Build from field names of any stage, such as ``keep=0.2, frames=16``.
 
         Raises:
-            UsageError: unknown name, or a value outside its range.
+            UsageError: unknown name, a value outside its range, or two values that exclude each other.
         """
+        _check_one_budget(values)
         parts: dict[str, Any] = {}
         for group in fields(cls):
             kind: Any = type(group.default)
@@ -321,15 +334,33 @@ class RunConfig:
 
     def replace(self, **values: Any) -> RunConfig:
         """A copy with some fields changed, named as in :meth:`from_flat`."""
-        return RunConfig.from_flat(**{**self.flat(), **values})
+        _check_one_budget(values)
+        return RunConfig.from_flat(**newer_budget(self.flat(), values))
 
     def flat(self) -> dict[str, Any]:
-        """All settings as one dictionary, for records."""
-        return {item.name: getattr(part, item.name) for part in self.parts() for item in fields(part)}
+        """All settings as one dictionary, for records; of the two budgets only the one in force."""
+        found = {item.name: getattr(part, item.name) for part in self.parts() for item in fields(part)}
+        if self.outer.keep_tokens is not None:
+            del found["keep"]
+        return found
 
     def parts(self) -> tuple[Any, ...]:
         """The stage configs, in the order of the flow."""
         return tuple(getattr(self, group.name) for group in fields(self))
+
+
+def _check_one_budget(values: Mapping[str, Any]) -> None:
+    """Raise UsageError when both a share and a number of tokens are given."""
+    if "keep" in values and values.get("keep_tokens") is not None:
+        raise UsageError("--keep-tokens together with --keep", why="each one alone decides how many tokens are kept",
+                         hint="give one of them", code="bad_option")  # fmt: skip
+
+
+def newer_budget(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings ``old`` changed by ``new``, in which a share replaces a number of tokens and the other way round."""
+    replaced = {"keep": "keep_tokens", "keep_tokens": "keep"}
+    gone = {replaced[name] for name in replaced if new.get(name) is not None}
+    return {**{name: value for name, value in old.items() if name not in gone}, **new}
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vidcomp.config import newer_budget
 from vidcomp.errors import UsageError
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import method_of
@@ -88,7 +89,7 @@ class Conversation:
         The vision tower runs again only when a method asks for a signal that it has not told yet. After an error the
         old settings hold.
         """
-        wanted = {**self.settings, **settings}
+        wanted = newer_budget(self.settings, settings)
         method = method_of(wanted.get("method", self.lm.config.outer.method))
         needs = signals_to_collect(method, self.lm.family)
         self.lm.config.replace(**wanted)  # a wrong value is found here

@@ -20,15 +20,16 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
-from vidcomp.config import OuterConfig
+from vidcomp.config import OuterConfig, RunConfig
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.inllm import Attachment, CompressedCache
+from vidcomp.finite import check_finite_rows
+from vidcomp.inllm import Attachment, CompressedCache, Schedule
 from vidcomp.inner import chosen_schedule, visual_facts
 from vidcomp.ledger import StageLedger, TokenCounts
 from vidcomp.measured import record_prefill
 from vidcomp.methods import Method, method_of
 from vidcomp.models import Family, Layout, Prompt, adapter_of
-from vidcomp.outer import completed, reduced, signals_to_collect
+from vidcomp.outer import completed, outer_notes, reduced, signals_to_collect
 from vidcomp.spans import every_frame
 from vidcomp.tokens import TokenView
 
@@ -39,7 +40,8 @@ def compress(
     model: Any,
     *,
     method: str | Method = "holitom",
-    keep: float = 0.1,
+    keep: float | None = None,
+    keep_tokens: int | None = None,
     inner: str = "auto",
     positions: str = "auto",
 ) -> Compression:
@@ -55,7 +57,9 @@ def compress(
     Args:
         model: a loaded stock model of a supported family; it is used as it is and left as it was.
         method: a name with parameters (``"holitom:tau=0.8"``) or a method object.
-        keep: share of the visual tokens that enters the language model; 1 is the plain model, bit for bit.
+        keep: share of the visual tokens that enters the language model, 0.1 when it is not named; 1 is the plain model,
+            bit for bit.
+        keep_tokens: their number instead, met exactly.
         inner: reduction inside the language model: ``auto`` (the method's own), ``none``, or ``holitom:k=18,r=0.5``.
         positions: ``keep``, ``compact``, or ``auto`` for the family's own choice.
 
@@ -63,7 +67,8 @@ def compress(
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
     """
     spec = method if isinstance(method, str) else method.name
-    config = OuterConfig(method=spec, keep=keep, inner=inner, positions=positions)
+    budget = {name: value for name, value in (("keep", keep), ("keep_tokens", keep_tokens)) if value is not None}
+    config = RunConfig.from_flat(method=spec, inner=inner, positions=positions, **budget).outer
     return Compression(adapter_of(model), method_of(method), config)
 
 
@@ -162,13 +167,16 @@ class Compression:
             return (args, kwargs) if isinstance(cache, _ReducedCache) else None
         if kind:
             raise UsageError(kind, why="only the first prompt is compressed", hint="a new generate call", code="dropin")
-        if self.config.keep >= 1 and self.schedule is None:
+        config = self._settled(ids)
+        schedule = self.schedule if config.keep < 1 or config.inner != "auto" else None
+        if config.keep >= 1 and schedule is None:
+            check_finite_rows(kwargs["inputs_embeds"])
             return None
         if cache is not None and type(cache) is not DynamicCache:
             raise UsageError(f"a {type(cache).__name__}", why="rows can only leave a DynamicCache",
                              hint="generate without cache_implementation", code="dropin")  # fmt: skip
         with torch.no_grad():
-            self._shorten(ids, kwargs)
+            self._shorten(ids, kwargs, config, schedule)
         return args, kwargs
 
     def _after_model(self, module: Any, args: Any, output: Any) -> None:
@@ -182,7 +190,13 @@ class Compression:
 
     # -- the work
 
-    def _shorten(self, ids: Tensor, kwargs: dict[str, Any]) -> None:
+    def _settled(self, ids: Tensor) -> OuterConfig:
+        """The budget for the video in this prompt."""
+        if self.config.keep_tokens is None:
+            return self.config
+        return self.config.settled(int((ids[0] == self.family.visual_id).sum()) - len(self.family.separators()))
+
+    def _shorten(self, ids: Tensor, kwargs: dict[str, Any], config: OuterConfig, schedule: Schedule | None) -> None:
         """Replace embeddings, positions, mask and cache of the decoder's call by those of the rows that stay."""
         rows = _one_prompt(ids, kwargs["inputs_embeds"])
         visual = (ids[0] == self.family.visual_id).cpu()
@@ -194,21 +208,22 @@ class Compression:
         if any(len(level) < total for level in levels):
             raise UsageError("pictures beside the video", why="this family's DeepStack levels mix them",
                              hint="one video per prompt and nothing else", code="dropin")  # fmt: skip
-        ledger = StageLedger(keep_requested=self.config.keep, frames_encoded=layout.frames)
+        ledger = StageLedger(keep_requested=config.keep, frames_encoded=layout.frames)
         with ledger.stage("compress", "tokens") as record:
             view = self._view(rows[where[:total]], [level[:total] for level in levels], layout)
             plan = every_frame(layout.slices)
-            reduction, tokens = reduced(view, plan, self.method, self.config)
+            reduction, tokens = reduced(view, plan, self.method, config)
             record.into, record.out = total, len(tokens)
+        ledger.notes += outer_notes(reduction, plan, self.method, config)
         ledger.tokens = TokenCounts(uncompressed=total, separators=separators)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, separators)
         joined = torch.cat([tokens.features.to(rows), rows[where[total:]], rows[~visual.to(rows.device)]])
         cut = order.order.to(rows.device)
-        facts = visual_facts(self.schedule, view, plan, reduction.anchors, separators, reduction)
+        facts = visual_facts(schedule, view, plan, reduction.anchors, separators, reduction)
         in_order = cut[cut < len(tokens) + separators]
         text = self.family.model.config.get_text_config()
         cache = _ReducedCache(
-            text, order.order < len(tokens) + separators, self.schedule, text.num_hidden_layers,
+            text, order.order < len(tokens) + separators, schedule, text.num_hidden_layers,
             {name: values[in_order] for name, values in facts.items()}, uncompressed=total + separators,
             deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
         )  # fmt: skip

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from vidcomp.config import GenerateConfig
 from vidcomp.errors import OutOfMemory
+from vidcomp.finite import not_finite
 from vidcomp.inllm import CompressedCache
 from vidcomp.models import Family
 
@@ -83,9 +84,10 @@ def generate(
         stop: asked after every token; True ends the answer there.
 
     Raises:
-        OutOfMemory: the device's memory did not suffice.
+        OutOfMemory: the device's memory did not suffice. ModelError: logits are not finite.
     """
-    rows, watch, known = prefill.rows, _Watch(stop), family.model.generation_config
+    logits = _FiniteLogits()
+    rows, watch, known = prefill.rows, _Watch(stop, logits), family.model.generation_config
     streamer = _Pieces(family.tokenizer, on_text) if on_text else None
     sampling = _sampling(config, known)
     draws = sampling.get("do_sample", known.do_sample)
@@ -96,12 +98,14 @@ def generate(
             attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
             past_key_values=prefill.cache,
             max_new_tokens=config.max_new_tokens,
+            logits_processor=LogitsProcessorList([logits]),
             stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer,
             **({} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}),  # new rows are text
             **sampling,
             **_end_tokens(family),
         )
+    logits.check(family.model.dtype)
     new = ids[0, len(prefill.ids) :].tolist()
     text = family.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Generation(text, len(new), watch.first or time.perf_counter(), time.perf_counter())
@@ -167,18 +171,45 @@ def stream_text(run: Callable[[Callable[[str], None], Callable[[], bool]], Any])
         worker.join(_PATIENCE)  # one token long; an abandoned encode is not waited for
 
 
-class _Watch(StoppingCriteria):
-    """Notes when the first token exists; stops when it is told to."""
+class _FiniteLogits(LogitsProcessor):
+    """Notes logits from which no token can be chosen. The host waits for that only in :meth:`broken`.
 
-    def __init__(self, stop: Callable[[], bool] | None) -> None:
+    Such logits are replaced by zeros, because drawing from them ends in an error of the library, on a GPU in one that
+    takes the process along.
+    """
+
+    def __init__(self) -> None:
+        self.bad: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[B, V] scores as they are, or zeros."""
+        largest = scores.amax(dim=-1, keepdim=True)  # NaN where there is one; minus infinity when nothing is allowed
+        broken = ~torch.isfinite(largest)
+        self.bad = broken.any() if self.bad is None else self.bad | broken.any()
+        return scores.masked_fill(broken, 0.0)
+
+    def broken(self) -> bool:
+        """Whether logits so far were not finite."""
+        return self.bad is not None and bool(self.bad)
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise ModelError when logits so far were not finite."""
+        if self.broken():
+            raise not_finite("the logits of the language model", dtype)
+
+
+class _Watch(StoppingCriteria):
+    """Notes when the first token exists; stops when it is told to, or when that token was chosen from nothing."""
+
+    def __init__(self, stop: Callable[[], bool] | None, logits: _FiniteLogits) -> None:
         self.first: float | None = None
-        self.stop = stop
+        self.stop, self.logits, self.broken = stop, logits, False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if self.first is None:
-            input_ids[0, -1].item()  # wait for the device
+            self.broken = self.logits.broken()  # waits for the device
             self.first = time.perf_counter()
-        done = self.stop is not None and self.stop()
+        done = self.broken or (self.stop is not None and self.stop())
         return torch.full((input_ids.shape[0],), done, device=input_ids.device)
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import Tensor
 
+from vidcomp.budget import token_budget
 from vidcomp.config import OuterConfig
-from vidcomp.errors import UsageError
-from vidcomp.methods.base import Method, reads
+from vidcomp.errors import NotApplied, UsageError
+from vidcomp.finite import check_finite
+from vidcomp.methods.base import Method, described, reads, settled
+from vidcomp.methods.fitted import fitted
 from vidcomp.models import Family
 from vidcomp.positions import raster_policies
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 
-__all__ = ["ADDED", "completed", "reduced", "signals_to_collect"]
+__all__ = ["ADDED", "completed", "outer_notes", "reduced", "signals_to_collect"]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
+
+_UNLIKE = 0.2  # of the asked number: a difference that the caller is told
+_ROUNDING = 4  # tokens, a difference that is never worth a word
 
 
 def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
@@ -59,13 +66,23 @@ def completed(
 
 
 def reduced(
-    view: TokenView, plan: FramePlan, method: Method, config: OuterConfig
+    view: TokenView, plan: FramePlan, method: Method, config: OuterConfig, seed: int = 0
 ) -> tuple[Reduction, CompressedTokens]:
     """Let the method decide about the encoded slices; say it about all slices; gather and merge.
 
+    Args:
+        view: the encoded slices, with the signals that the method reads.
+        plan: which slices they are.
+        method: decides.
+        config: the budget, settled for this video; ``keep_tokens`` is met exactly where as many tokens were encoded.
+        seed: of methods that draw.
+
     Raises:
         UsageError: the method chooses tokens for a question, and the view carries none.
+        ModelError: the view is not finite.
+        NotApplied: an exact method kept another number of tokens than it had told.
     """
+    check_finite(view)
     slices, (encoded, tokens) = plan.source.numel(), view.features.shape[:2]
     device = view.features.device
     keep = config.keep * slices / encoded  # the budget counts all slices
@@ -77,11 +94,67 @@ def reduced(
         if "query" in method.needs and view.query is None:
             raise UsageError(f"method {method.name!r} chooses tokens for a question", why="none was given",
                              hint="encode(video, question=...), or ask()", code="missing_question")  # fmt: skip
-        settled = method.at(config.keep) if hasattr(method, "at") else method  # defaults follow the request
-        reduction = settled(view, keep)
+        reduction = _decided(settled(method, config.keep, seed), view, keep)
+        if config.keep_tokens is not None:
+            reduction = fitted(view, reduction, min(config.keep_tokens, view.total))
         if config.positions in raster_policies:
             reduction = reduction.in_raster_order()
         merged = apply_reduction(view, reduction)
     if encoded < slices:
         reduction = compose(plan.encode.to(device), plan.source.to(device), reduction, tokens)
     return reduction, replace(merged, positions=reduction.anchors, members=reduction.members)
+
+
+def _decided(method: Method, view: TokenView, keep: float) -> Reduction:
+    """What the method decides; one that promises a count is held to it."""
+    reduction = method(view, keep)
+    if getattr(method, "exact", False) and hasattr(method, "count"):
+        told = method.count(view.features.shape[0], view.grid, keep)
+        if reduction.kept != told:
+            raise NotApplied(
+                f"method {described(method)} kept {reduction.kept} tokens and had told {told}",
+                why="its class says that the number is exact",
+                hint="exact = False in its class, or another count()",
+            )
+    return reduction
+
+
+def outer_notes(
+    reduction: Reduction, plan: FramePlan, method: Method, config: OuterConfig, seen: Tensor | None = None
+) -> Iterator[str]:
+    """What the caller would not expect of the outer stage, a line each.
+
+    Args:
+        reduction: the decision about all T * N tokens.
+        plan: which slices were encoded.
+        method: decided.
+        config: the budget, settled for this video.
+        seen: what a segmenter told of the frames, None where means of the model's own features stood in.
+
+    A number of survivors is told when it differs from the asked one by more than a fifth, and by more than four tokens.
+    """
+    total, slices = reduction.assign.numel(), plan.source.numel()
+    asked = token_budget(total, config.keep)
+    slack = _ROUNDING if config.keep_tokens is None else 0
+    if abs(reduction.kept - asked) > max(slack, _UNLIKE * asked if slack else 0):
+        whole = reduction.kept == plan.encode.numel() * (total // slices) < total
+        reason = "slices that repeat were not encoded" if whole else _reason(method)
+        kept = reduction.kept / total
+        yield f"kept {_percent(kept)} of the tokens where {_percent(config.keep)} were asked for: {reason}"
+    wanted: str | None = getattr(method, "frame_encoder", None)
+    if wanted is not None and seen is None and config.keep < 1:
+        yield (
+            f"{method.name} compared frames by means of the model's own features; its thresholds were published for "
+            f"a frame encoder: --segmenter {wanted}"
+        )
+
+
+def _reason(method: Method) -> str:
+    if rule := getattr(method, "rule", ""):
+        return f"{method.name} {rule}"
+    counts = "has a count of its own" if getattr(method, "exact", False) else "goes by content"
+    return f"{described(method)} {counts}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.assembly import assembled
-from vidcomp.config import ModelConfig, RunConfig, parse_spec
+from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.eager import EagerEncoder
 from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
@@ -23,11 +23,11 @@ from vidcomp.inllm import Attachment, AttentionBalance, Schedule
 from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
 from vidcomp.measured import check_applied, record_generation
-from vidcomp.methods import Method, get_method
+from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
 from vidcomp.models.base import Turn
-from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
+from vidcomp.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
 from vidcomp.positions import GROUPS, spread_members
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
@@ -53,7 +53,7 @@ class WatchedVideo:
         layout: how they become slices and tokens.
         plan: which slices were encoded.
         view: tokens of the encoded slices, [E, N, D].
-        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named.
+        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
         config: the settings it was read with.
         ledger: the stages so far.
     """
@@ -189,17 +189,19 @@ class VideoLM:
         config = watched.config.replace(**_named(method, settings))
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
-        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
+        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
-        ledger.keep_requested = config.outer.keep
+        ledger.keep_requested = outer.keep
         with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
-            reduction, tokens = reduced(watched.view, watched.plan, chosen, config.outer)
+            reduction, tokens = reduced(watched.view, watched.plan, chosen, outer, config.generate.seed)
             record.into, record.out = watched.view.total, len(tokens)
         ledger.tokens.kept = len(tokens)
+        ledger.notes += outer_notes(reduction, watched.plan, chosen, outer, watched.seen)
         ledger.spans = _span_records(watched, reduction)
         name = config.outer.method if chosen is not method else described(chosen)
-        schedule = chosen_schedule(chosen, config.outer, self.family)
+        schedule = chosen_schedule(chosen, outer, self.family)
         asked = question if "query" in reads(chosen, ADDED) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
@@ -220,7 +222,7 @@ class VideoLM:
             settings: as in :meth:`ask`.
         """
         config = self.config.replace(**_named(method, settings))
-        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
         signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
         merger = chosen_merger(config.outer, self.family, signals)
@@ -294,7 +296,7 @@ class VideoLM:
             plan = find_duplicates(regions, encoder, config.spans.same_frame)
             record.into = layout.frames
             record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
-        return plan, regions[plan.encode].flatten(1)
+        return plan, regions[plan.encode].flatten(1) if encoder.describes else None
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
         key = (config.spans.segmenter, config.spans.segmenter_model)
@@ -304,13 +306,6 @@ class VideoLM:
                 config.spans, device=config.model.device, offline=config.model.offline, embedded=embedded
             )
         return self._encoders[key]
-
-    def _method(self, config: RunConfig) -> Method:
-        name, parameters = parse_spec(config.outer.method)
-        method: Any = get_method(name, **parameters)
-        drawn = "seed" not in parameters and hasattr(method, "seed")
-        chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
-        return chosen
 
     def prepare(
         self,

@@ -35,6 +35,7 @@ class MethodInfo:
         needs, wants: signals it cannot do without, and signals it reads when the model can give them.
         inner: name of the in-LLM schedule that was published with it.
         exact: whether the number of survivors follows from shape and request alone.
+        rule: what keeps that number from being the budget, told of the method; empty where nothing does.
         attends: whether it decides by what the rows of the question look at, inside the language model.
         stage: ``outer``, ``inner`` or ``encoder``.
         parity: ``goldens``, ``own reading`` or ``control``.
@@ -49,6 +50,7 @@ class MethodInfo:
     wants: frozenset[str] = frozenset()
     inner: str | None = None
     exact: bool = False
+    rule: str = ""
     attends: bool = False
     stage: str = "outer"
     parity: Parity = "own reading"
@@ -61,7 +63,7 @@ class MethodInfo:
         Raises:
             AttributeError: the class lacks a summary or a source.
         """
-        optional = ("needs", "wants", "inner", "exact", "attends", "stage", "parity")
+        optional = ("needs", "wants", "inner", "exact", "rule", "attends", "stage", "parity")
         facts: dict[str, Any] = {item: getattr(kind, item) for item in optional if hasattr(kind, item)}
         texts = [inspect.getdoc(sys.modules[kind.__module__]), inspect.cleandoc(kind.__doc__ or "")]
         text = "\n\n".join(part for part in texts if part)

@@ -75,8 +75,8 @@ class TokenView:
         value_similarity: [T, N], softmax over the tokens of the class value's products with every value, without a
             scale, mean over heads; only towers with a class token have it.
         encoder_features: [T, N, C], the tower's output before the projector.
-        frame_features: [T, F], one vector per frame: what the segmenter saw, region after region, when one is named;
-            else the mean of the frame's features.
+        frame_features: [T, F], one vector per frame: what the segmenter saw, region after region, when a network is
+            named; else the mean of the frame's features.
         query: [L, D], input embeddings of the question's own tokens, without the chat template.
         deepstack: [T, N, D] each, added to the tokens after the first layers of the language model. No signal: it
             follows the features wherever they go.

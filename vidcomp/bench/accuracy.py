@@ -12,7 +12,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
+from vidcomp.budget import token_budget
 from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import get_schedule
@@ -99,6 +100,7 @@ class AccuracyBench:
     blind_by_type: dict[str, float]
     videos: int
     seed: int
+    equal_tokens: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``bench accuracy --json``."""
@@ -111,6 +113,7 @@ class AccuracyBench:
             },
             "videos": self.videos,
             "seed": self.seed,
+            "equal_tokens": self.equal_tokens,
         }
 
 
@@ -129,6 +132,7 @@ def bench_accuracy(
     *,
     questions: int = 500,
     seed: int = 0,
+    equal_tokens: bool = False,
     resume: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> AccuracyBench:
@@ -140,6 +144,7 @@ def bench_accuracy(
         keeps: keep ratios.
         questions: how many, spread over types.
         seed: which part of the test range.
+        equal_tokens: bring every method to exactly the budget of its keep ratio, whatever it would have kept.
         resume: journal of finished videos; an interrupted run continues from it.
         tick: called with videos done and in all.
 
@@ -151,10 +156,10 @@ def bench_accuracy(
     papers = _papers(questions, TEST.start + seed * _SEEDS_APART)
     settings = [(method, keep) for method in methods for keep in keeps]
     marked: list[dict[str, Any]] = []
-    for result in _mark_all(lm, papers, settings, resume):
+    for result in _mark_all(lm, papers, settings, equal_tokens, resume):
         marked.append(result)
         tick(len(marked), len(papers))
-    return _summarise(papers, settings, marked, seed)
+    return replace(_summarise(papers, settings, marked, seed), equal_tokens=equal_tokens)
 
 
 def _papers(questions: int, first: int) -> list[_Paper]:
@@ -175,7 +180,7 @@ def _papers(questions: int, first: int) -> list[_Paper]:
 
 
 def _mark_all(
-    lm: VideoLM, papers: list[_Paper], settings: list[Setting], resume: Path | None
+    lm: VideoLM, papers: list[_Paper], settings: list[Setting], equal: bool, resume: Path | None
 ) -> Iterator[dict[str, Any]]:
     digest = hashlib.sha256((EMBEDDED["nano"] / "model.safetensors").read_bytes()).hexdigest()[:16]
     run = {name: value for name, value in lm.config.flat().items() if name not in ("device", "attn", "offline")}
@@ -184,9 +189,11 @@ def _mark_all(
         for paper in papers:
             asked = [question.text for question in paper.questions]
             key = {"video": paper.video.seed, "questions": asked, "settings": settings, "model": digest, "run": run}
+            if equal:
+                key["equal_tokens"] = True
             found = journal.find(key) if journal else None
             if found is None:
-                found = {"status": "ok", "marks": _mark(lm, paper, settings)}
+                found = {"status": "ok", "marks": _mark(lm, paper, settings, equal)}
                 if journal:
                     journal.append(key, found)
             yield found["marks"]
@@ -195,7 +202,7 @@ def _mark_all(
             journal.close()
 
 
-def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]:
+def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> dict[str, Any]:
     """Setting -> right [Q], kl [Q], tokens; the uncompressed run stands under ``full``."""
     with tempfile.TemporaryDirectory(prefix="vidcomp-bench-") as folder:
         path = Path(folder) / "video.mp4"
@@ -209,7 +216,8 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
         if keep >= 1:
             marks[_label(method, keep)] = marks["full"]
             continue
-        encoded = _encoded(lm, watched, method, keep, paper.questions)
+        budget = {"keep_tokens": token_budget(watched.view.total, keep)} if equal else {"keep": keep}
+        encoded = _encoded(lm, watched, method, budget, paper.questions)
         pairs = zip(encoded, paper.questions, strict=True)
         answers = [_read_answer(lm, video, question) for video, question in pairs]
         tokens = sum(len(video.tokens) for video in encoded) / len(encoded)
@@ -218,13 +226,13 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting]) -> dict[str, Any]
 
 
 def _encoded(
-    lm: VideoLM, watched: WatchedVideo, method: str, keep: float, questions: Sequence[Question]
+    lm: VideoLM, watched: WatchedVideo, method: str, budget: dict[str, Any], questions: Sequence[Question]
 ) -> list[EncodedVideo]:
     """The compressed video for each question: the same one, unless the method looks at the question."""
     outer, inner = split_pair(method)
     if "query" in reads(method_of(outer), ADDED):
-        return [lm.encode(watched, method=outer, inner=inner, keep=keep, question=q.text) for q in questions]
-    return [lm.encode(watched, method=outer, inner=inner, keep=keep)] * len(questions)
+        return [lm.encode(watched, method=outer, inner=inner, question=q.text, **budget) for q in questions]
+    return [lm.encode(watched, method=outer, inner=inner, **budget)] * len(questions)
 
 
 def split_pair(name: str) -> tuple[str, str]:

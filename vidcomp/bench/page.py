@@ -17,10 +17,11 @@ interval over videos, mean number of visual tokens. All tokens give {full:.3f}, 
 Every method is asked the same questions with its published defaults and its own stage inside the language model. **v**
 marks a method below random tokens at the same ratio.
 
-nano is tiny and was trained on thinned and averaged tokens. The table ranks methods in its little world and says
+{equal}nano is tiny and was trained on thinned and averaged tokens. The table ranks methods in its little world and says
 nothing about large models or real video ([nano.md](nano.md)); intervals that overlap rank nothing.
 
 """
+_EQUAL = "Every method was brought to the same number of tokens (`--equal-tokens`).\n\n"
 
 
 def accuracy_page(result: dict[str, Any], command: str) -> str:
@@ -38,7 +39,8 @@ def accuracy_page(result: dict[str, Any], command: str) -> str:
     )
     top = _TOP.format(
         command=command, count=result["rows"][0]["n"], videos=result["videos"], seed=result["seed"],
-        full=result["full"]["accuracy"], blind=result["blind"]["accuracy"],
+        equal=_EQUAL if result.get("equal_tokens") else "", full=result["full"]["accuracy"],
+        blind=result["blind"]["accuracy"],
     )  # fmt: skip
     head = [f"| method | {' | '.join(f'keep {keep:g}' for keep in keeps)} |", f"|---|{'---|' * len(keeps)}"]
     rows = [f"| {name} | {' | '.join(_cell(cells, name, keep) for keep in keeps)} |" for name in names]

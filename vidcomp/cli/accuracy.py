@@ -45,6 +45,9 @@ def accuracy(
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",
     questions: Annotated[int, typer.Option("--questions", help="how many questions", min=1)] = 500,
     seed: Annotated[int, typer.Option("--seed", help="which part of the held-out range", min=0, max=999)] = 0,
+    equal_tokens: Annotated[
+        bool, typer.Option("--equal-tokens", help="bring every method to exactly the budget, also those by content")
+    ] = False,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="journal; an interrupted run continues from it")
     ] = None,
@@ -69,12 +72,15 @@ def accuracy(
         outer, inner = split_pair(name)
         check_request(config.replace(method=outer, inner=inner), None)
     with open_model(config, ui) as lm, _progress(ui) as tick:
-        result = bench_accuracy(lm, methods, keeps, questions=questions, seed=seed, resume=resume, tick=tick)
+        result = bench_accuracy(
+            lm, methods, keeps, questions=questions, seed=seed, equal_tokens=equal_tokens, resume=resume, tick=tick
+        )
     _write_files(result, csv_file, plot)
     if markdown is not None:
         from vidcomp.bench.page import accuracy_page
 
         asked = f"--method {method} --keep {keep} --questions {questions} --seed {seed}"
+        asked += " --equal-tokens" if equal_tokens else ""
         page = accuracy_page(result.to_dict(), f"vidcomp bench accuracy {asked} --markdown {markdown}")
         markdown.write_text(page, encoding="utf-8")
     if ui.json:

@@ -50,13 +50,15 @@ def with_config(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., A
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         added = [_parameter(group, name) for group in groups for name in (item.name for item in fields(group))]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         @functools.wraps(command)
-        def wrapper(**values: Any) -> Any:
+        def wrapper(*, context: typer.Context, **values: Any) -> Any:
             chosen = {parameter.name: values.pop(parameter.name) for parameter in added}
-            return command(**values, config=RunConfig.from_flat(**chosen))
+            given = {name: value for name, value in chosen.items() if _typed(context, name)}
+            return command(**values, config=RunConfig.from_flat(**given))
 
-        return _resign(wrapper, command, "config", added)
+        return _resign(wrapper, command, "config", [*added, context])
 
     return decorate
 
@@ -72,6 +74,12 @@ def with_ui(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**values, ui=ui)
 
     return _resign(wrapper, command, "ui", added)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether the user gave this option, rather than its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _resign(

@@ -8,9 +8,10 @@ methods; one that does not is read with the same defaults.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from vidcomp.budget import token_budget
 from vidcomp.errors import UsageError
 from vidcomp.registry import MethodInfo, Parity, parameters_of
 
@@ -24,9 +25,12 @@ __all__ = [
     "MethodInfo",
     "Parity",
     "check_keep",
+    "check_seed",
     "described",
+    "exact_unless",
     "parameters_of",
     "reads",
+    "settled",
     "signal",
     "tower_layer",
 ]
@@ -43,8 +47,14 @@ class Method(Protocol):
             ``query`` depends on the question.
         wants: signals it reads when the model can give them, and does without otherwise.
         inner: name of the in-LLM schedule that was published with it, None when there is none.
-        exact: whether the number of survivors follows from shape and keep ratio alone; a method that decides by
-            thresholds says False, and the report prints the achieved ratio beside the requested one.
+        exact: whether the number of survivors follows from shape and keep ratio alone, and :meth:`count` tells it
+            beforehand. A method that decides by thresholds says False; :func:`~vidcomp.methods.fitted.fitted` brings
+            its decision to a number.
+        rule: what keeps the number of survivors from being the budget, told of the method ("stores static positions
+            once"); empty where nothing does.
+        frame_encoder: the segmenter that its thresholds on ``frame_features`` were published with, None where means of
+            the model's own features do.
+        seed: a method that draws declares a field ``seed: int | None = None``; None takes the seed of the run.
         stage: where it works; ``outer`` is between the vision tower and the language model.
         parity: ``goldens`` when outputs of the published code are reproduced in the tests; ``own reading`` when there
             is no such code, or it could not be run; ``control`` for the yardsticks of this project.
@@ -57,6 +67,9 @@ class Method(Protocol):
     wants: ClassVar[frozenset[str]] = frozenset()
     inner: ClassVar[str | None] = None
     exact: ClassVar[bool] = False
+    rule: ClassVar[str] = ""
+    frame_encoder: ClassVar[str | None] = None
+    seed: int | None = None
     stage: ClassVar[str] = "outer"
     parity: ClassVar[Parity] = "own reading"
 
@@ -72,10 +85,46 @@ class Method(Protocol):
         """
         ...
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """How many of T frames of H * W tokens survive, told without a video; only exact methods can.
+
+        Raises:
+            ValueError: keep outside (0, 1], or the number depends on the video.
+        """
+        if not self.exact:
+            raise ValueError(f"how many tokens {described(self)} keeps depends on the video")
+        return token_budget(frames * grid[0] * grid[1], keep)
+
+    def settled_for(self, keep: float, seed: int = 0) -> Method:
+        """The same method with the defaults that follow the request: ``seed`` where it draws and names none."""
+        draws = self.seed is None and "seed" in parameters_of(type(self))
+        chosen: Method = replace(self, seed=seed) if draws else self  # type: ignore[type-var]
+        return chosen
+
 
 def reads(method: Method, available: frozenset[str]) -> frozenset[str]:
     """The signals to collect for a method when a model can give ``available``: all it needs, and what it wants."""
     return frozenset(method.needs) | (frozenset(getattr(method, "wants", ())) & available)
+
+
+def settled(method: Method, keep: float, seed: int = 0) -> Method:
+    """:meth:`Method.settled_for` of a method; one that does not derive from :class:`Method` stays as it is."""
+    return method.settled_for(keep, seed) if hasattr(method, "settled_for") else method
+
+
+class _ExactUnless:
+    """Exactness by parameters: what a class says is true of its defaults, an object knows its own."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __get__(self, method: object | None, kind: type) -> bool:
+        return method is None or not any(getattr(method, name) for name in self.names)
+
+
+def exact_unless(*names: str) -> Any:
+    """``exact`` of a method whose count depends on the video once one of these parameters is set."""
+    return _ExactUnless(*names)
 
 
 def described(method: Any) -> str:
@@ -97,6 +146,12 @@ def check_keep(keep: float) -> None:
     """Raise ValueError unless ``keep`` is in (0, 1]."""
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be in (0, 1], got {keep}")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise ValueError unless ``seed`` is None or a whole number that a generator takes."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
 
 
 def signal(view: TokenView, name: str, method: str) -> Tensor:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.budget import token_budget
-from vidcomp.methods.base import Method, Parity
+from vidcomp.methods.base import Method, Parity, check_seed
 from vidcomp.methods.select import keep_only
 from vidcomp.tokens import Reduction, TokenView, identity
 
@@ -26,7 +26,12 @@ class Keep(Method):
     summary: ClassVar[str] = "no reduction: every token, unchanged, whatever keep says"
     source: ClassVar[str] = "control of this project"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "keeps every token"
     parity: ClassVar[Parity] = "control"
+
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """All of them."""
+        return frames * grid[0] * grid[1]
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """All T * N tokens in raster order."""
@@ -41,7 +46,7 @@ class Random(Method):
     Drawn on the CPU, so that one seed gives one set on every device. Report the mean over at least three seeds.
     """
 
-    seed: int = 0
+    seed: int | None = None
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "control: a random set of tokens, exact budget, one seed gives one set"
@@ -50,12 +55,11 @@ class Random(Method):
     parity: ClassVar[Parity] = "control"
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {self.seed!r}")
+        check_seed(self.seed)
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Draw without replacement from all T * N tokens."""
-        draw = torch.randperm(view.total, generator=torch.Generator().manual_seed(self.seed))
+        draw = torch.randperm(view.total, generator=torch.Generator().manual_seed(self.seed or 0))
         anchors = draw[: token_budget(view.total, keep)].sort().values
         return keep_only(anchors.to(view.features.device), view.total)
 
@@ -92,12 +96,18 @@ class FewerFrames(Method):
     summary: ClassVar[str] = "control: fewer frames, each whole; at most the budget, at least one frame"
     source: ClassVar[str] = "control of this project"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "keeps whole frames"
     parity: ClassVar[Parity] = "control"
+
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """Those of as many whole frames as the budget holds, at least one."""
+        tokens = grid[0] * grid[1]
+        return max(1, token_budget(frames * tokens, keep) // tokens) * tokens
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Drop the other frames."""
         frames, tokens = view.features.shape[:2]
-        count = max(1, token_budget(view.total, keep) // tokens)
+        count = self.count(frames, view.grid, keep) // tokens
         chosen = torch.linspace(0, frames - 1, count, device=view.features.device).round().long()
         every = torch.arange(tokens, device=view.features.device)
         return keep_only((chosen[:, None] * tokens + every).flatten(), view.total)
@@ -117,13 +127,22 @@ class Pool(Method):
     )
     source: ClassVar[str] = "control of this project; average pooling is the baseline of most papers"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "keeps the same grid of every frame"
     parity: ClassVar[Parity] = "control"
+
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """The cells of all frames."""
+        rows, columns = self._cells(frames, grid, keep)
+        return frames * rows * columns
+
+    def _cells(self, frames: int, grid: tuple[int, int], keep: float) -> tuple[int, int]:
+        return _coarser(grid, max(1, token_budget(frames * grid[0] * grid[1], keep) // frames))
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Average within cells."""
         frames = view.features.shape[0]
         (height, width), device = view.grid, view.features.device
-        rows, columns = _coarser(view.grid, max(1, token_budget(view.total, keep) // frames))
+        rows, columns = self._cells(frames, view.grid, keep)
         row = torch.arange(height, device=device) * rows // height
         column = torch.arange(width, device=device) * columns // width
         cell = (row[:, None] * columns + column).flatten()  # [N]

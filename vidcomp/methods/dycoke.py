@@ -25,7 +25,7 @@ from vidcomp.budget import even_split, guarded_floor, token_budget
 from vidcomp.methods.base import Method, Parity, check_keep
 from vidcomp.methods.select import keep_marked, keep_only, top_mask
 from vidcomp.methods.similarity import frame_cosine
-from vidcomp.tokens import Reduction, TokenView, identity
+from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["Dycoke"]
 
@@ -45,7 +45,21 @@ class Dycoke(Method):
     source: ClassVar[str] = "DyCoke, CVPR 2025, arXiv 2411.15024, https://github.com/KD-TAO/DyCoke"
     inner: ClassVar[str | None] = "dycoke"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "keeps the first of every four frames whole"
     parity: ClassVar[Parity] = "goldens"
+
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """The budget, but never fewer than the first frame of each group holds.
+
+        Raises:
+            ValueError: as :meth:`__call__`.
+        """
+        check_keep(keep)
+        tokens = grid[0] * grid[1]
+        if self.official:
+            thinned, paired = _published_frames(frames)
+            return len(thinned) * _published_count(tokens, keep) + (paired - len(thinned)) * tokens
+        return max(-(-frames // 4) * tokens, token_budget(frames * tokens, keep))
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Thin three of four frames.
@@ -57,11 +71,9 @@ class Dycoke(Method):
         frames, tokens = view.features.shape[:2]
         if self.official:
             return _published(view, keep)
-        if keep == 1:
-            return identity(frames, tokens, view.features.device)
         thinned = torch.tensor([frame for frame in range(frames) if frame % 4], dtype=torch.int64)
         counts = torch.full((frames,), tokens)
-        spare = max(0, token_budget(view.total, keep) - (frames - len(thinned)) * tokens)
+        spare = self.count(frames, view.grid, keep) - (frames - len(thinned)) * tokens
         if len(thinned):
             counts[thinned] = torch.from_numpy(even_split(spare, len(thinned)))
         kept = top_mask(-_likeness(view.features.detach(), thinned), counts.to(view.features.device))
@@ -75,14 +87,24 @@ def _likeness(features: Tensor, thinned: Tensor) -> Tensor:
     return likeness
 
 
-def _published(view: TokenView, keep: float) -> Reduction:
-    frames, tokens = view.features.shape[:2]
+def _published_frames(frames: int) -> tuple[list[int], int]:
+    """The frames that lose tokens, and how many frames are looked at: a last one without partner is not."""
     if frames < 5:
         raise ValueError(f"the published code needs at least 5 frames, got {frames}; official=False takes any number")
     paired = frames // 2 * 2
-    count = max(0, guarded_floor((1 - (4 - 4 * keep) / 3) * tokens))
     last = (frames - 5) // 4 * 4  # the last group whose third frame is thinned
-    thinned = [frame for frame in range(paired) if frame % 2 or (frame % 4 == 2 and frame <= last + 2)]
+    return [frame for frame in range(paired) if frame % 2 or (frame % 4 == 2 and frame <= last + 2)], paired
+
+
+def _published_count(tokens: int, keep: float) -> int:
+    """Tokens left of a thinned frame."""
+    return max(0, guarded_floor((1 - (4 - 4 * keep) / 3) * tokens))
+
+
+def _published(view: TokenView, keep: float) -> Reduction:
+    frames, tokens = view.features.shape[:2]
+    thinned, paired = _published_frames(frames)
+    count = _published_count(tokens, keep)
     order = torch.arange(tokens, device=view.features.device).repeat(paired, 1)
     likeness = _likeness(view.features.detach(), torch.tensor(thinned))
     order[thinned] = likeness[thinned].argsort(dim=1, stable=True)

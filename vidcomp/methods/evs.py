@@ -47,21 +47,27 @@ class Evs(Method):
     summary: ClassVar[str] = "keeps the first frame and the tokens that changed most since the previous frame"
     source: ClassVar[str] = "Efficient Video Sampling, arXiv 2510.14624, https://github.com/vllm-project/vllm"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "keeps the first frame whole"
 
     def __post_init__(self) -> None:
         if self.first not in ("full", "budget"):
             raise ValueError(f"first must be full or budget, got {self.first!r}")
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """``floor(r * T * N)``, at least the first frame's where it stays whole; else the budget."""
+        check_keep(keep)
+        tokens = grid[0] * grid[1]
+        if self.first == "full":
+            return max(tokens, guarded_floor(frames * tokens * keep))
+        return token_budget(frames * tokens, keep)
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Select by change; features stay as they are."""
-        check_keep(keep)
         frames, tokens = view.features.shape[:2]
+        budget = self.count(frames, view.grid, keep)
         change = torch.full((frames, tokens), _FIRST, device=view.features.device)
         change[1:] = 1 - neighbour_cosine(view.features.detach())
-        if self.first == "full":
-            budget = max(tokens, guarded_floor(view.total * keep))
-        else:
-            budget = token_budget(view.total, keep)
+        if self.first == "budget":
             share = max(1, budget // frames)
             change[0] = -1.0
             change[0, (2 * torch.arange(share, device=change.device) + 1) * tokens // (2 * share)] = _FIRST

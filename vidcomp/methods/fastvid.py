@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.budget import allocate, even_split, guarded_floor, token_budget
-from vidcomp.methods.base import Method, Parity, check_keep, signal
+from vidcomp.methods.base import Method, Parity, check_keep, exact_unless, signal
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.dpc_knn import ranked_groups
 from vidcomp.methods.select import top_mask
@@ -77,7 +77,7 @@ class Fastvid(Method):
     )
     source: ClassVar[str] = "FastVID, NeurIPS 2025, arXiv 2503.11187, https://github.com/LunarShen/FastVID"
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
-    exact: ClassVar[bool] = True
+    exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

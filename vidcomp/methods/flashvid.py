@@ -72,6 +72,7 @@ class Flashvid(Method):
     source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
+    rule: ClassVar[str] = "rounds up per frame, and makes one token of each tree"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

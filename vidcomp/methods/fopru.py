@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.budget import even_split, guarded_floor
+from vidcomp.budget import even_split, guarded_floor, token_budget
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.select import even_budgets, keep_marked, top_mask
 from vidcomp.tokens import Reduction, TokenView
@@ -47,13 +47,19 @@ class Fopru(Method):
         if self.mode not in ("rank", "rows"):
             raise ValueError(f"mode must be rank or rows, got {self.mode!r}")
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """The budget, or whole rows of the grid: ``floor(keep * T * H)``, at least one."""
+        check_keep(keep)
+        if self.mode == "rank":
+            return token_budget(frames * grid[0] * grid[1], keep)
+        return max(1, guarded_floor(frames * grid[0] * keep)) * grid[1]
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Select by salience; features stay as they are."""
-        check_keep(keep)
         scores = signal(view, "salience", self.name).float()
         frames, (height, width) = scores.shape[0], view.grid
         if self.mode == "rank":
             return keep_marked(top_mask(scores, even_budgets(view, keep)))
-        rows = torch.from_numpy(even_split(max(1, guarded_floor(frames * height * keep)), frames))
+        rows = torch.from_numpy(even_split(self.count(frames, view.grid, keep) // width, frames))
         chosen = top_mask(scores.reshape(frames, height, width).sum(dim=2), rows.to(scores.device))
         return keep_marked(torch.repeat_interleave(chosen, width, dim=1))

@@ -62,17 +62,23 @@ class Gleanvid(Method):
     summary: ClassVar[str] = "frames get tokens for what they add to earlier ones; keeps tokens outside the kept span"
     source: ClassVar[str] = "GleanVID, arXiv 2609.37042"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "rounds the budget down"
 
     def __post_init__(self) -> None:
         if not 0 <= self.peaked <= self.even <= 1:
             raise ValueError(f"0 <= peaked <= even <= 1 is needed, got peaked={self.peaked}, even={self.even}")
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """``floor(keep * T * N)``, at least one."""
+        check_keep(keep)
+        total = frames * grid[0] * grid[1]
+        return min(total, max(1, guarded_floor(total * keep)))
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Select exactly ``floor(keep * T * N)`` tokens, at least one."""
-        check_keep(keep)
+        budget = self.count(view.features.shape[0], view.grid, keep)
         features = view.features.detach().float()
         frames, tokens, width = features.shape
-        budget = min(view.total, max(1, guarded_floor(view.total * keep)))
         debiased = without_main_direction(features.reshape(-1, width)).reshape(features.shape)
         added = novelty(cell_means(debiased, view.grid)).cpu().numpy()
         counts = allocate(frame_quota(added, budget, self.even, self.peaked), budget, [tokens] * frames)

@@ -65,6 +65,7 @@ class Holitom(Method):
     source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
+    rule: ClassVar[str] = "stores static positions once, and rounds up per frame"
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Holitom(Method):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
 
-    def at(self, keep: float) -> Holitom:
+    def settled_for(self, keep: float, seed: int = 0) -> Holitom:
         """The same method with its threshold settled for a keep ratio, whatever share a later call is made with."""
         return replace(self, tau=default_tau(keep)) if self.tau is None else self
 

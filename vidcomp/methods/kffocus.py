@@ -46,6 +46,7 @@ class Kffocus(Method):
     summary: ClassVar[str] = "averages over cells, finer in key frames, and keeps the most salient tokens as they are"
     source: ClassVar[str] = "KFFocus, arXiv 2508.08989"
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
+    rule: ClassVar[str] = "averages over cells, of which some are empty"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < 1:

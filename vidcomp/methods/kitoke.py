@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.budget import guarded_floor
-from vidcomp.methods.base import Method, check_keep
+from vidcomp.methods.base import Method, check_keep, check_seed
 from vidcomp.methods.cosine import nearest_kept
 from vidcomp.methods.equal import first_equal
 from vidcomp.methods.merge import weighted_mean
@@ -57,18 +57,19 @@ class Kitoke(Method):
         project: dimensions for distances, 0 for all of them.
         sampling: ``pivotal`` draws with ``seed``; ``systematic`` draws nothing: it walks along the raster and takes a
             token each time the summed probabilities pass a half.
-        seed: of the draw. Report the mean over several.
+        seed: of the draw, None for the run's. Report the mean over several.
     """
 
     bandwidth: float = 0.2
     project: int = 128
     sampling: str = "pivotal"
-    seed: int = 0
+    seed: int | None = None
 
     name: ClassVar[str] = "kitoke"
     summary: ClassVar[str] = "samples tokens with few neighbours, merges the rest into them within intervals"
     source: ClassVar[str] = "KiToke, arXiv 2604.03414"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "rounds the budget down"
 
     def __post_init__(self) -> None:
         if not self.bandwidth > 0:
@@ -77,19 +78,23 @@ class Kitoke(Method):
             raise ValueError(f"sampling must be pivotal or systematic, got {self.sampling!r}")
         if not isinstance(self.project, int) or self.project < 0:
             raise ValueError(f"project must be a whole number of at least 0, got {self.project!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {self.seed!r}")
+        check_seed(self.seed)
+
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """``floor(keep * T * N)``, at least one."""
+        check_keep(keep)
+        total = frames * grid[0] * grid[1]
+        return min(total, max(1, guarded_floor(total * keep)))
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Draw exactly ``floor(keep * T * N)`` tokens, at least one, and merge the others."""
-        check_keep(keep)
+        budget = self.count(view.features.shape[0], view.grid, keep)
         features = view.features.detach()
         rows = features.reshape(view.total, -1)
-        budget = min(view.total, max(1, guarded_floor(view.total * keep)))
         points = projected(rows, self.project)
         crowd = crowding(points, self.bandwidth)[first_equal(rows)]
         chance = inclusion(1 / crowd.cpu().double().numpy(), budget)
-        drawn = pivotal(chance, self.seed) if self.sampling == "pivotal" else systematic(chance)
+        drawn = pivotal(chance, self.seed or 0) if self.sampling == "pivotal" else systematic(chance)
         spans = intervals(points.reshape(*features.shape[:2], -1))
         drawn = _none_empty(drawn, crowd.cpu().numpy(), spans, features.shape[1])
         kept = torch.from_numpy(drawn).to(rows.device).reshape(features.shape[:2])

@@ -63,6 +63,8 @@ class Longvu(Method):
     summary: ClassVar[str] = "drops frames that look alike, keeps detail where the question asks, drops repeated tokens"
     source: ClassVar[str] = "LongVU, ICML 2025, arXiv 2410.17434, https://github.com/Vision-CAIR/LongVU"
     needs: ClassVar[frozenset[str]] = frozenset({"frame_features", "query"})
+    rule: ClassVar[str] = "drops frames and tokens that repeat"
+    frame_encoder: ClassVar[str | None] = "dinov2"
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

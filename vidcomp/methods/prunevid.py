@@ -60,6 +60,7 @@ class Prunevid(Method):
     summary: ClassVar[str] = "averages what stays the same within a scene, and clusters that and each frame's rest"
     source: ClassVar[str] = "PruneVid, Findings of ACL 2025, arXiv 2412.16117, https://github.com/Visual-AI/PruneVid"
     inner: ClassVar[str | None] = "prunevid"
+    rule: ClassVar[str] = "averages positions that stay the same"
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.budget import allocate
-from vidcomp.methods.base import Method, check_keep, signal
+from vidcomp.methods.base import Method, check_keep, exact_unless, signal
 from vidcomp.methods.cosine import unit_rows
 from vidcomp.methods.merge import weighted_mean
 from vidcomp.methods.outliers import outlier_share
@@ -64,7 +64,7 @@ class Recoverable(Method):
         "Recoverable Compression, AAAI 2025, arXiv 2409.01179, https://github.com/banjiuyufen/Recoverable-Compression"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys", "query"})
-    exact: ClassVar[bool] = True
+    exact: ClassVar[bool] = exact_unless("adaptive")
 
     def __post_init__(self) -> None:
         if not isinstance(self.nearest, int) or self.nearest < 1:

@@ -60,6 +60,7 @@ class UnifiedSt(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "unified_st"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "rounds the budget"
 
     def __post_init__(self) -> None:
         if not -1 <= self.tau <= 1:
@@ -71,11 +72,15 @@ class UnifiedSt(Method):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """``round(keep * T * N)``, at least one."""
+        check_keep(keep)
+        return max(1, round(frames * grid[0] * grid[1] * keep))
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Exactly ``round(keep * T * N)`` tokens survive, at least one."""
-        check_keep(keep)
         rows = view.features.detach().reshape(view.total, -1)
-        budget = max(1, round(view.total * keep))
+        budget = self.count(view.features.shape[0], view.grid, keep)
         clusters = round(budget * self.clusters)
         salience = signal(view, "salience", self.name).float().flatten().nan_to_num(nan=-torch.inf)
         label = first_equal(rows)

@@ -46,20 +46,24 @@ class VCast(Method):
     summary: ClassVar[str] = "gives frames where the video turns more tokens, keeps those unlike their frame"
     source: ClassVar[str] = "V-CAST, arXiv 2603.27650, https://github.com/xinyouu/V-CAST"
     exact: ClassVar[bool] = True
+    rule: ClassVar[str] = "rounds the budget, and keeps a token of every frame"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
+    def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
+        """``round(keep * T * N)``, at least one per frame."""
+        check_keep(keep)
+        return max(frames, round(frames * grid[0] * grid[1] * keep))
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Select; features stay as they are."""
-        check_keep(keep)
         features = view.features.detach()
         frames, tokens = features.shape[:2]
         middle = unit_rows(features.mean(dim=1, dtype=torch.float32))  # [T, D]
         shares = (bends(middle) / self.temperature).cpu().double().softmax(dim=0)
-        total = max(frames, round(view.total * keep))
-        counts = allocate(shares.numpy(), total, [tokens] * frames, least=1)
+        counts = allocate(shares.numpy(), self.count(frames, view.grid, keep), [tokens] * frames, least=1)
         scores = _scores(features, middle)
         return keep_marked(top_mask(scores, torch.from_numpy(counts).to(scores.device)))
 

@@ -30,8 +30,10 @@ _INTRODUCTION = """\
 This page is made by `vidcomp methods --markdown`. `vidcomp methods` prints the tables, `vidcomp methods NAME` one
 method.
 
-- **budget**: `exact` means that the number of survivors follows from the shape and the keep ratio alone; `by content`
-  that it depends on the video, and the report prints the achieved ratio beside the requested one.
+- **budget**: `exact` means that the number of survivors follows from the shape and the request alone; before the
+  language model it is the asked share of the tokens, rounded up. `own count` is as certain, by a rule of the method;
+  `by content` depends on the video. The report prints the achieved ratio beside the requested one, and a note says so
+  where they differ by more than a fifth and by more than four tokens. `--keep-tokens N` brings any method to exactly N.
 - **needs**: what it reads besides the features of the tokens, by the names of `vidcomp.TokenView`; in brackets what it
   reads when the model can tell it. A method that needs `query` chooses tokens for one question.
 - **proof**: `goldens` are recorded outputs of the published code, which the tests reproduce; `own reading` is tested
@@ -63,7 +65,7 @@ def described_method(row: MethodInfo) -> str:
         "parameters": _parameters(row) or "none",
         "needs": _needs(row) or "nothing but features",
         "question": "chooses tokens for the question" if row.question_aware else "not read",
-        "budget": _budget(row),
+        "budget": f"{_budget(row)}: it {row.rule}" if row.rule else _budget(row),
         "proof": _PROOF[row.parity],
         "code": row.code or "none public",
         "in the LLM": row.inner,
@@ -97,13 +99,14 @@ def _markdown_table(rows: Sequence[MethodInfo]) -> list[str]:
 def _section(row: MethodInfo, option: str) -> str:
     lines = [f'### <a id="{row.stage}-{row.name}"></a>{row.name}', "", f"`{option} {row.name}`: {row.summary}.", ""]
     lines += [f"- parameters: {_parameters(row)}"] if row.parameters else []
+    lines += [f"- budget: {_budget(row)}, it {row.rule}"] if row.rule else []
     lines += [f"- published with the inner stage `{row.inner}`"] if row.inner else []
     lines += [f"- code: {row.code or 'none public'}; {_PROOF[row.parity]}", "", "```text", row.text, "```"]
     return "\n".join(lines)
 
 
 def _budget(row: MethodInfo) -> str:
-    return "exact" if row.exact else "by content"
+    return "by content" if not row.exact else "own count" if row.rule else "exact"
 
 
 def _proof(row: MethodInfo) -> str:

@@ -29,9 +29,15 @@ Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class FrameEncoder(Protocol):
-    """Turns frames into region features and says how alike two frames are."""
+    """Turns frames into region features and says how alike two frames are.
+
+    Attributes:
+        same_frame: similarity from which a frame is not encoded again.
+        describes: whether the features say what a frame shows, so that their cosine means something to a method.
+    """
 
     same_frame: ClassVar[float]
+    describes: ClassVar[bool]
 
     def __call__(self, frames: Frames) -> Tensor:
         """uint8 [T, h, w, 3] to [T, R, F], R regions."""
@@ -47,6 +53,7 @@ class Luma:
     brightness."""
 
     same_frame: ClassVar[float] = 0.97
+    describes: ClassVar[bool] = False  # brightness is positive everywhere: all cosines are near one
     side: ClassVar[int] = 16
 
     def __call__(self, frames: Frames) -> Tensor:
@@ -70,6 +77,7 @@ class VisionNetwork:
     """
 
     same_frame: ClassVar[float] = 0.90
+    describes: ClassVar[bool] = True
     chunk: ClassVar[int] = 16
 
     def __init__(self, model: Any, settings: dict[str, Any]) -> None:

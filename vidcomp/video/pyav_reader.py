@@ -52,7 +52,8 @@ class PyAvReader(VideoReader):
         from av.video.reformatter import VideoReformatter
 
         self._source, self._converter = source, VideoReformatter()
-        if (opened := source.packets.opened) and self._source.jumps and source.scan is not None:
+        opened = source.packets.opened if self.threads == VideoReader.threads else None
+        if opened and self._source.jumps and source.scan is not None:
             self._begin(*opened)
             self._jump(int(source.scan.timeline.ticks[0]))
         else:

@@ -53,7 +53,8 @@ class PyAvReader(VideoReader):
 
     def open(self, source: Source) -> None:
         self._source = source
-        if (opened := source.packets.opened) and self._source.jumps and source.scan is not None:
+        opened = source.packets.opened if self.threads == VideoReader.threads else None
+        if opened and self._source.jumps and source.scan is not None:
             self._begin(*opened)
             self._jump(int(source.scan.timeline.ticks[0]))
         else:

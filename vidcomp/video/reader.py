@@ -45,6 +45,8 @@ READERS: dict[str, str] = {
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
 LIBRARIES = {"pyav": "av", "decord": "decord", "opencv": "cv2"}  # what each of them imports
+SILENT = frozenset({"hevc"})  # codecs of which FFmpeg decodes damaged data without complaint
+SILENT_PIXELS = 100_000_000  # of a video: half a second of one thread
 INDEXED = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 
 
@@ -155,6 +157,15 @@ class Source:
     def doubtful(self) -> bool:
         """True when damage is known before anything is decoded."""
         return self.header.cut_short or (self.scan is not None and bool(self.scan.complaint))
+
+    @property
+    def silent(self) -> bool:
+        """True where threads make other pictures of damaged data in every run and the decoder does not say a word.
+
+        Damage is found only when the frames are used already. Longer videos are not looked at so closely.
+        """
+        facts, frames = self.facts, len(self.scan) if self.scan else 0
+        return facts.codec in SILENT and frames * facts.width * facts.height <= SILENT_PIXELS
 
     def unopened(self) -> Source:
         """The same, to be opened anew: the open container serves one reader only."""

@@ -59,7 +59,6 @@ TELL_SECONDS = 0.01  # between two messages about frames: every message wakes th
 LEVEL_PIXELS = 8192 * 4352  # of a picture, at most, in the levels of today's codecs
 HUGE_HEAP_BYTES = 896 << 20  # for larger ones, which few files but hostile ones have
 MANY_FRAMES = 50_000  # what listing and choosing among so many took is given back before pictures take their memory
-SILENT = frozenset({"hevc"})  # codecs of whose damage nothing is said, and of which threads make other pictures
 LEAST_SIDE = 448  # no frame is shrunk below this to save memory: what the towers of today's models read
 
 
@@ -233,7 +232,7 @@ def _decode(
 def _attempt(
     request: Request, source: Source, reader: VideoReader, answer: Answer
 ) -> tuple[dict[str, Any], Look | None]:
-    """Deliver the frames once: the facts, and a second look that is worth it and can wait."""
+    """Deliver the frames once: the facts, and a second look that is worth it."""
     began = log_end()
     timeline, chosen = _deliver(request, source, reader, answer)
     facts, scan, damage = source.packets.facts, source.scan, damage_of(reader, began)
@@ -256,16 +255,12 @@ def _attempt(
     if told["flaw"]:
         return told, None
     part = request.sampling.start > 0 or request.sampling.end is not None
-    look = second_look(source, chosen, len(timeline), reader=reader.name, ranged=part, thorough=request.thorough)
-    if look is None or facts.codec not in SILENT or reader.threads == 1:
-        return told, look
-    told["flaw"] = look()
-    return told, None
+    return told, second_look(source, chosen, len(timeline), reader=reader.name, ranged=part, thorough=request.thorough)
 
 
 def _deliver(request: Request, source: Source, reader: VideoReader, answer: Answer) -> tuple[Timeline, list[int]]:
     """Write the chosen frames into the memory file: when every frame is shown, and which were chosen."""
-    if source.doubtful:
+    if source.doubtful or source.silent:
         reader.threads = 1
     reader.open(source)
     if (reader.claimed_seconds or 0) > LONG_SECONDS:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
+from vidcomp.border import checked
 from vidcomp.config import OuterConfig
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.inllm import Attachment, CompressedCache
@@ -35,6 +36,7 @@ from vidcomp.tokens import TokenView
 __all__ = ["Compression", "compress"]
 
 
+@checked
 def compress(
     model: Any,
     *,
@@ -62,9 +64,10 @@ def compress(
     Raises:
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
     """
+    chosen = method_of(method)
     spec = method if isinstance(method, str) else method.name
     config = OuterConfig(method=spec, keep=keep, inner=inner, positions=positions)
-    return Compression(adapter_of(model), method_of(method), config)
+    return Compression(adapter_of(model), chosen, config)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import re
@@ -11,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
+from vidcomp.border import expect, suggest, typed
 from vidcomp.errors import UsageError
 
-__all__ = ["MethodInfo", "Parity", "Registry", "parameters_of", "suggest"]
+__all__ = ["MethodInfo", "Parity", "Registry", "parameters_of"]
 
 Parity = Literal["goldens", "own reading", "control"]
 
@@ -118,6 +118,7 @@ class Registry(Generic[T]):
         Raises:
             UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
         """
+        expect(f"the name of a {self.noun}", name, isinstance(name, str), "text")
         kind = self._load(name)
         known = list(parameters_of(kind))
         for key in parameters:
@@ -125,8 +126,10 @@ class Registry(Generic[T]):
                 why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
                 what = f"{self.noun} {name!r} has no parameter {key!r}"
                 raise UsageError(what, why=why, hint=suggest(key, known), code="bad_option")
+        kinds = _kinds(kind)
+        plain = {key: typed(f"{self.noun} {name!r}: {key}", value, kinds.get(key)) for key, value in parameters.items()}
         try:
-            return kind(**parameters)
+            return kind(**plain)
         except (TypeError, ValueError) as error:
             what = f"{self.noun} {name!r} refuses its parameters"
             raise UsageError(what, why=str(error), code="bad_option") from error
@@ -164,10 +167,12 @@ class Registry(Generic[T]):
         return found
 
 
-def suggest(word: str, known: list[str], otherwise: str = "") -> str:
-    """A hint that names the nearest known word."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else otherwise
+def _kinds(kind: Any) -> dict[str, Any]:
+    """Types of the parameters; none are known where a package hides what its annotations name."""
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError):
+        return {}
 
 
 def _importer(target: str) -> Callable[[], Any]:

@@ -11,8 +11,8 @@ import types
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from functools import cache, wraps
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vidcomp.errors import UsageError
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_question",
     "checked",
     "expect",
+    "kinds_of",
     "shown",
     "suggest",
     "typed",
@@ -57,13 +58,16 @@ class Maker:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function whose calls with a missing, misspelt or superfluous argument raise UsageError."""
+    """A public function whose calls with a missing, misspelt or superfluous argument raise UsageError.
+
+    So do arguments of a wrong type where plain types are annotated; what others need is checked by the function.
+    """
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             name = re.search(r"'(\w+)'", str(error))
             known = [item for item in signature.parameters if item != "self"]
@@ -73,9 +77,26 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 hint=suggest(name.group(1), known) if name and "unexpected" in str(error) else "",
                 code="bad_argument",
             ) from None
-        return function(*args, **kwargs)
+        kinds = kinds_of(function)
+        plain = {item: typed(item, value, kinds[item]) for item, value in bound.arguments.items() if item in kinds}
+        bound.arguments.update(plain)
+        return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+@cache
+def kinds_of(thing: Any) -> dict[str, Any]:
+    """Types by name of a function's arguments or a class's fields, where they are plain (:func:`typed`).
+
+    None are known where a package hides what its annotations name.
+    """
+    try:
+        hints = get_type_hints(thing)
+    except (NameError, TypeError):
+        return {}
+    several = {"settings", "parameters", "return"}  # each stands for any number of values, or for none
+    return {name: kind for name, kind in hints.items() if name not in several and _is_plain(kind)}
 
 
 def expect(name: str, value: Any, good: bool, wanted: str, hint: str = "") -> None:
@@ -108,20 +129,24 @@ def suggest(word: str, known: Sequence[str], otherwise: str = "") -> str:
 def typed(name: str, value: Any, kind: Any) -> Any:
     """The value as plain int, float, bool, str or None, by a field's annotation; numbers of numpy become plain ones.
 
-    Annotations of other types are not judged.
-
     Raises:
         UsageError: another type.
     """
-    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if any(item not in _WORDS and get_origin(item) is not Literal for item in kinds):
-        return value
+    kinds = _alternatives(kind)
     for item in kinds:
         good, plain = _plain(value, item)
         if good:
             return plain
     expect(name, value, False, " or ".join(_words(item) for item in kinds))
     raise AssertionError("unreachable")
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _is_plain(kind: Any) -> bool:
+    return all(get_origin(item) is Literal or item in list(_WORDS) for item in _alternatives(kind))
 
 
 def _words(kind: Any) -> str:

@@ -10,10 +10,9 @@ import dataclasses
 import numbers
 import os
 from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from vidcomp.border import suggest, typed
+from vidcomp.border import kinds_of, suggest, typed
 from vidcomp.errors import UsageError
 
 # Arguments of calls that take settings beside them: a misspelt one lands among the settings.
@@ -117,19 +116,13 @@ def parse_seconds(flag: str, text: str | float) -> float:
     return seconds
 
 
-@cache
-def _kinds(config: Any) -> dict[str, Any]:
-    """Types of the fields of a config, by name."""
-    return get_type_hints(config)
-
-
 class _Checked:
     """Checks every field against its type and its Option; numbers of numpy become plain ones."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             kind: Any = type(self)
-            plain = typed(item.name, getattr(self, item.name), _kinds(kind)[item.name])
+            plain = typed(item.name, getattr(self, item.name), kinds_of(kind)[item.name])
             object.__setattr__(self, item.name, plain)
             option_of(item).check(plain)
 

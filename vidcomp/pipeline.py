@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.assembly import assembled
-from vidcomp.border import Maker, check_calls, check_history, check_question, checked, expect
+from vidcomp.border import Maker, check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.config import ModelConfig, RunConfig, parse_spec
 from vidcomp.eager import EagerEncoder
 from vidcomp.errors import UsageError
@@ -239,9 +239,9 @@ class VideoLM:
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else self._method(config)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
-        signals = (
-            frozenset(signals) | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
-        )
+        more = schedule.needs if schedule else frozenset()
+        signals = check_names("signals", signals, self.family.signals | ADDED) | more
+        signals |= signals_to_collect(chosen, self.family)
         merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes

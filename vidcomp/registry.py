@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Literal, TypeVar, get_type_hints
+from typing import Any, Generic, Literal, TypeVar
 
-from vidcomp.border import expect, suggest, typed
+from vidcomp.border import expect, kinds_of, suggest, typed
 from vidcomp.errors import UsageError
 
 __all__ = ["MethodInfo", "Parity", "Registry", "parameters_of"]
@@ -126,10 +126,10 @@ class Registry(Generic[T]):
                 why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
                 what = f"{self.noun} {name!r} has no parameter {key!r}"
                 raise UsageError(what, why=why, hint=suggest(key, known), code="bad_option")
-        kinds = _kinds(kind)
-        plain = {key: typed(f"{self.noun} {name!r}: {key}", value, kinds.get(key)) for key, value in parameters.items()}
+        kinds, label = kinds_of(kind), f"{self.noun} {name!r}"
+        plain = {key: typed(f"{label}: {key}", value, kinds[key]) for key, value in parameters.items() if key in kinds}
         try:
-            return kind(**plain)
+            return kind(**{**parameters, **plain})
         except (TypeError, ValueError) as error:
             what = f"{self.noun} {name!r} refuses its parameters"
             raise UsageError(what, why=str(error), code="bad_option") from error
@@ -165,14 +165,6 @@ class Registry(Generic[T]):
         for point in () if built_in else entry_points(group=self.group):
             found.setdefault(point.name, point.load)
         return found
-
-
-def _kinds(kind: Any) -> dict[str, Any]:
-    """Types of the parameters; none are known where a package hides what its annotations name."""
-    try:
-        return get_type_hints(kind)
-    except (NameError, TypeError):
-        return {}
 
 
 def _importer(target: str) -> Callable[[], Any]:

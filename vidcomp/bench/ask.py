@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.bench.timing import Timing
-from vidcomp.border import check_question, checked, expect, typed
+from vidcomp.border import check_question, checked, expect
 from vidcomp.ledger import StageLedger
 from vidcomp.pipeline import VideoLM
 
@@ -91,7 +91,6 @@ def bench_ask(
     """
     expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
     check_question(question)
-    repeats, warmup = (typed(name, value, int) for name, value in (("repeats", repeats), ("warmup", warmup)))
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     plain: list[StageLedger] = []

@@ -126,7 +126,7 @@ def _load(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Any,
 
 
 def _require_words(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that knows nothing but control tokens: the library makes one up where the files are missing."""
+    """Refuse a tokenizer of control tokens alone: the library makes one up where the files are missing."""
     if len(tokenizer) - len(tokenizer.added_tokens_decoder) <= 0:
         raise ModelError(
             f"{name} has no tokenizer",

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vidcomp.border import checked, expect, shown, typed
 from vidcomp.config import VideoConfig
@@ -26,18 +27,9 @@ from vidcomp.video.read import read_frames
 from vidcomp.video.sampling import Sampling, choose_frames
 from vidcomp.video.types import Frames, Partial, VideoInfo
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 __all__ = ["FrameSequence", "StrPath", "VideoInput", "read_video"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
-
-VideoInput: TypeAlias = Union[
-    str, os.PathLike[str], bytes, bytearray, memoryview, IO[bytes], "FrameSequence", NDArray[Any], "Tensor",
-    Sequence[Any],
-]  # fmt: skip
-"""What stands for a video: a path, the bytes of a file, a file opened in binary mode, or frames."""
 
 _WANTED = "a path, bytes, a file opened in binary mode, or frames [T, h, w, 3]"
 _IN_MEMORY = Path("<frames>")
@@ -119,6 +111,12 @@ class FrameSequence:
         )  # fmt: skip
         times, exact = self.times[chosen], tuple(Fraction(repr(time)) for time in self.times[chosen].tolist())
         return Frames(self.pixels[chosen], chosen, times, info, exact_times=exact)
+
+
+VideoInput: TypeAlias = (
+    StrPath | bytes | bytearray | memoryview | IO[bytes] | FrameSequence | NDArray[Any] | Tensor | Sequence[Any]
+)
+"""What stands for a video: a path, the bytes of a file, a file opened in binary mode, or frames."""
 
 
 def read_video(
@@ -228,7 +226,7 @@ def _picture(picture: Any, name: str) -> NDArray[Any]:
 
 def _array(value: Any) -> NDArray[Any] | None:
     """An array or tensor, wherever it lies, as an array; None for anything else."""
-    if hasattr(value, "detach"):
+    if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
     return value if isinstance(value, np.ndarray) else None

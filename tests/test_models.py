@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidcomp.config import ModelConfig
-from vidcomp.errors import ModelError, OutOfMemory, UsageError
+from vidcomp.errors import ModelError, OutOfMemory
 from vidcomp.hub import EMBEDDED, checkpoint_folder, pick_device, pick_dtype
 from vidcomp.models import FAMILIES, load_family
 from vidcomp.pixels import normalize, resize, to_channels_first
@@ -25,9 +25,10 @@ def family(replicas):
     return load_family(ModelConfig(model=str(replicas("llava_onevision")), device="cpu"))
 
 
-def test_a_question_with_the_placeholder_is_refused(family):
-    with pytest.raises(UsageError, match="exactly one video"):
-        family.prompt("what is <video>?", family.layout([0.0], 96, 144))
+def test_a_template_without_a_video_is_a_damaged_checkpoint(family, monkeypatch):
+    monkeypatch.setattr(type(family), "render", lambda self, question, history: question)
+    with pytest.raises(ModelError, match="exactly one video"):
+        family.prompt("what is it?", family.layout([0.0], 96, 144))
 
 
 def test_facts_of_a_replica(family):

@@ -216,9 +216,9 @@ def test_asked_for_but_not_applied_is_an_error(nano, clip, monkeypatch):
         check_applied(ledger.tokens.kept + 1, ledger, prepared[0])
 
 
-def test_a_closed_model_says_that_nothing_was_applied(clip):
+def test_a_model_whose_hooks_are_gone_says_that_nothing_was_applied(clip):
     lm = vidcomp.load("nano", device="cpu")
-    lm.close()
+    lm._attachment.remove()
     with pytest.raises(NotApplied, match="hooks did not run"):
         lm.ask(clip, QUESTION, keep=0.25)
 

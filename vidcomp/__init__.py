@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from vidcomp.pipeline import EncodedVideo, VideoLM, load
     from vidcomp.result import Answer
     from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
+    from vidcomp.video.given import FrameSequence
 
 __all__ = [
     "Answer",
     "CompressedTokens",
     "EncodedVideo",
+    "FrameSequence",
     "Reduction",
     "Span",
     "StageLedger",
@@ -55,6 +57,7 @@ __getattr__ = lazily(
         "get_method": "methods",
         "methods": "methods",
         "EncodedVideo": "pipeline",
+        "FrameSequence": "video.given",
         "VideoLM": "pipeline",
         "load": "pipeline",
         "Answer": "result",

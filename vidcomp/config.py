@@ -7,11 +7,17 @@ the JSON record writes them, and the Python API takes the same names. Importing 
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from vidcomp.border import kinds_of, suggest, typed
 from vidcomp.errors import UsageError
+
+# Arguments of calls that take settings beside them: a misspelt one lands among the settings.
+_BESIDE = ("on_text", "stop", "balance", "history", "question", "signals", "video")
 
 __all__ = [
     "GenerateConfig",
@@ -113,11 +119,14 @@ def parse_seconds(flag: str, text: str | float) -> float:
 
 
 class _Checked:
-    """Checks every field against its Option."""
+    """Checks every field against its type and its Option; numbers of numpy become plain ones."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            option_of(item).check(getattr(self, item.name))
+            kind: Any = type(self)
+            plain = typed(item.name, getattr(self, item.name), kinds_of(kind)[item.name])
+            object.__setattr__(self, item.name, plain)
+            option_of(item).check(plain)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,10 @@ class VideoConfig(_Checked):
     strict: bool = option(False, "--strict", "fail when only part of the video is sound; look longer for damage")
 
     def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            value: Any = getattr(self, name)
+            if isinstance(value, numbers.Real) and not isinstance(value, bool):
+                object.__setattr__(self, name, str(value))
         super().__post_init__()
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames together with --fps", why="each one alone decides how many frames are read",
@@ -227,6 +240,8 @@ class ModelConfig(_Checked):
     offline: bool = option(False, "--offline", "never touch the network, use cached weights only")
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
         super().__post_init__()
         if self.device_map is not None and self.device != "auto":
             raise UsageError("--device-map together with --device", why="a map decides about every layer",
@@ -327,9 +342,11 @@ class RunConfig:
             names = {item.name for item in fields(kind)}
             parts[group.name] = kind(**{name: values.pop(name) for name in list(values) if name in names})
         if values:
+            wrong, known = sorted(values)[0], list(cls().flat())
             raise UsageError(
-                f"unknown setting {sorted(values)[0]!r}", why="no stage has a field of that name", code="bad_option"
-            )
+                f"unknown setting {wrong!r}", why="no stage has a field of that name",
+                hint=suggest(wrong, [*known, *_BESIDE], f"there are {', '.join(known)}"), code="bad_option",
+            )  # fmt: skip
         return cls(**parts)
 
     def replace(self, **values: Any) -> RunConfig:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vidcomp.border import check_question, checked, expect
 from vidcomp.config import newer_budget
 from vidcomp.errors import UsageError
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import method_of
 from vidcomp.models.base import Turn
 from vidcomp.outer import signals_to_collect
-from vidcomp.pipeline import EncodedVideo, VideoLM, VideoPath, WatchedVideo, check_question
+from vidcomp.pipeline import EncodedVideo, VideoLM, WatchedVideo
 from vidcomp.result import Answer
+from vidcomp.video.given import VideoInput
 
 __all__ = ["Conversation"]
 
@@ -27,16 +29,19 @@ class Conversation:
         last: the newest answer.
     """
 
-    def __init__(self, lm: VideoLM, video: VideoPath, *, remember: bool | None = None, **settings: Any) -> None:
+    @checked
+    def __init__(self, lm: VideoLM, video: VideoInput, *, remember: bool | None = None, **settings: Any) -> None:
         """Open a conversation; nothing is read yet.
 
         Args:
             lm: the loaded model.
-            video: the file.
+            video: a file, its bytes, an open file or frames.
             remember: whether a question may refer to earlier ones. None is yes, except for the embedded model, which
                 has learnt single questions.
             settings: as in :meth:`VideoLM.ask`.
         """
+        expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+        _check_settings(lm, settings)
         self.lm, self.video, self.settings = lm, video, settings
         self.remember = lm.family.checkpoint.name not in EMBEDDED if remember is None else remember
         self.watched: WatchedVideo | None = None
@@ -44,6 +49,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.last: Answer | None = None
 
+    @checked
     def ask(
         self,
         question: str,
@@ -90,9 +96,9 @@ class Conversation:
         old settings hold.
         """
         wanted = newer_budget(self.settings, settings)
+        _check_settings(self.lm, wanted)
         method = method_of(wanted.get("method", self.lm.config.outer.method))
         needs = signals_to_collect(method, self.lm.family)
-        self.lm.config.replace(**wanted)  # a wrong value is found here
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
             watched = self.watched if needs <= told else self.lm.watch(self.video, **wanted)
@@ -110,3 +116,12 @@ class Conversation:
     def _question_aware(self) -> bool:
         """Whether the method chooses other tokens for every question."""
         return "query" in method_of(self.settings.get("method", self.lm.config.outer.method)).needs
+
+
+def _check_settings(lm: VideoLM, settings: dict[str, Any]) -> None:
+    """Raise UsageError for a wrong name or value."""
+    method: Any = settings.get("method")
+    named = method is None or isinstance(method, str)
+    if not named:
+        method_of(method)
+    lm.config.replace(**{name: value for name, value in settings.items() if named or name != "method"})

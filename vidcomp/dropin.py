@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
+from vidcomp.border import checked
 from vidcomp.config import OuterConfig, RunConfig
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.finite import check_finite_rows
@@ -36,6 +37,7 @@ from vidcomp.tokens import TokenView
 __all__ = ["Compression", "compress"]
 
 
+@checked
 def compress(
     model: Any,
     *,
@@ -66,10 +68,11 @@ def compress(
     Raises:
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
     """
+    chosen = method_of(method)
     spec = method if isinstance(method, str) else method.name
     budget = {name: value for name, value in (("keep", keep), ("keep_tokens", keep_tokens)) if value is not None}
     config = RunConfig.from_flat(method=spec, inner=inner, positions=positions, **budget).outer
-    return Compression(adapter_of(model), method_of(method), config)
+    return Compression(adapter_of(model), chosen, config)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from vidcomp.config import GenerateConfig
+from vidcomp.endings import Finish, ending_note, finish_of, repeated_block
 from vidcomp.errors import OutOfMemory
 from vidcomp.finite import not_finite
 from vidcomp.inllm import CompressedCache
@@ -27,12 +28,17 @@ _PATIENCE = 5.0  # seconds that a closed stream waits for its thread
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer as it came out of the model; times are readings of ``time.perf_counter``."""
+    """An answer as it came out of the model; times are readings of ``time.perf_counter``.
+
+    ``finish`` says how it ended (:func:`~vidcomp.endings.finish_of`), ``note`` says so in a line where it was cut.
+    """
 
     text: str
     new_tokens: int
     first_token_at: float
     done_at: float
+    finish: Finish = "stop"
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,11 @@ def generate(
             **_end_tokens(family),
         )
     logits.check(family.model.dtype)
-    new = ids[0, len(prefill.ids) :].tolist()
+    done_at, new = time.perf_counter(), ids[0, len(prefill.ids) :].tolist()
     text = family.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Generation(text, len(new), watch.first or time.perf_counter(), time.perf_counter())
+    finish = finish_of(new, _ends(family), config.max_new_tokens, watch.stopped)
+    note = ending_note(finish, config.max_new_tokens, repeated_block(new) if finish == "loop" else 0)
+    return Generation(text, len(new), watch.first or done_at, done_at, finish, note)
 
 
 @contextmanager
@@ -203,13 +211,14 @@ class _Watch(StoppingCriteria):
 
     def __init__(self, stop: Callable[[], bool] | None, logits: _FiniteLogits) -> None:
         self.first: float | None = None
-        self.stop, self.logits, self.broken = stop, logits, False
+        self.stop, self.logits, self.broken, self.stopped = stop, logits, False, False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if self.first is None:
             self.broken = self.logits.broken()  # waits for the device
             self.first = time.perf_counter()
-        done = self.broken or (self.stop is not None and self.stop())
+        self.stopped = self.stop is not None and self.stop()
+        done = self.broken or self.stopped
         return torch.full((input_ids.shape[0],), done, device=input_ids.device)
 
 
@@ -239,9 +248,14 @@ def _sampling(config: GenerateConfig, known: Any) -> dict[str, Any]:
     return chosen
 
 
+def _ends(family: Family) -> list[int]:
+    """Ids that end an answer."""
+    known = family.model.generation_config.eos_token_id
+    ends = known if known is not None else family.tokenizer.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
 def _end_tokens(family: Family) -> dict[str, Any]:
     """A pad id, which several checkpoints leave out, so that the library need not guess and warn."""
-    known = family.model.generation_config
-    ends = known.eos_token_id if known.eos_token_id is not None else family.tokenizer.eos_token_id
-    first = ends[0] if isinstance(ends, list) else ends
-    return {"eos_token_id": ends, "pad_token_id": known.pad_token_id if known.pad_token_id is not None else first}
+    pad, ends = family.model.generation_config.pad_token_id, _ends(family)
+    return {"eos_token_id": ends or None, "pad_token_id": pad if pad is not None or not ends else ends[0]}

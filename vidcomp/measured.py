@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from vidcomp.errors import NotApplied
 from vidcomp.generation import Generation, Prefill
 from vidcomp.inllm import CompressedCache
-from vidcomp.ledger import StageLedger, StageRecord
+from vidcomp.ledger import SpanRecord, StageLedger, StageRecord
+from vidcomp.models import Layout
+from vidcomp.tokens import Span
 
-__all__ = ["check_applied", "record_generation", "record_prefill"]
+__all__ = ["check_applied", "record_generation", "record_prefill", "span_records"]
 
 
 def record_generation(ledger: StageLedger, generation: Generation, prefill: Prefill, waited: float) -> None:
@@ -30,6 +35,7 @@ def record_generation(ledger: StageLedger, generation: Generation, prefill: Pref
     ledger.stages.append(StageRecord("prefill", "tokens", counts.kept, counts.kept, first))
     record_prefill(ledger, cache, prefill.is_token)
     ledger.new_tokens = generation.new_tokens
+    ledger.notes += [generation.note] if generation.note else []
     _record_reads(ledger, prefill)
     written = generation.done_at - generation.first_token_at
     ledger.stages.append(StageRecord("generate", "tokens", 0, generation.new_tokens, written))
@@ -65,6 +71,24 @@ def _record_reads(ledger: StageLedger, prefill: Prefill) -> None:
     if reads:
         held, read = (round(sum(numbers) / len(reads)) for numbers in zip(*reads, strict=True))
         ledger.stages.append(StageRecord(f"reads from layer {prefill.cache.read_layer}", "tokens", held, read))
+
+
+def span_records(layout: Layout, spans: Sequence[Span], anchors: Tensor) -> list[SpanRecord]:
+    """One line per span: its frames and seconds, and its tokens before and after.
+
+    Args:
+        layout: of the whole clip.
+        spans: in slices, both ends included.
+        anchors: [M] int64, flat index t * N + n of each survivor.
+    """
+    times, tokens = layout.frame_times, layout.tokens
+    kept = torch.bincount(anchors // tokens, minlength=layout.slices).tolist()
+    ends = [(layout.members(span.start)[0], layout.members(span.end)[1]) for span in spans]
+    return [
+        SpanRecord(first, last, times[first], times[last], len(span) * tokens, sum(kept[span.start : span.end + 1]),
+                   span.static)
+        for span, (first, last) in zip(spans, ends, strict=True)
+    ]  # fmt: skip
 
 
 def check_applied(tokens: int, ledger: StageLedger, prefill: Prefill) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from vidcomp.budget import token_budget
@@ -60,7 +61,7 @@ def completed(
     if "frame_features" in asked and view.frame_features is None:
         view = replace(view, frame_features=view.features.float().mean(1) if seen is None else seen)
     if "query" in asked and question is not None:
-        ids = family.tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids[0]
+        ids = torch.tensor(family.spelling.ids(question), dtype=torch.long)
         view = replace(view, query=family.embed(ids).detach())
     return view
 

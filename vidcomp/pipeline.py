@@ -6,14 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidcomp.assembly import assembled
+from vidcomp.border import Maker, check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.eager import EagerEncoder
 from vidcomp.errors import UsageError
@@ -21,8 +20,8 @@ from vidcomp.generation import Prefill, generate, memory_errors, stream_text
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, Schedule
 from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
-from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
-from vidcomp.measured import check_applied, record_generation
+from vidcomp.ledger import StageLedger, TokenCounts
+from vidcomp.measured import check_applied, record_generation, span_records
 from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
@@ -33,14 +32,14 @@ from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
-from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView
-from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.tokens import CompressedTokens, Reduction, TokenView
+from vidcomp.video import Frames
+from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.line import start_nursery
-from vidcomp.video.options import readers_of, sampling_of
+from vidcomp.video.options import sampling_of
 
-__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "check_question", "load", "load_config"]
+__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "load", "load_config"]
 
-VideoPath = str | PathLike[str]
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +55,7 @@ class WatchedVideo:
         seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
         config: the settings it was read with.
         ledger: the stages so far.
+        maker: the model that made it, and the only one that can be asked about it.
     """
 
     frames: Frames
@@ -65,6 +65,7 @@ class WatchedVideo:
     seen: Tensor | None
     config: RunConfig
     ledger: StageLedger
+    maker: Maker | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,15 @@ class VideoLM:
     """
 
     def __init__(self, family: Family, config: RunConfig) -> None:
-        self.family, self.config = family, config
+        expect("family", family, isinstance(family, Family), "a loaded Family", hint="vidcomp.load(...)")
+        expect("config", config, isinstance(config, RunConfig), "a RunConfig")
+        self.family, self.config, self.closed = family, config, False
         self._attachment = Attachment(family.model)
         self._encoders: dict[Any, FrameEncoder | None] = {}
 
     def close(self) -> None:
         """Take the hooks off the model; it answers bit-identically to before."""
+        self.closed = True
         self._attachment.remove()
 
     def __enter__(self) -> VideoLM:
@@ -117,9 +121,10 @@ class VideoLM:
 
     # -- what people call
 
+    @checked
     def ask(
         self,
-        video: VideoPath | WatchedVideo | EncodedVideo,
+        video: VideoInput | WatchedVideo | EncodedVideo,
         question: str,
         *,
         method: str | Method | None = None,
@@ -132,7 +137,8 @@ class VideoLM:
         """Answer a question about a video.
 
         Args:
-            video: a file, or what :meth:`encode` returned; what :meth:`watch` returned is compressed anew.
+            video: a file, its bytes, an open file or frames (:class:`~vidcomp.FrameSequence`), or what :meth:`encode`
+                returned; what :meth:`watch` returned is compressed anew.
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
@@ -145,6 +151,9 @@ class VideoLM:
             InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
         """
         check_question(question)
+        check_history(history)
+        check_calls(on_text=on_text, stop=stop)
+        expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
         encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
@@ -160,16 +169,19 @@ class VideoLM:
             model=self.family.checkpoint.name,
             method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
             seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
-            encoder=encoded.config.outer.encoder,
+            encoder=encoded.config.outer.encoder, finish=generation.finish,
         )  # fmt: skip
 
-    def stream(self, video: VideoPath | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
+    @checked
+    def stream(self, video: VideoInput | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
+        check_question(question)
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
+    @checked
     def encode(
         self,
-        video: VideoPath | WatchedVideo,
+        video: VideoInput | WatchedVideo,
         *,
         question: str | None = None,
         method: str | Method | None = None,
@@ -178,14 +190,17 @@ class VideoLM:
         """Read, encode and compress a video once, for many questions.
 
         Args:
-            video: a file, or what :meth:`watch` returned.
+            video: as in :meth:`ask`, or what :meth:`watch` returned.
             question: what a question-aware method chooses tokens for; other methods do not look at it.
             method, settings: as in :meth:`ask`.
 
         Raises:
             UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
         """
+        if question is not None:
+            check_question(question)
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
+        self._check(watched)
         config = watched.config.replace(**_named(method, settings))
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
@@ -199,15 +214,16 @@ class VideoLM:
             record.into, record.out = watched.view.total, len(tokens)
         ledger.tokens.kept = len(tokens)
         ledger.notes += outer_notes(reduction, watched.plan, chosen, outer, watched.seen)
-        ledger.spans = _span_records(watched, reduction)
+        ledger.spans = span_records(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)
         schedule = chosen_schedule(chosen, outer, self.family)
         asked = question if "query" in reads(chosen, ADDED) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
+    @checked
     def watch(
         self,
-        video: VideoPath,
+        video: VideoInput,
         *,
         method: str | Method | None = None,
         signals: frozenset[str] = frozenset(),
@@ -216,15 +232,18 @@ class VideoLM:
         """Read a video and run the vision tower without removing tokens.
 
         Args:
-            video: a file.
+            video: a file, its bytes, an open file or frames.
             method: the view gets the signals that it reads.
             signals: more signals to collect, for other methods that :meth:`encode` will be called with.
             settings: as in :meth:`ask`.
         """
+        self._check(video)
         config = self.config.replace(**_named(method, settings))
         chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
         schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
-        signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
+        more = schedule.needs if schedule else frozenset()
+        signals = check_names("signals", signals, self.family.signals | ADDED) | more
+        signals |= signals_to_collect(chosen, self.family)
         merger = chosen_merger(config.outer, self.family, signals)
         ledger = StageLedger()
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
@@ -251,26 +270,34 @@ class VideoLM:
         ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
         seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
         view = completed(view, chosen, self.family, seen)
-        return WatchedVideo(frames, layout, plan, view, seen, config, ledger)
+        return WatchedVideo(frames, layout, plan, view, seen, config, ledger, self.family.maker)
 
     # -- the stages
 
-    def _read(self, video: VideoPath, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
+    def _check(self, video: object) -> None:
+        """Refuse to work once closed, and on what another model made."""
+        if self.closed:
+            raise UsageError(f"{self.family.maker.name} is closed", why="close() has taken it apart",
+                             hint="ask inside the with block, or load it again", code="closed")  # fmt: skip
+        if isinstance(video, (WatchedVideo, EncodedVideo)):
+            watched = video if isinstance(video, WatchedVideo) else video.watched
+            self.family.maker.check(watched.maker, f"a {type(video).__name__}")
+
+    def _read(self, video: VideoInput, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
         with ledger.stage("read", "frames") as record:
-            frames = read_frames(
-                Path(fspath(video)), self._sampling(config), readers=readers_of(config.video),
-                deadline_seconds=config.video.deadline, strict=config.video.strict, on_ready=eager,
-            )  # fmt: skip
+            sampling = sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
+            frames = read_video(video, config.video, sampling, eager)
             record.into, record.out = frames.info.frames_total, len(frames.times)
         return frames
 
     def _encoded(
         self,
-        video: VideoPath | WatchedVideo | EncodedVideo,
+        video: VideoInput | WatchedVideo | EncodedVideo,
         question: str,
         method: str | Method | None,
         settings: dict[str, Any],
     ) -> EncodedVideo:
+        self._check(video)
         if not isinstance(video, EncodedVideo):
             return self.encode(video, question=question, method=method, **settings)
         fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
@@ -281,9 +308,6 @@ class VideoLM:
         if video.question not in (None, question):
             _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
         return video
-
-    def _sampling(self, config: RunConfig) -> Sampling:
-        return sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
 
     def _plan(
         self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger
@@ -315,6 +339,8 @@ class VideoLM:
         history: Sequence[Turn] = (),
     ) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
+        expect("encoded", encoded, isinstance(encoded, EncodedVideo), "what encode() returned")
+        self._check(encoded)
         watched, schedule = encoded.watched, encoded.schedule
         reduction, separators = encoded.reduction, len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
@@ -330,8 +356,9 @@ class VideoLM:
             torch.cuda.synchronize()
 
 
+@checked
 def load(
-    model: str = "nano", *, device: str = "auto", dtype: str = "auto", attn: str = "sdpa", **settings: Any
+    model: StrPath = "nano", *, device: str = "auto", dtype: str = "auto", attn: str = "sdpa", **settings: Any
 ) -> VideoLM:
     """Load a video-LLM: ``"nano"`` (embedded), a Hugging Face hub id, or a folder.
 
@@ -355,34 +382,11 @@ def load_config(config: RunConfig) -> VideoLM:
     return VideoLM(load_family(config.model), config)
 
 
-def check_question(question: str) -> None:
-    """Raise UsageError when there is nothing to answer."""
-    if not question.strip():
-        raise UsageError(
-            "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
-        )
-
-
 def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:
+    if method is not None and not isinstance(method, str):
+        method_of(method)  # a wrong one is told here
     named = {**settings, **({"method": method} if isinstance(method, str) else {})}
     fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
     return named
-
-
-def _span_records(watched: WatchedVideo, reduction: Reduction) -> list[SpanRecord]:
-    layout, tokens = watched.layout, watched.layout.tokens
-    kept = torch.bincount(reduction.anchors // tokens, minlength=layout.slices).tolist()
-    ends = [(layout.members(span.start)[0], layout.members(span.end)[1]) for span in _spans(watched, reduction)]
-    return [
-        SpanRecord(
-            first, last, layout.frame_times[first], layout.frame_times[last],
-            len(span) * tokens, sum(kept[span.start : span.end + 1]), span.static,
-        )
-        for span, (first, last) in zip(_spans(watched, reduction), ends, strict=True)
-    ]  # fmt: skip
-
-
-def _spans(watched: WatchedVideo, reduction: Reduction) -> tuple[Span, ...]:
-    return reduction.spans or watched.plan.spans

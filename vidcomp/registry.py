@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import re
@@ -13,9 +12,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar
 
+from vidcomp.border import expect, kinds_of, suggest, typed
 from vidcomp.errors import UsageError
 
-__all__ = ["MethodInfo", "Parity", "Registry", "parameters_of", "suggest"]
+__all__ = ["MethodInfo", "Parity", "Registry", "parameters_of"]
 
 Parity = Literal["goldens", "own reading", "control"]
 
@@ -120,6 +120,7 @@ class Registry(Generic[T]):
         Raises:
             UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
         """
+        expect(f"the name of a {self.noun}", name, isinstance(name, str), "text")
         kind = self._load(name)
         known = list(parameters_of(kind))
         for key in parameters:
@@ -127,8 +128,10 @@ class Registry(Generic[T]):
                 why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
                 what = f"{self.noun} {name!r} has no parameter {key!r}"
                 raise UsageError(what, why=why, hint=suggest(key, known), code="bad_option")
+        kinds, label = kinds_of(kind), f"{self.noun} {name!r}"
+        plain = {key: typed(f"{label}: {key}", value, kinds[key]) for key, value in parameters.items() if key in kinds}
         try:
-            return kind(**parameters)
+            return kind(**{**parameters, **plain})
         except (TypeError, ValueError) as error:
             what = f"{self.noun} {name!r} refuses its parameters"
             raise UsageError(what, why=str(error), code="bad_option") from error
@@ -164,12 +167,6 @@ class Registry(Generic[T]):
         for point in () if built_in else entry_points(group=self.group):
             found.setdefault(point.name, point.load)
         return found
-
-
-def suggest(word: str, known: list[str], otherwise: str = "") -> str:
-    """A hint that names the nearest known word."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def _importer(target: str) -> Callable[[], Any]:

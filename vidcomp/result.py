@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp._version import __version__
+from vidcomp.endings import Finish
 from vidcomp.ledger import StageLedger
 from vidcomp.tokens import Span
 from vidcomp.video import Frames
@@ -35,6 +36,8 @@ class Answer:
         seed: seed of the run.
         inner: the schedule inside the language model, with its parameters.
         encoder: the merger inside the vision tower, with its parameters.
+        finish: how the answer ended: ``stop`` (by itself), ``length`` (cut at the limit), ``loop`` (cut at the limit
+            while it repeated itself) or ``interrupted`` (``stop=`` said so).
     """
 
     text: str
@@ -48,6 +51,7 @@ class Answer:
     seed: int
     inner: str = "none"
     encoder: str = "none"
+    finish: Finish = "stop"
 
     @property
     def status(self) -> str:
@@ -71,6 +75,7 @@ class Answer:
             "video": self.frames.info.to_dict(),
             "question": self.question,
             "answer": self.text,
+            "finish": self.finish,
             "model": self.model,
             "method": self.method,
             "inner": self.inner,

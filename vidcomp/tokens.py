@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from vidcomp.border import checked, expect, typed
+
 __all__ = [
     "CompressedTokens",
     "Links",
@@ -40,6 +42,8 @@ class Span:
     static: int = 0
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, typed(f"Span: {item.name}", getattr(self, item.name), int))
         if not 0 <= self.start <= self.end:
             raise ValueError(f"a span needs 0 <= start <= end, got {self.start}..{self.end}")
 
@@ -102,6 +106,15 @@ class TokenView:
     deepstack: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value, optional = getattr(self, item.name), item.default is None
+            if item.name not in ("grid", "deepstack"):
+                good = isinstance(value, Tensor) or (value is None and optional)
+                expect(f"TokenView: {item.name}", value, good, "a tensor or None" if optional else "a tensor")
+        pair = (
+            isinstance(self.grid, (tuple, list)) and len(self.grid) == 2 and all(isinstance(n, int) for n in self.grid)
+        )
+        expect("TokenView: grid", self.grid, pair, "(rows, columns)")
         if self.features.dim() != 3 or 0 in self.features.shape:
             raise ValueError(f"features must be [T, N, D] and not empty, got {list(self.features.shape)}")
         frames, tokens, width = self.features.shape
@@ -171,6 +184,8 @@ class Reduction:
     more: Links | None = None
 
     def __post_init__(self) -> None:
+        for name in ("anchors", "assign", "weights"):
+            expect(f"Reduction: {name}", getattr(self, name), isinstance(getattr(self, name), Tensor), "a tensor")
         survivors, total = self.anchors.numel(), self.assign.numel()
         if self.anchors.dim() != 1 or self.assign.dim() != 1 or self.weights.shape != self.assign.shape:
             raise ValueError("a reduction holds anchors [M], assign [T*N] and weights [T*N]")
@@ -250,6 +265,7 @@ class CompressedTokens:
         return self.features.shape[0]
 
 
+@checked
 def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     """Gather and merge: survivor m = sum of ``weights[i] * features[i]`` over the tokens assigned or linked to m, in
     float32.
@@ -264,6 +280,8 @@ def apply_reduction(view: TokenView, reduction: Reduction) -> CompressedTokens:
     Raises:
         ValueError: the reduction is about another number of tokens, or a merged feature is not finite.
     """
+    expect("view", view, isinstance(view, TokenView), "a TokenView")
+    expect("reduction", reduction, isinstance(reduction, Reduction), "a Reduction")
     flat = view.features.reshape(view.total, -1)  # [T*N, D]
     if reduction.assign.numel() != view.total:
         raise ValueError(f"the reduction is about {reduction.assign.numel()} tokens, the view holds {view.total}")

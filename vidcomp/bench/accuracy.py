@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
+from vidcomp.border import checked, expect
 from vidcomp.budget import token_budget
 from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
@@ -125,6 +126,7 @@ class _Paper:
     questions: tuple[Question, ...]
 
 
+@checked
 def bench_accuracy(
     lm: VideoLM,
     methods: Sequence[str],
@@ -151,6 +153,9 @@ def bench_accuracy(
     Raises:
         ValueError: fewer than one question. UsageError: an unknown method.
     """
+    expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+    for name, value in (("methods", methods), ("keeps", keeps)):
+        expect(name, value, isinstance(value, (list, tuple)), "a list")
     if questions < 1:
         raise ValueError(f"questions must be at least 1, got {questions}")
     papers = _papers(questions, TEST.start + seed * _SEEDS_APART)

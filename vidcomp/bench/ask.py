@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.bench.timing import Timing
+from vidcomp.border import check_question, checked, expect
 from vidcomp.ledger import StageLedger
 from vidcomp.pipeline import VideoLM
 
@@ -66,6 +67,7 @@ class AskBench:
         }
 
 
+@checked
 def bench_ask(
     lm: VideoLM,
     video: Path,
@@ -87,6 +89,8 @@ def bench_ask(
     Raises:
         ValueError: fewer than one repeat.
     """
+    expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+    check_question(question)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     plain: list[StageLedger] = []

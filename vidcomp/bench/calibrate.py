@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vidcomp.bench.reading import expectations
+from vidcomp.border import checked, expect
 from vidcomp.errors import UsageError
 from vidcomp.inllm import get_schedule
 from vidcomp.inllm.gsearch import search_shares
@@ -50,8 +51,12 @@ class Calibration:
     tried: int
 
 
+@checked
 def samples_of(lm: VideoLM, videos: Iterable[Any], questions: Sequence[str], tokens: int = 16) -> list[Sample]:
     """Encode every video once, and take the first ``tokens`` tokens of the answer to each question."""
+    expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+    for name, value in (("videos", videos), ("questions", questions)):
+        expect(name, value, isinstance(value, (list, tuple)), "a list")
     samples = []
     for video in videos:
         watched = lm.watch(video, inner="none")
@@ -64,6 +69,7 @@ def samples_of(lm: VideoLM, videos: Iterable[Any], questions: Sequence[str], tok
     return samples
 
 
+@checked
 def calibrate(
     lm: VideoLM,
     samples: Sequence[Sample],
@@ -86,6 +92,9 @@ def calibrate(
     Raises:
         UsageError: a schedule without a search, wrong parameters, or no samples.
     """
+    expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+    good = isinstance(samples, (list, tuple)) and all(isinstance(sample, Sample) for sample in samples)
+    expect("samples", samples, good, "what samples_of() returned")
     if schedule not in _SEARCHES:
         raise UsageError(f"{schedule} has no search", why=f"there are: {', '.join(_SEARCHES)}", code="bad_option")
     if not samples:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.bench.memory import peak_memory
+from vidcomp.border import checked, expect
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import reads
 from vidcomp.tokens import TokenView, apply_reduction
@@ -64,6 +65,7 @@ class CompressTiming:
         return asdict(self) | {"shape": list(self.shape)}
 
 
+@checked
 def bench_compress(
     method_name: str = "holitom",
     *,
@@ -94,6 +96,9 @@ def bench_compress(
         UsageError: unknown method or parameter.
         ValueError: a shape or repeats below 1, or keep outside its range.
     """
+    whole = isinstance(shape, (list, tuple)) and [type(size) for size in shape] == [int] * 3
+    expect("shape", shape, whole, "(T, N, D)")
+    expect("dtype", dtype, isinstance(dtype, torch.dtype), "a torch.dtype")
     if min(shape) < 1 or repeats < 1:
         raise ValueError(f"shape and repeats must be at least 1, got {shape} and {repeats}")
     method = get_method(method_name, **parameters)

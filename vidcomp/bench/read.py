@@ -6,6 +6,7 @@ take the frames that the scan names and may return others (docs/reading.md says 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 from vidcomp.bench.memory import peak_of_processes
 from vidcomp.bench.timing import Timing
+from vidcomp.border import checked, expect
 from vidcomp.video import READERS, Frames, Sampling, read_frames
 from vidcomp.video.line import stop_nursery
 
@@ -125,6 +127,7 @@ class ReadBench:
         }
 
 
+@checked
 def bench_read(
     path: Path,
     sampling: Sampling,
@@ -144,6 +147,8 @@ def bench_read(
         seconds: no new round begins after this long, so that slow files end too.
         readers, deadline_seconds, strict: as in :func:`~vidcomp.video.read_frames`.
     """
+    expect("path", path, isinstance(path, (str, os.PathLike)), "a path")
+    expect("sampling", sampling, isinstance(sampling, Sampling), "a Sampling")
     read = partial(read_frames, path, readers=readers, deadline_seconds=deadline_seconds, strict=strict)
     chosen, peak_bytes = _read_anew(partial(read, sampling))
     contests = [_own_ways(read, sampling, chosen.check is not None)]

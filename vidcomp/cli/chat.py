@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,8 @@ class _Talk:
 
 def _lines() -> Iterator[str]:
     """What is typed, with line editing where there is a terminal; Ctrl-C at the prompt clears the line."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are a fault of their line alone
     if not sys.stdin.isatty():
         for line in sys.stdin:  # noqa: UP028 - `yield from` would close it with this generator
             yield line

@@ -24,7 +24,7 @@ def methods(
     ui: Ui,
 ) -> None:
     """List the methods: what they do, what they need, whether their budget is exact and how they are proven."""
-    from vidcomp.registry import suggest
+    from vidcomp.border import suggest
     from vidcomp.report.listing import described_method, methods_page
 
     if markdown:

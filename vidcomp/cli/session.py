@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vidcomp.border import check_question
 from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig, parse_spec
@@ -12,7 +13,7 @@ from vidcomp.inllm import get_schedule
 from vidcomp.intower import get_merger
 from vidcomp.methods import method_of
 from vidcomp.models import random_family
-from vidcomp.pipeline import VideoLM, check_question, load_config
+from vidcomp.pipeline import VideoLM, load_config
 from vidcomp.video.files import open_video
 from vidcomp.video.options import readers_of
 from vidcomp.video.reader import require_readers

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from vidcomp.border import checked, expect
 from vidcomp.config import parse_spec
 from vidcomp.methods.base import Method
 from vidcomp.registry import MethodInfo, Registry
@@ -62,6 +63,7 @@ def method_names() -> tuple[str, ...]:
     return _METHODS.names()
 
 
+@checked
 def get_method(name: str, **parameters: Any) -> Method:
     """Build a method, for example ``get_method("holitom", tau=0.8)``.
 
@@ -82,6 +84,8 @@ def method_of(spec: str | Method) -> Method:
         UsageError: as :func:`get_method`.
     """
     if not isinstance(spec, str):
+        whole = callable(spec) and not isinstance(spec, type) and hasattr(spec, "name") and hasattr(spec, "needs")
+        expect("method", spec, whole, "a name with parameters, such as 'holitom:tau=0.8', or get_method(...)")
         return spec
     name, parameters = parse_spec(spec)
     return get_method(name, **parameters)

@@ -8,9 +8,12 @@ methods; one that does not is read with the same defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from vidcomp.border import expect, typed
 from vidcomp.budget import token_budget
 from vidcomp.errors import UsageError
 from vidcomp.registry import MethodInfo, Parity, parameters_of
@@ -73,6 +76,12 @@ class Method(Protocol):
     stage: ClassVar[str] = "outer"
     parity: ClassVar[Parity] = "own reading"
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Calls of every method refuse arguments of a wrong type."""
+        super().__init_subclass__(**more)
+        if "__call__" in vars(cls):
+            cls.__call__ = _judged(cls.__call__)  # type: ignore[method-assign]
+
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Decide which of the T * N tokens survive.
 
@@ -100,6 +109,15 @@ class Method(Protocol):
         draws = self.seed is None and "seed" in parameters_of(type(self))
         chosen: Method = replace(self, seed=seed) if draws else self  # type: ignore[type-var]
         return chosen
+
+
+def _judged(call: Callable[..., Reduction]) -> Callable[..., Reduction]:
+    @wraps(call)
+    def judged(self: Method, view: TokenView, keep: float) -> Reduction:
+        expect("view", view, hasattr(view, "features") and hasattr(view, "grid"), "a TokenView")
+        return call(self, view, typed("keep", keep, float))
+
+    return judged
 
 
 def reads(method: Method, available: frozenset[str]) -> frozenset[str]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vidcomp.errors import ModelError, UsageError
+from vidcomp.border import Maker
+from vidcomp.errors import ModelError
 from vidcomp.models.checkpoint import Checkpoint
 from vidcomp.models.layout import Layout
 from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.models.prompt import Markers, Prompt, tokenized
+from vidcomp.models.spelling import Spelling
 from vidcomp.sizes import ModelShape
 from vidcomp.video.sampling import StockRule
 
@@ -99,6 +102,7 @@ class Family(ABC):
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.settings = checkpoint.video_settings
+        self.maker = Maker(checkpoint.name)
 
     @classmethod
     def of_model(cls, model: Any) -> Family:
@@ -183,6 +187,11 @@ class Family(ABC):
             bytes_per_value=self.model.get_input_embeddings().weight.element_size(),
         )
 
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How a user's text that names control tokens is read."""
+        return Spelling(self.tokenizer, (self.slot, self.visual))
+
     # -- what each family says
 
     @abstractmethod
@@ -257,18 +266,20 @@ class Family(ABC):
     def prompt(self, question: str, layout: Layout, history: Sequence[Turn] = ()) -> Prompt:
         """The request as text tokens with places for the visual tokens; the ids are those of the stock processor.
 
-        ``history`` holds the turns before this question.
+        ``history`` holds the turns before this question. Names of control tokens in either are text.
 
         Raises:
-            UsageError: the rendered prompt does not hold exactly one video.
+            ModelError: the chat template does not make a prompt with exactly one video.
         """
-        prompt = tokenized(self.tokenizer, self.render(question, history), self.slot, self.markers(layout), self.visual)
+        covered = self.spelling.covered([*(text for turn in history for text in turn), question])
+        *told, asked = covered.texts
+        turns = list(zip(told[::2], told[1::2], strict=True))
+        prompt = tokenized(covered, self.render(asked, turns), self.slot, self.markers(layout), self.visual)
         if prompt is None:
-            raise UsageError(
-                "the prompt does not hold exactly one video",
-                why=f"the question or the chat template contains {self.slot} or {self.visual} itself",
-                hint="ask without that word",
-                code="bad_prompt",
+            raise ModelError(
+                f"the chat template of {self.checkpoint.name} does not hold exactly one video",
+                why=f"{self.slot} stands in it not at all or more than once, or is no token of its tokenizer",
+                hint="is the folder complete? A hub checkpoint ships chat_template.json or chat_template.jinja",
             )
         return prompt
 

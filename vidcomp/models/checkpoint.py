@@ -105,6 +105,7 @@ def _load(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Any,
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    _require_words(tokenizer, config.model)
     load: Any = AutoModelForImageTextToText.from_pretrained
     placement = _placement(config, device)
     model, found = load(
@@ -122,6 +123,16 @@ def _load(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Any,
             f"{config.model} lacks {len(missing)} tensors", why=f"{missing[0]} is one of them", hint="download it again"
         )
     return model if placement else model.to(device), tokenizer
+
+
+def _require_words(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer of control tokens alone: the library makes one up where the files are missing."""
+    if len(tokenizer) - len(tokenizer.added_tokens_decoder) <= 0:
+        raise ModelError(
+            f"{name} has no tokenizer",
+            why="its folder holds neither tokenizer.json nor the vocabulary of one",
+            hint="download it again, with all files",
+        )
 
 
 def _placement(config: ModelConfig, device: torch.device) -> dict[str, Any]:

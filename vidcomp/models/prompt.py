@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from vidcomp.models.spelling import Covered
 
 __all__ = ["Markers", "Prompt", "Arrangement", "tokenized"]
 
@@ -134,16 +135,16 @@ class Arrangement:
     dropped: int
 
 
-def tokenized(tokenizer: Any, text: str, slot: str, markers: Markers, visual: str) -> Prompt | None:
+def tokenized(covered: Covered, text: str, slot: str, markers: Markers, visual: str) -> Prompt | None:
     """Tokenise a rendered prompt whose ``slot`` stands for the video; None when it holds not exactly one video.
 
-    One visual token per slice is written; it is a special token, so that its number does not change its neighbours.
+    ``covered`` holds the texts that it was rendered from, and uncovers what they spell of control tokens. One visual
+    token per slice is written; it is a special token, so that its number does not change its neighbours.
     """
     head, *rest = text.split(slot)
     pieces = [(head, -1, False), *markers.pieces(visual), (slot.join(rest), -1, False)]
-    found = tokenizer("".join(piece for piece, _, _ in pieces), return_offsets_mapping=True)
-    ids, spans = torch.tensor(found["input_ids"]), torch.tensor(found["offset_mapping"])
-    is_visual = ids == tokenizer.convert_tokens_to_ids(visual)
+    ids, spans = map(torch.tensor, covered.tokens("".join(piece for piece, _, _ in pieces)))
+    is_visual = ids == covered.spelling.tokenizer.convert_tokens_to_ids(visual)
     if len(rest) != 1 or int(is_visual.sum()) != len(markers.opening):
         return None
     ends = torch.tensor([len(piece) for piece, _, _ in pieces]).cumsum(0)

@@ -1,11 +1,9 @@
-"""Shared fixtures: where the project's shared material lies, replicas of hub checkpoints, a generated clip."""
+"""Shared fixtures: replicas of hub checkpoints, the samples, the embedded model, and what every test keeps to."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,32 +13,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 
 
-def require_shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs ../shared/{name}, which is not beside this checkout")
-    return path
-
-
 @pytest.fixture(scope="session")
 def replicas(tmp_path_factory):
     """A function: family name -> folder of a tiny checkpoint with the hub's file layout."""
-    script = require_shared("replicas/make_replicas.py")
-    spec = importlib.util.spec_from_file_location("make_replicas", script)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_replicas"] = module
-    spec.loader.exec_module(module)
+    from replicas import make
+
     root = tmp_path_factory.mktemp("replicas")
 
     def folder(name: str) -> Path:
         if not (root / name).exists():
-            module.make(root, [name], verbose=False)
+            make(root, name)
         return root / name
 
     return folder

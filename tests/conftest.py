@@ -1,43 +1,33 @@
-"""Shared fixtures: where the project's shared material lies, replicas of hub checkpoints, a generated clip."""
+"""Shared fixtures: replicas of hub checkpoints, the samples, the embedded model, and what every test keeps to."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not eat the cores they wait for
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
-
-
-def require_shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs ../shared/{name}, which is not beside this checkout")
-    return path
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")
 def replicas(tmp_path_factory):
     """A function: family name -> folder of a tiny checkpoint with the hub's file layout."""
-    script = require_shared("replicas/make_replicas.py")
-    spec = importlib.util.spec_from_file_location("make_replicas", script)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_replicas"] = module
-    spec.loader.exec_module(module)
+    from replicas import make
+
     root = tmp_path_factory.mktemp("replicas")
 
     def folder(name: str) -> Path:
         if not (root / name).exists():
-            module.make(root, [name], verbose=False)
+            make(root, name)
         return root / name
 
     return folder

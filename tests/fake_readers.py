@@ -48,7 +48,7 @@ class Hanging(Painted):
     """Hangs in native code and keeps the interpreter lock, so that not even the lifeline thread runs."""
 
     def timeline(self) -> Timeline:
-        ctypes.PyDLL(None).sleep(600)
+        ctypes.PyDLL(None).sleep(36_000)
         raise AssertionError
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vidcomp.bench import Timing
 from vidcomp.bench.accuracy import bench_accuracy
-from vidcomp.bench.ask import StagePair, _compare
+from vidcomp.bench.ask import StagePair
 from vidcomp.bench.plot import plot_accuracy
 from vidcomp.bench.statistics import Marks, bootstrap, mcnemar
 from vidcomp.cli.app import run
@@ -65,10 +65,10 @@ def test_timings_and_ratios():
     assert (timing.median, timing.repeats) == (2.0, 3)
     with pytest.raises(ValueError, match="no measurements"):
         Timing.of([])
-    assert StagePair("x", Timing.of([4.0]), Timing.of([2.0])).ratio == 2
-    assert _compare(2.0) == "2.00x faster"
-    assert _compare(0.5) == "2.00x SLOWER"
-    assert _compare(1.01) == "equally fast"
+    assert StagePair.of("x", [4.0] * 9, [2.0] * 9).words == "2.00x faster (2.00-2.00)"
+    assert StagePair.of("x", [2.0] * 9, [4.0] * 8 + [5.0]).words == "2.00x SLOWER (2.00-2.50)"
+    assert StagePair.of("x", [1.0] * 9, [0.9, 1.1] * 4 + [1.0]).words.startswith("no difference found (")
+    assert StagePair.of("x", [1.0] * 9, [0.0] * 9).words == "not comparable"
 
 
 @pytest.fixture(scope="module")

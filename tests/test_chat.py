@@ -14,6 +14,7 @@ import time
 
 import pytest
 from clips import make_clip
+from waiting import until
 
 import vidcomp
 from vidcomp.cli.app import run
@@ -111,15 +112,16 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(piped, monkeypatch):
     assert "stopped; /quit leaves" in err
 
 
-def read_until(fd, words, seconds=120, nudge=lambda: None):
-    """What a terminal shows, up to some words; ``nudge`` is repeated while nothing comes."""
-    shown, give_up = "", time.monotonic() + seconds
-    while words not in shown and time.monotonic() < give_up:
-        nudge()
+def read_until(fd, words, nudge=lambda: None):
+    """Read what a terminal shows, up to some words; ``nudge`` is repeated while nothing comes."""
+    shown = []
+
+    def told():
         if select.select([fd], [], [], 1.0)[0]:
-            shown += os.read(fd, 4096).decode()
-    assert words in shown, shown
-    return shown
+            shown.append(os.read(fd, 4096).decode())
+        return words in "".join(shown)
+
+    until(told, nudge)
 
 
 def test_on_a_terminal(clip):
@@ -133,22 +135,12 @@ def test_on_a_terminal(clip):
         read_until(master, "/quit or Ctrl-D leaves", nudge=lambda: work.send_signal(signal.SIGINT))
         os.write(master, b"first?\n")
         read_until(master, "visual tokens")
-        assert left(work, lambda: os.write(master, b"\x04")) == 0  # Ctrl-D, which is lost before the line editor waits
+        # Ctrl-D, which is lost before the line editor waits
+        until(lambda: work.poll() is not None, lambda: (os.write(master, b"\x04"), time.sleep(0.5)))
+        assert work.returncode == 0
     finally:
         work.kill()
         os.close(master)
-
-
-def left(work, nudge, seconds=60.0):
-    """Exit status of a process that is nudged until it leaves."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        nudge()
-        try:
-            return work.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            continue
-    raise AssertionError("it did not leave")
 
 
 # -- the library
@@ -171,10 +163,14 @@ def test_earlier_turns_are_told_again_where_the_model_knows_conversations(replic
 def test_a_conversation_that_grows_too_long_forgets_its_oldest_turns(replicas, clip, monkeypatch):
     with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", frames=2, max_new_tokens=1) as lm:
         talk = Conversation(lm, clip, keep=0.1)
-        needed = talk.ask("what?").ledger.tokens.sequence
-        monkeypatch.setattr(lm.family.model.config.get_text_config(), "max_position_embeddings", needed + 5)
-        talk.ask("what?")
-        assert len(talk.turns) == 1
+        rows = [talk.ask(question).ledger.tokens.sequence for question in ("one?", "two?", "three?")]
+        assert rows[0] < rows[1] < rows[2]
+        monkeypatch.setattr(lm.family.model.config.get_text_config(), "max_position_embeddings", rows[2] + 1)
+        talk.ask("four?")  # as long as with the third: the first leaves
+        assert [question for question, _ in talk.turns] == ["two?", "three?", "four?"]
+        monkeypatch.setattr(lm.family.model.config.get_text_config(), "max_position_embeddings", rows[1] + 1)
+        talk.ask("five?")
+        assert [question for question, _ in talk.turns] == ["four?", "five?"]
         with pytest.raises(UsageError, match="the model was made for"):
             talk.ask("what? " * 50)
 

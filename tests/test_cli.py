@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import make_clip, read_numbers
+from waiting import PATIENCE_SECONDS, until
 
 from vidcomp.batch.discover import find_videos
 from vidcomp.batch.journal import Journal
@@ -574,8 +575,8 @@ def test_a_slow_reader_of_a_non_blocking_stream_gets_everything():
     read, write = os.pipe()
     os.set_blocking(write, False)
     with subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=write) as speaker, open(read) as hearer:
+        until(lambda: speaker.poll() is not None or not select.select([], [write], [], 0)[1])  # the pipe is full
         os.close(write)
-        time.sleep(0.5)  # the pipe is full by then; were it not, all would pass the same
         numbers = [int(line) for line in hearer]
     assert speaker.returncode == 0
     assert sorted(numbers) == sorted([*range(9999), *range(9999)])
@@ -604,17 +605,15 @@ def test_a_signal_is_obeyed_while_a_library_that_swallows_exceptions_is_loaded(c
     assert done.stderr == ("\nstopped\n" if kind == signal.SIGINT else "")
 
 
-@pytest.mark.parametrize(("kind", "status", "seconds"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 5)])
-def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, status, seconds):
-    for number in range(30):
-        (tmp_path / f"{number:02}.mp4").write_bytes(clip.read_bytes())
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, status):
+    for number in range(300):
+        (tmp_path / f"{number:03}.mp4").write_bytes(clip.read_bytes())
     output = tmp_path / "out.jsonl"
     work = subprocess.Popen(command("caption", tmp_path, "-o", output, *SHORT), stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 90
-    while not (output.exists() and output.read_text().count("\n") >= 2) and time.monotonic() < give_up:
-        time.sleep(0.05)
+    until(lambda: output.exists() and output.read_text().count("\n") >= 2)
     work.send_signal(kind)
-    _, err = work.communicate(timeout=seconds + 20)
+    _, err = work.communicate(timeout=PATIENCE_SECONDS)
     assert work.returncode == status
     assert "Traceback" not in err
     assert ("stopped" in err) == (kind == signal.SIGINT)
@@ -634,12 +633,10 @@ def test_a_background_job_of_a_script_hears_signals_too(tmp_path, kind, status):
     line = ["bash", "-c", '"$@" & echo $!; wait $!; echo $?', "bash", *words]
     script = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, preexec_fn=under_a_terminal)
     pid = int(script.stdout.readline())
-    give_up = time.monotonic() + 60
-    while not any(tmp_path.glob(".frames-*/*")) and time.monotonic() < give_up:
-        time.sleep(0.01)
+    until(lambda: any(tmp_path.glob(".frames-*/*")))
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     os.kill(pid, kind)
-    assert script.communicate(timeout=30)[0].split() == [str(status)]
+    assert script.communicate(timeout=PATIENCE_SECONDS)[0].split() == [str(status)]
     assert sorted(os.listdir(tmp_path)) == ["long.mp4"]
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
@@ -648,7 +645,7 @@ def as_process(code):
     """Run Python code that is hit by signals: exit status and what it said on stderr."""
     begin = "import os, signal, time, weakref; from vidcomp.cli.signals import *; raise_exceptions()\n"
     line = [sys.executable, "-c", begin + code]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=30, preexec_fn=under_a_terminal)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_SECONDS, preexec_fn=under_a_terminal)
     return done.returncode, done.stderr
 
 

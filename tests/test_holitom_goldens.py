@@ -1,11 +1,11 @@
-"""Every HoliTom case of the shared goldens: what the published implementation returns with its random noise at zero."""
+"""HoliTom: what the published implementation returns with its random noise at zero."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from goldens import cases, check, needed, of, tensor
+from goldens import cases, check, of, tensor
 from torch import Tensor
 
 from vidcomp.inllm.merge import halving_merge, kept_count
@@ -15,7 +15,6 @@ from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
 DEFAULTS = {"D": 0.0, "Beta": 0.6, "K": 7, "max_window_size": 1024, "NO_BETA": None}
 CASES = cases("holitom")
-pytestmark = needed
 
 
 @of("holitom", "windows")

@@ -49,7 +49,7 @@ def test_half_precision_equals_loops_on_the_same_values(dtype: torch.dtype) -> N
     torch.testing.assert_close(apply_reduction(view, reduction).features, torch.stack(expected.rows).to(dtype))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.tuples(*[st.integers(1, 7)] * 3), half=st.booleans(), seed=st.integers(0, 99))
 def test_similarity_is_the_cosine(shape: tuple[int, int, int], half: bool, seed: int) -> None:
     features = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -78,7 +78,7 @@ def test_similarity_of_extreme_lengths() -> None:
     assert neighbour_cosine(features).item() == pytest.approx(1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     frames=st.integers(1, 12),
     tokens=st.integers(1, 9),
@@ -115,7 +115,7 @@ def test_spans_of_a_long_video() -> None:
     assert [tuple(span) for span in spans] == [(0, 1023)] and saved == 1023 * 196
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 40),
     width=st.integers(2, 24),

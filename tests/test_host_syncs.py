@@ -42,7 +42,7 @@ def waits_of(run):
 def test_the_counter_counts():
     rows = torch.arange(4.0)
     seen = waits_of(lambda: (rows.sum().item(), rows[rows > 1], rows.nonzero(), bool((rows > 1).any())))
-    assert seen == {"_local_scalar_dense": 2, "index": 1, "nonzero": 1} or sum(seen.values()) == 4
+    assert seen == {"_local_scalar_dense": 2, "index": 1, "nonzero": 1}
 
 
 @pytest.mark.parametrize(("schedule", "merges"), [(None, 0), (Drop(1, 3), 0), (HolitomInner(k=3), 1)])

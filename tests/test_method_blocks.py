@@ -35,7 +35,7 @@ def slow_farthest(rows: Tensor, count: int, first: int | None) -> list[int]:
     return picks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.integers(2, 40), width=st.integers(2, 12), seed=st.integers(0, 99), first=st.sampled_from([None, 1]))
 def test_farthest_first_is_the_plain_rule(size: int, width: int, seed: int, first: int | None) -> None:
     rows = noise(size, width, seed=seed)
@@ -68,7 +68,7 @@ def test_divprune_on_a_still_video(dtype: torch.dtype) -> None:
     assert set((reduction.anchors % 20).tolist()) == set(range(20))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.integers(1, 12), seed=st.integers(0, 99))
 def test_spread_out_is_the_plain_rule(size: int, seed: int) -> None:
     distance = noise(2, size, size, seed=seed).abs()
@@ -83,7 +83,7 @@ def test_spread_out_is_the_plain_rule(size: int, seed: int) -> None:
         assert found.nonzero()[:, 0].tolist() == sorted(picks[:count])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.integers(2, 15), seed=st.integers(0, 99), raster=st.booleans(), weighted=st.booleans())
 def test_pairs_merge_as_in_the_paper(size: int, seed: int, raster: bool, weighted: bool) -> None:
     rows, merges = noise(1, size, 6, seed=seed), 1 + seed % (size // 2)

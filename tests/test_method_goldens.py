@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import Case, check, given, needed, of, tensor
+from goldens import Case, check, given, of, tensor
 from torch import Tensor
 
 from vidcomp.bench.compress import near_square
@@ -29,8 +29,6 @@ from vidcomp.methods.vidcom2 import Commonness, Vidcom2
 from vidcomp.methods.visionzip import Visionzip
 from vidcomp.methods.vispruner import Fastervlm, Vispruner
 from vidcomp.tokens import Reduction, TokenView, apply_reduction
-
-pytestmark = needed
 
 
 def view_of(features: Tensor, **signals: Tensor) -> TokenView:

@@ -124,7 +124,7 @@ def same(one: Reduction, other: Reduction) -> bool:
 
 
 @every_setting
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(kind=kinds, shape=shapes, dtype=dtypes, keep=keeps, seed=st.integers(0, 99))
 def test_every_method(
     name: str,
@@ -227,7 +227,12 @@ def test_same_on_any_number_of_threads(
     assert all(torch.equal(found[0][1], features) for _, features in found)
 
 
-@every_setting
+EXACT_SETTINGS = [  # recoverable lets outliers decide, on request
+    setting for setting in SETTINGS if get_method(setting[0]).exact and "adaptive" not in setting[1]
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), EXACT_SETTINGS)
 @pytest.mark.parametrize("keep", [0.07, 0.3, 0.77])
 def test_exact_means_that_the_count_follows_from_the_shape(name: str, parameters: dict[str, Any], keep: float) -> None:
     method = get_method(name, **parameters)
@@ -284,11 +289,9 @@ def test_methods_leave_the_input_alone(name: str, parameters: dict[str, Any]) ->
     assert torch.equal(view.features, copy.features)
 
 
-@every_setting
+@pytest.mark.parametrize(("name", "parameters"), [setting for setting in SETTINGS if setting[0] != "none"])
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.5, float("nan")])
 def test_keep_outside_its_range(name: str, parameters: dict[str, Any], keep: float) -> None:
-    if name == "none":
-        pytest.skip("keeps everything, whatever keep says")
     with pytest.raises(ValueError, match="keep must be in"):
         get_method(name, **parameters)(make_view("scenes", (2, 4, 8), torch.float32, 0), keep)
 
@@ -305,7 +308,7 @@ def test_missing_signals_are_named(name: str, parameters: dict[str, Any]) -> Non
         method(bare, 0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=kinds, shape=shapes, keep=keeps, contextual=st.sampled_from([0.0, 0.4, 1.0]), seed=st.integers(0, 99))
 def test_holitom_budget(kind: str, shape: tuple[int, int, int], keep: float, contextual: float, seed: int) -> None:
     """Counts are those of the rule: per span round(static * r'), per frame ceil(dynamic * r')."""

@@ -12,8 +12,9 @@ from tiny import tiny_model
 from torch.nn.functional import cosine_similarity, normalize
 
 from vidcomp.errors import UsageError
-from vidcomp.inllm import Schedule, get_schedule
+from vidcomp.inllm import Schedule, get_schedule, merge
 from vidcomp.inllm.base import best_rows
+from vidcomp.inllm.merge import most_similar
 from vidcomp.inllm.scoring import page_rank
 from vidcomp.inllm.visiondrop import contextual_merge
 from vidcomp.inner import visual_facts
@@ -224,3 +225,15 @@ def test_a_steady_gaze_keeps_its_choice_and_a_new_one_is_made_otherwise():
     memory = {}
     assert published.read(gaze, memory) is not None
     assert published.read(gaze, memory) is None
+
+
+@pytest.mark.parametrize("block", [64 * 2**20, 1])
+def test_equally_similar_rows_go_to_the_one_listed_first(block, monkeypatch):
+    """Within a block, and with one row a block across them; whole numbers, so that no rounding decides."""
+    monkeypatch.setattr(merge, "_BLOCK_BYTES", block)
+    hidden = torch.tensor([[[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.0], [0.0, 4.0], [0.0, 1.0], [0.0, 0.0]]])
+    kept = torch.tensor([[4, 3, 1, 2, 5]])
+    found = most_similar(hidden, torch.tensor([[0, 6]]), kept)
+    assert kept[0, found[0]].tolist() == [3, 4]  # of 3 and 2; a zero vector is similar to none: the first of all
+    turned = kept.flip(1)
+    assert turned[0, most_similar(hidden, torch.tensor([[0]]), turned)[0]].tolist() == [2]

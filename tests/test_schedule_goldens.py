@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from goldens import check, needed, of, tensor
+from goldens import check, of, tensor
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
@@ -18,7 +18,6 @@ from vidcomp.inllm.prunevid import best_of_groups
 from vidcomp.inllm.scoring import Attention, AttentionInput, page_rank
 
 __all__ = ["apply_rotary_pos_emb"]  # looked up in the module of the attention class
-pytestmark = needed
 
 
 class Projections(nn.Module):

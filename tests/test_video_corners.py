@@ -101,7 +101,7 @@ def test_pictures_that_are_not_to_be_shown_do_not_count(tmp_path: Path) -> None:
     assert probe(path).frames_total == len(shown)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(start=st.floats(0, 6), length=st.floats(0.1, 6), count=st.integers(1, 12))
 def test_fast_seeking_stays_between_start_and_end(long_clip: Path, start: float, length: float, count: int) -> None:
     exact = read_frames(long_clip, Sampling(100_000, start=start, end=start + length)).indices

@@ -9,17 +9,19 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
-from clips import make_clip, patch_size, read_numbers
+from clips import make_clip, patch_size, read_numbers, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcomp.errors import InputError, UsageError
-from vidcomp.video import Sampling, read_frames
+from vidcomp.video import READERS, Sampling, read_frames
 from vidcomp.video.files import display_name
 from vidcomp.video.header import Header, read_header
 from vidcomp.video.octets import Octets
@@ -224,3 +226,25 @@ def test_hostile_headers_are_looked_at_a_bounded_number_of_times(
         read_header(file.fileno())
     assert len(looks) < 40_000
     assert sum(size for _, size, _ in looks) < 1 << 26
+
+
+OFFSETS = [("a.mkv", 10), ("a.mp4", 10), ("a.ts", 10), ("a.ts", 95_000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "reader"),
+    [(*offset, reader) for offset in OFFSETS for reader in READERS if (offset[0], reader) != ("a.ts", "decord")],
+)
+def test_times_count_from_the_first_frame_wherever_the_clock_of_the_file_starts(
+    tmp_path: Path, good: Path, name: str, seconds: int, reader: str
+) -> None:
+    def later(_: int, packet: Any) -> Any:
+        shift = round(seconds / packet.time_base)
+        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+        return packet
+
+    frames = read_frames(remux(tmp_path / name, good, later), FOUR, readers=[reader])
+    assert read_numbers(frames.pixels) == frames.indices.tolist() == [0, 9, 19, 29]
+    np.testing.assert_allclose(frames.times, frames.indices / 25, atol=1e-3)
+    assert [float(time) for time in frames.exact_times] == pytest.approx(frames.times.tolist(), abs=1e-6)
+    assert float(frames.info.start_seconds) >= seconds

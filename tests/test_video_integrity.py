@@ -6,7 +6,6 @@ import gc
 import os
 import pickle
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ pytest.importorskip("av", reason="test clips are written with PyAV")
 import av
 from clips import make_clip, read_numbers
 from test_video_isolation import decoding, descriptors
+from waiting import until
 
 from vidcomp.errors import IncompleteVideo
 from vidcomp.video import Frames, Sampling, hevc, read_frames, vp8
@@ -292,10 +292,7 @@ def test_nobody_has_to_wait_for_the_look(tmp_path: Path) -> None:
     for _ in range(3):
         read_frames(path, Sampling(2))
     gc.collect()
-    end = time.monotonic() + 10
-    while len(decoding()) > 1 and time.monotonic() < end:
-        time.sleep(0.01)
-    assert len(decoding()) <= 1 and descriptors() <= before + 1
+    until(lambda: len(decoding()) <= 1 and descriptors() <= before + 1)
 
 
 def test_a_pickled_answer_has_waited(tmp_path: Path) -> None:

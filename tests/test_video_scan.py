@@ -209,7 +209,7 @@ def scans(draw):
     return Scan(Timeline(ticks, Fraction(1, 25)), keys, np.arange(count), 0, True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scans(), st.data())
 def test_plans_reach_every_frame_and_never_cost_more_than_going_through(scan, data):
     wanted = sorted(set(data.draw(st.lists(st.integers(0, len(scan) - 1), min_size=1, max_size=30))))
@@ -219,7 +219,7 @@ def test_plans_reach_every_frame_and_never_cost_more_than_going_through(scan, da
     assert decoded_frames(scan, plan) <= decoded_frames(scan, segments(scan, wanted, None))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scans(), st.integers(1, 40))
 def test_fast_seeking_keeps_order_and_distance_and_saves(scan, frames):
     exact = np.unique(np.linspace(0, len(scan) - 1, frames).astype(np.int64))

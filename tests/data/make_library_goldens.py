@@ -4,7 +4,7 @@ Needs Pillow, num2words and a torchvision that imports beside the installed torc
 them. Where the compiled part of torchvision does not fit the installed torch, its operators are declared by name, which
 is enough for the pure Python transforms.
 
-    python tests/data/make_library_goldens.py REPLICAS   (the folder that make_replicas.py wrote, seed 0)
+    python tests/data/make_library_goldens.py REPLICAS   (written by: cd tests; python -m replicas REPLICAS)
 """
 
 from __future__ import annotations

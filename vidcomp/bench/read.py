@@ -1,4 +1,4 @@
-"""Reading a video beside raw calls of the same library, alternating in one process.
+"""Reading a video beside raw calls of the same library, in rounds in one process.
 
 The raw calls are the best that each library offers for the same frames, without isolation, checks or exact times: they
 take the frames that the scan names and may return others (docs/reading.md says when).
@@ -7,6 +7,7 @@ take the frames that the scan names and may return others (docs/reading.md says 
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.bench.memory import peak_of_processes
+from vidcomp.bench.paired import MedianInterval, paired_ratio
 from vidcomp.bench.timing import Timing
 from vidcomp.border import checked, expect
 from vidcomp.video import READERS, Frames, Sampling, read_frames
@@ -92,36 +94,44 @@ class ReadBench:
 
     Attributes:
         reader: the one that vidcomp chose.
-        timings: by name: ``vidcomp`` chooses a reader, ``vidcomp, NAME`` is bound to one, the others are raw calls. All
-            until the frames are there; ``vidcomp, second look`` is until it is known that the file is not damaged,
-            where that takes longer.
+        seconds: of each round, by name: ``vidcomp`` chooses a reader, ``vidcomp, NAME`` is bound to one, the others are
+            raw calls. All until the frames are there; ``vidcomp, second look`` is until it is known that the file is
+            not damaged, where that takes longer. Ways that are compared ran in the same rounds.
         peak_bytes: resident memory of all processes above that before the first reading, its frames included, with no
             decoding process running yet; None where it cannot be measured.
     """
 
     reader: str
-    timings: dict[str, Timing]
+    seconds: dict[str, list[float]]
     peak_bytes: int | None = None
 
-    def ratio(self, reader: str) -> float | None:
-        """Median of ours over the best raw median of the same reader; None when one of them cannot read the file."""
-        ours = self.timings.get(f"vidcomp, {reader}")
-        raw = [
-            self.timings[name].median for name, (of, _) in RAW_CALLS.items() if of == reader and name in self.timings
-        ]
-        return ours.median / min(raw) if ours and raw else None
+    @property
+    def timings(self) -> dict[str, Timing]:
+        """Median and spread of every way."""
+        return {name: Timing.of(rounds) for name, rounds in self.seconds.items()}
+
+    def ratio(self, reader: str) -> MedianInterval | None:
+        """Ours over the best raw call of the same reader, by its median; None when one of them cannot read the file."""
+        raw = [name for name, (of, _) in RAW_CALLS.items() if of == reader and name in self.seconds]
+        if not raw or f"vidcomp, {reader}" not in self.seconds:
+            return None
+        best = min(raw, key=lambda name: self.timings[name].median)
+        return paired_ratio(self.seconds[f"vidcomp, {reader}"], self.seconds[best])
 
     @property
-    def fast_gain(self) -> float | None:
+    def fast_gain(self) -> MedianInterval | None:
         """How many times faster ``--seek fast`` is; None when the frames were not to be exact anyway."""
-        return self.timings["vidcomp"].median / self.timings[FAST].median if FAST in self.timings else None
+        return paired_ratio(self.seconds["vidcomp"], self.seconds[FAST]) if FAST in self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``bench read --json``."""
+        ratios = {reader: self.ratio(reader) for reader in READERS}
         return {
             "reader": self.reader,
-            "ratios": {reader: self.ratio(reader) for reader in READERS},
-            "fast_gain": self.fast_gain,
+            "ratios": {reader: ratio and ratio.value for reader, ratio in ratios.items()},
+            "ratio_intervals": {reader: ratio and ratio.bounds for reader, ratio in ratios.items()},
+            "fast_gain": self.fast_gain and self.fast_gain.value,
+            "fast_gain_interval": self.fast_gain and self.fast_gain.bounds,
             "peak_bytes": self.peak_bytes,
             "seconds": {name: timing.to_dict() for name, timing in self.timings.items()},
         }
@@ -133,7 +143,7 @@ def bench_read(
     sampling: Sampling,
     *,
     readers: Sequence[str] | None = None,
-    repeats: int = 7,
+    repeats: int = 11,
     alone: bool = False,
     seconds: float = 120.0,
     deadline_seconds: float | None = None,
@@ -142,7 +152,7 @@ def bench_read(
     """Time every way that works on this file: exact and fast side by side, then each reader beside its raw calls.
 
     Args:
-        repeats: rounds that count; one more goes before them.
+        repeats: rounds that count, the ways in an order drawn for each; one more goes before them and does not count.
         alone: only what vidcomp chooses, exact and fast; the others go through the whole file: minutes for an hour.
         seconds: no new round begins after this long, so that slow files end too.
         readers, deadline_seconds, strict: as in :func:`~vidcomp.video.read_frames`.
@@ -157,18 +167,18 @@ def bench_read(
         contests += [_compared_ways(reader, partial(read, sampling), path, indices) for reader in READERS]
     count, reader = len(chosen.pixels), chosen.info.reader
     del chosen
-    timings: dict[str, Timing] = {}
+    taken: dict[str, list[float]] = {}
     for ways in contests:
-        timings |= _alternate(ways, count, repeats, seconds / len(contests))
-    return ReadBench(reader, timings, peak_bytes)
+        taken |= _alternate(ways, count, repeats, seconds / len(contests))
+    return ReadBench(reader, taken, peak_bytes)
 
 
-def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -> dict[str, Timing]:
+def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Go round and round; a way that fails or delivers another number of frames is left out."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    begun = time.monotonic()
+    draw, begun = random.Random(0), time.monotonic()
     for number in range(repeats + 1):
-        for name in list(taken):
+        for name in draw.sample(list(taken), len(taken)):
             start = time.perf_counter()
             try:
                 delivered = ways[name]()
@@ -186,7 +196,7 @@ def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -
             time.sleep(PAUSE_SECONDS)
         if time.monotonic() - begun > seconds and number:
             break
-    return {name: Timing.of(times) for name, times in taken.items()}
+    return taken
 
 
 def _read_anew(read: Callable[[], Frames]) -> tuple[Frames, int | None]:

@@ -21,6 +21,7 @@ from vidcomp.errors import UsageError
 if TYPE_CHECKING:
     from vidcomp.bench import AskBench
     from vidcomp.bench.compress import CompressTiming
+    from vidcomp.bench.paired import MedianInterval
     from vidcomp.bench.read import ReadBench
 
 __all__ = ["app"]
@@ -35,23 +36,27 @@ app.command()(accuracy)
 def ask(
     video: Annotated[Path, path_argument("video file")],
     question: Annotated[str, typer.Argument(help="what to ask about it")] = "describe the video.",
-    repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 7,
-    warmup: Annotated[int, typer.Option("--warmup", help="pairs thrown away", min=0, max=1000)] = 2,
+    repeats: Annotated[
+        int, typer.Option("--repeats", help="measured pairs; too few give no verdict", min=1, max=1000)
+    ] = 11,
+    warmup: Annotated[int, typer.Option("--warmup", help="pairs that go before and do not count", min=1, max=1000)] = 2,
     arch: Annotated[str | None, typer.Option("--arch", help="a full-size architecture with random weights")] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
-    """Time the stages of an answer with and without compression, alternating in one process."""
+    """Time the stages of an answer with and without compression, in pairs whose order is drawn by chance."""
     from vidcomp.bench import bench_ask
+    from vidcomp.bench.paired import CONFIDENCE
     from vidcomp.cli.session import open_model
 
     with open_model(config, ui, video, question, arch=arch) as lm:
-        result = bench_ask(lm, video, question, repeats=repeats, warmup=warmup)
+        result = bench_ask(lm, video, question, repeats=repeats, warmup=warmup, seed=config.generate.seed)
     if ui.json:
         data(result.to_dict())
         return
     out_console().print(_ask_table(result))
+    data(f"{repeats} pairs, {warmup} before them for warm-up; each range holds with a chance of {CONFIDENCE:.1%}")
     data(f"verdict: {result.verdict}")
 
 
@@ -121,7 +126,7 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
 @with_config(VideoConfig)
 def read(
     video: Annotated[Path, path_argument("video file")],
-    repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 7,
+    repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 11,
     alone: Annotated[
         bool, typer.Option("--alone", help="no raw calls: they go through the whole file, an hour of it in minutes")
     ] = False,
@@ -129,7 +134,8 @@ def read(
     config: RunConfig,
     ui: Ui,
 ) -> None:
-    """Time reading beside raw calls of decord, PyAV and OpenCV, alternating in one process."""
+    """Time reading beside raw calls of decord, PyAV and OpenCV, in rounds whose order is drawn by chance."""
+    from vidcomp.bench.paired import faster_or_slower
     from vidcomp.bench.read import bench_read
     from vidcomp.video import READERS, StockRule
     from vidcomp.video.options import readers_of, sampling_of
@@ -144,11 +150,11 @@ def read(
         return
     out_console().print(_read_table(result))
     data(f"chosen: {result.reader}")
-    ratios = [f"{reader} {ratio:.2f}" for reader in READERS if (ratio := result.ratio(reader)) is not None]
+    ratios = [f"{reader} {_ranged(ratio)}" for reader in READERS if (ratio := result.ratio(reader)) is not None]
     if ratios:
         data(f"vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
-    if result.fast_gain is not None:
-        data(f"--seek fast: {result.fast_gain:.1f} times faster")
+    if (gain := result.fast_gain) is not None:
+        data(f"--seek fast: {faster_or_slower(gain)}")
     if result.peak_bytes is not None:
         data(f"memory above the idle process, all processes: {result.peak_bytes / 2**20:.0f} MiB")
 
@@ -181,6 +187,9 @@ def _ask_table(result: AskBench) -> Table:
         if not (pair.plain.median or pair.compressed.median):
             continue  # the stage did not run
         cells = [f"{t.median * 1e3:.2f} ({t.p10 * 1e3:.2f}-{t.p90 * 1e3:.2f})" for t in (pair.plain, pair.compressed)]
-        ratio = f"{pair.ratio:.2f}x" if pair.ratio is not None else ""
-        table.add_row(pair.name, *cells, ratio)
+        table.add_row(pair.name, *cells, _ranged(pair.ratio) if pair.ratio else "")
     return table
+
+
+def _ranged(ratio: MedianInterval) -> str:
+    return f"{ratio.value:.2f}x ({ratio.range_text})"

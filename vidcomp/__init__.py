@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vidcomp.pipeline import EncodedVideo, VideoLM, load
     from vidcomp.result import Answer
     from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
+    from vidcomp.video.names import path_from_record
 
 __all__ = [
     "Answer",
@@ -44,6 +45,7 @@ __all__ = [
     "get_method",
     "load",
     "methods",
+    "path_from_record",
 ]
 
 __getattr__ = lazily(
@@ -54,6 +56,7 @@ __getattr__ = lazily(
         "StageLedger": "ledger",
         "get_method": "methods",
         "methods": "methods",
+        "path_from_record": "video.names",
         "EncodedVideo": "pipeline",
         "VideoLM": "pipeline",
         "load": "pipeline",

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
-from vidcomp.config import OuterConfig
+from vidcomp.config import OuterConfig, RunConfig, parse_spec
 from vidcomp.errors import UsageError
+from vidcomp.methods import get_method
 from vidcomp.methods.base import Method, reads
 from vidcomp.models import Family
 from vidcomp.positions import raster_policies
 from vidcomp.spans import FramePlan
 from vidcomp.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 
-__all__ = ["ADDED", "completed", "reduced", "signals_to_collect"]
+__all__ = ["ADDED", "chosen_method", "completed", "reduced", "signals_to_collect"]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
+
+
+def chosen_method(config: RunConfig) -> Method:
+    """The method that the configuration names; what it draws at random follows the seed of the run."""
+    name, parameters = parse_spec(config.outer.method)
+    method: Any = get_method(name, **parameters)
+    drawn = "seed" not in parameters and hasattr(method, "seed")
+    chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
+    return chosen
 
 
 def signals_to_collect(method: Method, family: Family) -> frozenset[str]:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidcomp.assembly import assembled
-from vidcomp.config import ModelConfig, RunConfig, parse_spec
+from vidcomp.assembly import assembled, check_prompt
+from vidcomp.checks import check_question
+from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.eager import EagerEncoder
 from vidcomp.errors import UsageError
 from vidcomp.generation import Prefill, generate, memory_errors, stream_text
@@ -23,11 +23,12 @@ from vidcomp.inllm import Attachment, AttentionBalance, Schedule
 from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
 from vidcomp.measured import check_applied, record_generation
-from vidcomp.methods import Method, get_method
+from vidcomp.methods import Method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
 from vidcomp.models.base import Turn
-from vidcomp.outer import ADDED, completed, reduced, signals_to_collect
+from vidcomp.models.tower import TowerMerger
+from vidcomp.outer import ADDED, chosen_method, completed, reduced, signals_to_collect
 from vidcomp.positions import GROUPS, spread_members
 from vidcomp.questions import SharedPrefix
 from vidcomp.result import Answer
@@ -167,6 +168,17 @@ class VideoLM:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
+    def check(self, question: str) -> None:
+        """Raise what these settings and this model would raise for any video, before one is read.
+
+        Raises:
+            UsageError, ModelError: as :meth:`ask`.
+        """
+        check_question(question)
+        schedule = self._chosen(self.config, None, frozenset())[-1]
+        self._frame_encoder(self.config)
+        check_prompt(self.family, question, self.config.outer.positions, schedule)
+
     def encode(
         self,
         video: VideoPath | WatchedVideo,
@@ -189,7 +201,7 @@ class VideoLM:
         config = watched.config.replace(**_named(method, settings))
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
-        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
+        chosen = method if method is not None and not isinstance(method, str) else chosen_method(config)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
         ledger.keep_requested = config.outer.keep
@@ -220,10 +232,7 @@ class VideoLM:
             settings: as in :meth:`ask`.
         """
         config = self.config.replace(**_named(method, settings))
-        chosen = method if method is not None and not isinstance(method, str) else self._method(config)
-        schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
-        signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
-        merger = chosen_merger(config.outer, self.family, signals)
+        chosen, signals, merger, _ = self._chosen(config, method, signals)
         ledger = StageLedger()
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
@@ -253,10 +262,19 @@ class VideoLM:
 
     # -- the stages
 
+    def _chosen(
+        self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
+    ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
+        """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
+        chosen = method if method is not None and not isinstance(method, str) else chosen_method(config)
+        schedule = chosen_schedule(chosen, config.outer, self.family)
+        signals = signals | signals_to_collect(chosen, self.family) | (schedule.needs if schedule else frozenset())
+        return chosen, signals, chosen_merger(config.outer, self.family, signals), schedule
+
     def _read(self, video: VideoPath, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
         with ledger.stage("read", "frames") as record:
             frames = read_frames(
-                Path(fspath(video)), self._sampling(config),
+                fspath(video), self._sampling(config),
                 deadline_seconds=config.video.deadline, strict=config.video.strict, on_ready=eager,
             )  # fmt: skip
             record.into, record.out = frames.info.frames_total, len(frames.times)
@@ -305,13 +323,6 @@ class VideoLM:
             )
         return self._encoders[key]
 
-    def _method(self, config: RunConfig) -> Method:
-        name, parameters = parse_spec(config.outer.method)
-        method: Any = get_method(name, **parameters)
-        drawn = "seed" not in parameters and hasattr(method, "seed")
-        chosen: Method = replace(method, seed=config.generate.seed) if drawn else method
-        return chosen
-
     def prepare(
         self,
         encoded: EncodedVideo,
@@ -358,14 +369,6 @@ def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
     start_nursery()  # the decoding libraries load beside the model
     return VideoLM(load_family(config.model), config)
-
-
-def check_question(question: str) -> None:
-    """Raise UsageError when there is nothing to answer."""
-    if not question.strip():
-        raise UsageError(
-            "the question is empty", hint='vidcomp ask movie.mp4 "what happens at the end?"', code="empty_question"
-        )
 
 
 def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not eat the cores they wait for
 import torch
+from clips import make_clip
+
+from vidcomp.cli.app import run
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
@@ -54,3 +57,21 @@ def no_errors_logged(caplog):
     yield
     logged = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert not logged, logged
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=30)
+
+
+@pytest.fixture
+def cli(capfd):
+    """Run a command line in this process: exit status, stdout, stderr."""
+
+    def call(*args):
+        capfd.readouterr()
+        status = run([str(arg) for arg in args])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return call

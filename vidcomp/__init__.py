@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vidcomp.result import Answer
     from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
     from vidcomp.video.given import FrameSequence
+    from vidcomp.video.names import path_from_record
 
 __all__ = [
     "Answer",
@@ -46,6 +47,7 @@ __all__ = [
     "get_method",
     "load",
     "methods",
+    "path_from_record",
 ]
 
 __getattr__ = lazily(
@@ -56,6 +58,7 @@ __getattr__ = lazily(
         "StageLedger": "ledger",
         "get_method": "methods",
         "methods": "methods",
+        "path_from_record": "video.names",
         "EncodedVideo": "pipeline",
         "FrameSequence": "video.given",
         "VideoLM": "pipeline",

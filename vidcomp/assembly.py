@@ -16,7 +16,7 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.prompt import Arrangement, Prompt
 from vidcomp.tokens import CompressedTokens
 
-__all__ = ["assembled"]
+__all__ = ["assembled", "check_prompt"]
 
 
 @torch.no_grad()
@@ -51,6 +51,7 @@ def assembled(
         UsageError: the sequence is longer than the model can place, or its rows have several rotary axes under ``ppe``.
     """
     prompt, separators = family.prompt(question, layout, history), family.separators()
+    _check_positions(family, positions, schedule, len(family.position_rows(prompt, layout)))
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
     joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
     order = rows.order.to(joined.device)
@@ -64,7 +65,7 @@ def assembled(
         text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
     )
     places = _positions(family, layout, prompt, rows, positions)
-    _check_length(family, int(places.max()) + 1, layout)
+    _check_length(family, int(places.max()) + 1, len(rows.text), layout, positions)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
     return Prefill(
         joined[order], ids, places.to(joined.device), cache, rows.order < len(tokens), len(separators),
@@ -85,13 +86,6 @@ def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement
 def _member_positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, members: Tensor) -> Tensor:
     """[K, S]: the positions of K members for each survivor, all the same for every other row."""
     full = family.position_rows(prompt, layout)
-    if len(full) > 1:
-        raise UsageError(
-            "--positions ppe",
-            why=f"rows have {len(full)} rotary axes in {family.model_type} models",
-            hint="--positions keep",
-            code="bad_option",
-        )
     _, first = prompt.places(layout.tokens, len(family.separators()))
     stood = first[members // layout.tokens] + members % layout.tokens  # [M, K] in the uncompressed sequence
     places, survivor = rows.full.expand(members.shape[1], -1).clone(), rows.order < len(members)
@@ -99,12 +93,38 @@ def _member_positions(family: Family, layout: Layout, prompt: Prompt, rows: Arra
     return full[0, places]
 
 
-def _check_length(family: Family, needed: int, layout: Layout) -> None:
+def check_prompt(family: Family, question: str, policy: str, schedule: Schedule | None) -> None:
+    """Raise what writing and numbering the prompt would raise for any video.
+
+    Raises:
+        UsageError: as :func:`assembled`. ModelError: the checkpoint has no usable chat template.
+    """
+    layout = family.layout([0.0, 1.0], 448, 448, 2.0)
+    axes = len(family.position_rows(family.prompt(question, layout), layout))
+    _check_positions(family, policy, schedule, axes)
+
+
+def _check_positions(family: Family, policy: str, schedule: Schedule | None, axes: int) -> None:
+    """Raise UsageError when rows of this model, which have so many rotary axes, cannot be numbered as asked."""
+    renumbers = schedule is not None and schedule.renumbers
+    if axes > 1 and (policy == "ppe" or renumbers):
+        raise UsageError(
+            "--positions ppe" if policy == "ppe" else "positions cannot be renumbered inside this model",
+            why=f"rows have {axes} rotary axes in {family.model_type} models",
+            hint="--positions keep" if policy == "ppe" else "positions=keep",
+            code="bad_option",
+        )
+
+
+def _check_length(family: Family, needed: int, text: int, layout: Layout, policy: str) -> None:
+    """The hint names what helps: rows that were dropped leave their positions behind, unless these are renumbered."""
     limit = family.position_limit
     if limit and needed > limit:
+        fit = max(1, layout.frames * max(limit - text, 0) // max(needed - text, 1))
+        other = "a smaller --keep" if policy == "compact" else "--positions compact, which counts only what is kept"
         raise UsageError(
             f"{needed} positions, and the model was made for {limit}",
             why=f"{layout.frames} frames and the question are too long for it",
-            hint="fewer --frames, a smaller --keep, or --positions compact",
+            hint=f"--frames {fit}, or {other}" if text < limit else "a shorter question",
             code="too_long",
         )

@@ -31,6 +31,7 @@ __all__ = [
     "option_of",
     "parse_seconds",
     "parse_spec",
+    "settings_that_do_not_shape",
 ]
 
 
@@ -45,6 +46,7 @@ class Option:
         low, high: inclusive range of a number.
         above: exclusive lower limit of a number.
         listing: stage whose methods the word ``help`` prints instead of a value.
+        shapes: whether another value makes it another answer; finished work with another one is done again.
     """
 
     flag: str
@@ -54,6 +56,7 @@ class Option:
     high: float | None = None
     above: float | None = None
     listing: str = ""
+    shapes: bool = True
 
     def check(self, value: Any) -> None:
         """Raise UsageError when the value is outside the range or the choices."""
@@ -64,7 +67,14 @@ class Option:
                 f"{self.flag} {value}", why=f"it must be one of {', '.join(self.choices)}", code="bad_option"
             )
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not self._inside(value):
-            raise UsageError(f"{self.flag} {value}", why=f"it must be {self.range_text()}", code="bad_option")
+            meant = f"did you mean {self.flag} {value / 100:g}?" if self._a_share and 1 < value <= 100 else ""
+            raise UsageError(
+                f"{self.flag} {value:g}", why=f"it must be {self.range_text()}", hint=meant, code="bad_option"
+            )
+
+    @property
+    def _a_share(self) -> bool:
+        return (self.above, self.high) == (0, 1)
 
     def _inside(self, value: float) -> bool:
         return (
@@ -166,9 +176,16 @@ class VideoConfig(_Checked):
         choices=("auto", "pyav", "decord", "opencv"),
     )
     deadline: float = option(
-        30.0, "--deadline", "seconds that a reader may take, plus one per minute of video", above=0, high=86400
+        30.0,
+        "--deadline",
+        "seconds that a reader may take, plus one per minute of video",
+        above=0,
+        high=86400,
+        shapes=False,
     )
-    strict: bool = option(False, "--strict", "fail when only part of the video is sound; look longer for damage")
+    strict: bool = option(
+        False, "--strict", "fail when only part of the video is sound; look longer for damage", shapes=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -222,10 +239,12 @@ class ModelConfig(_Checked):
 
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
     revision: str | None = option(None, "--revision", "branch, tag or commit of a hub model (default: main)")
-    device: str = option("auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option(
+        "auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"), shapes=False
+    )
     device_map: str | None = option(
         None, "--device-map", "spread the layers over several devices (needs accelerate)",
-        choices=("auto", "balanced", "sequential"),
+        choices=("auto", "balanced", "sequential"), shapes=False,
     )  # fmt: skip
     dtype: str = option(
         "auto", "--dtype", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
@@ -236,8 +255,10 @@ class ModelConfig(_Checked):
         "8- or 4-bit weights (needs bitsandbytes and accelerate)",
         choices=("none", "8bit", "4bit"),
     )
-    attn: str = option("sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"))
-    offline: bool = option(False, "--offline", "never touch the network, use cached weights only")
+    attn: str = option(
+        "sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"), shapes=False
+    )
+    offline: bool = option(False, "--offline", "never touch the network, use cached weights only", shapes=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.model, os.PathLike):
@@ -364,6 +385,11 @@ class RunConfig:
     def parts(self) -> tuple[Any, ...]:
         """The stage configs, in the order of the flow."""
         return tuple(getattr(self, group.name) for group in fields(self))
+
+
+def settings_that_do_not_shape() -> frozenset[str]:
+    """Settings that tell where and how long a run works, not what it answers."""
+    return frozenset(item.name for part in RunConfig().parts() for item in fields(part) if not option_of(item).shapes)
 
 
 def _check_one_budget(values: Mapping[str, Any]) -> None:

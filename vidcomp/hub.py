@@ -3,16 +3,20 @@ network."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from vidcomp import index
 from vidcomp.errors import ModelError
+from vidcomp.sizes import PUBLISHED
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "EMBEDDED",
@@ -20,9 +24,13 @@ __all__ = [
     "checkpoint_config",
     "checkpoint_folder",
     "first_line",
+    "local_folder",
     "pick_device",
     "pick_dtype",
+    "published",
     "read_json",
+    "settings_folder",
+    "unsupported_family",
 ]
 
 _NANO = Path(__file__).parent / "nano"
@@ -31,7 +39,8 @@ EMBEDDED = {"nano": _NANO / "checkpoint", "embedded": _NANO / "frame_encoder"}
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 _UNWANTED = ["*/*", "consolidated*.safetensors"]  # other formats of the same weights
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SETTINGS = ["config.json", "*processor_config.json"]
+_ANSWER_SECONDS = 10.0  # that the hub may take
 
 
 def checkpoint_config(name: str, *, offline: bool = False, revision: str | None = None) -> dict[str, Any]:
@@ -40,12 +49,14 @@ def checkpoint_config(name: str, *, offline: bool = False, revision: str | None 
     Raises:
         ModelError: as :func:`checkpoint_folder`.
     """
-    local = _local_folder(name)
+    local = local_folder(name)
     if local is not None:
         return read_json(local / "config.json")
     from huggingface_hub import hf_hub_download
 
+    name = published(name)
     with _hub_errors(name, offline, revision):
+        _require_answer(name, offline, revision)
         file = hf_hub_download(name, "config.json", revision=revision, local_files_only=_no_network(offline))
     return read_json(Path(file))
 
@@ -61,16 +72,43 @@ def checkpoint_folder(name: str, *, offline: bool = False, revision: str | None 
     Raises:
         ModelError: no such folder, repository or revision, not reachable, or not in the cache while offline.
     """
-    local = _local_folder(name)
+    return _downloaded(name, _WANTED, offline, revision)
+
+
+def settings_folder(name: str, *, offline: bool = False, revision: str | None = None) -> Path:
+    """As :func:`checkpoint_folder`, and of a hub repository only its settings are downloaded."""
+    return _downloaded(name, _SETTINGS, offline, revision)
+
+
+def published(name: str) -> str:
+    """The hub id of a published model's short name, such as ``qwen2.5-vl-7b``; any other name stays as it is."""
+    known = PUBLISHED.get(name.lower())
+    return known.checkpoint if known else name
+
+
+def unsupported_family(model_type: str, name: str) -> ModelError:
+    """The error for a checkpoint of another family."""
+    families = sorted(row["model_type"] for row in index.stored(index.FAMILIES))
+    return ModelError(
+        f"{name} is of the family {model_type!r}",
+        why=f"supported families: {', '.join(families)}",
+        hint="--model nano, or a checkpoint of a supported family (see: vidcomp models)",
+        code="unknown_family",
+    )
+
+
+def _downloaded(name: str, wanted: list[str], offline: bool, revision: str | None) -> Path:
+    local = local_folder(name)
     if local is not None:
         return local
     from huggingface_hub import snapshot_download
 
+    name = published(name)
     with _hub_errors(name, offline, revision):
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=_WANTED,
+            allow_patterns=wanted,
             ignore_patterns=_UNWANTED,
             local_files_only=_no_network(offline),
         )
@@ -96,8 +134,8 @@ def check_weights(folder: Path, name: str) -> None:
     )
 
 
-def _local_folder(name: str) -> Path | None:
-    """The folder of an embedded model or of a path, None for a hub id."""
+def local_folder(name: str) -> Path | None:
+    """The folder of an embedded model or of a path, None for a hub id or the short name of a published model."""
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
@@ -107,14 +145,37 @@ def _local_folder(name: str) -> Path | None:
                 f"{name} is not a checkpoint", why="the folder has no config.json", hint="point --model at it"
             )
         return path
-    if not _is_hub_id(name):
+    if not _is_hub_id(published(name)):
         raise ModelError(
             f"no model named {name!r}",
             why="it is neither an embedded model nor a folder nor a hub id (owner/name)",
-            hint="--model nano, or for example --model llava-hf/llava-onevision-qwen2-7b-ov-hf",
+            hint=_meant(name) or "--model nano, or for example --model llava-hf/llava-onevision-qwen2-7b-ov-hf",
             code="unknown_model",
         )
     return None
+
+
+def _meant(name: str) -> str:
+    """The known name that is nearest: an embedded one, a short one, or a hub id without its owner."""
+    known = {row.checkpoint.split("/")[1].lower(): row.checkpoint for row in PUBLISHED.values()}
+    known |= {short: short for short in ("nano", *PUBLISHED)}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    return f"did you mean --model {known[close[0]]}?" if close else ""
+
+
+def _require_answer(name: str, offline: bool, revision: str | None) -> None:
+    """Ask the hub once, when it will be needed: its library asks for most of a minute before it gives up."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if _no_network(offline) or isinstance(cached, str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=_ANSWER_SECONDS)
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        raise
+    except Exception as error:  # of whichever library it connects with
+        raise errors.LocalEntryNotFoundError(first_line(error)) from error
 
 
 def _is_hub_id(name: str) -> bool:
@@ -167,6 +228,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ModelError: a device that torch does not see.
     """
+    import torch
+
     seen = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if seen[kind]))
@@ -180,8 +243,11 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype | str:
     """``auto`` keeps the checkpoint's format on an accelerator and takes float32 on a CPU, where half formats are
     slow."""
+    import torch
+
     if name != "auto":
-        return _DTYPES[name]
+        chosen: torch.dtype = getattr(torch, name)
+        return chosen
     return torch.float32 if device.type == "cpu" else "auto"
 
 

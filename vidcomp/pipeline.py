@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcomp.assembly import assembled
+from vidcomp.assembly import assembled, check_prompt
 from vidcomp.border import Maker, check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.eager import EagerEncoder
@@ -26,6 +26,7 @@ from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
 from vidcomp.models.base import Turn
+from vidcomp.models.tower import TowerMerger
 from vidcomp.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
 from vidcomp.positions import GROUPS, spread_members
 from vidcomp.questions import SharedPrefix
@@ -178,6 +179,17 @@ class VideoLM:
         check_question(question)
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
 
+    def check(self, question: str) -> None:
+        """Raise what these settings and this model would raise for any video, before one is read.
+
+        Raises:
+            UsageError, ModelError: as :meth:`ask`.
+        """
+        check_question(question)
+        schedule = self._chosen(self.config, None, frozenset())[-1]
+        self._frame_encoder(self.config)
+        check_prompt(self.family, question, self.config.outer.positions, schedule)
+
     @checked
     def encode(
         self,
@@ -239,12 +251,7 @@ class VideoLM:
         """
         self._check(video)
         config = self.config.replace(**_named(method, settings))
-        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
-        schedule = chosen_schedule(chosen, config.outer, self.family)  # what this model lacks is found before reading
-        more = schedule.needs if schedule else frozenset()
-        signals = check_names("signals", signals, self.family.signals | ADDED) | more
-        signals |= signals_to_collect(chosen, self.family)
-        merger = chosen_merger(config.outer, self.family, signals)
+        chosen, signals, merger, _ = self._chosen(config, method, signals)
         ledger = StageLedger()
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
@@ -282,6 +289,17 @@ class VideoLM:
         if isinstance(video, (WatchedVideo, EncodedVideo)):
             watched = video if isinstance(video, WatchedVideo) else video.watched
             self.family.maker.check(watched.maker, f"a {type(video).__name__}")
+
+    def _chosen(
+        self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
+    ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
+        """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
+        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
+        schedule = chosen_schedule(chosen, config.outer, self.family)
+        more = schedule.needs if schedule else frozenset()
+        signals = check_names("signals", signals, self.family.signals | ADDED) | more
+        signals |= signals_to_collect(chosen, self.family)
+        return chosen, signals, chosen_merger(config.outer, self.family, signals), schedule
 
     def _read(self, video: VideoInput, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
         with ledger.stage("read", "frames") as record:

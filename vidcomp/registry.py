@@ -12,7 +12,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar
 
+from vidcomp import index
 from vidcomp.border import expect, kinds_of, suggest, typed
+from vidcomp.config import parse_spec
 from vidcomp.errors import UsageError
 
 __all__ = ["MethodInfo", "Parity", "Registry", "parameters_of"]
@@ -69,6 +71,16 @@ class MethodInfo:
         text = "\n\n".join(part for part in texts if part)
         return cls(name, kind.summary, kind.source, parameters_of(kind), text=text, **facts)
 
+    @classmethod
+    def stored(cls, row: Mapping[str, Any]) -> MethodInfo:
+        """The row as :mod:`vidcomp.index` stores it."""
+        return cls(**{**row, "needs": frozenset(row["needs"]), "wants": frozenset(row["wants"])})
+
+    def to_store(self) -> dict[str, Any]:
+        """What :meth:`stored` takes."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "needs": sorted(self.needs), "wants": sorted(self.wants)}
+
     @property
     def question_aware(self) -> bool:
         """Whether the decision depends on the question."""
@@ -82,9 +94,7 @@ class MethodInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        sets = {name: sorted(plain[name]) for name in ("needs", "wants")}
-        return {**plain, **sets, "question_aware": self.question_aware, "code": self.code}
+        return {**self.to_store(), "question_aware": self.question_aware, "code": self.code}
 
 
 def parameters_of(kind: Any) -> dict[str, Any]:
@@ -122,40 +132,70 @@ class Registry(Generic[T]):
         """
         expect(f"the name of a {self.noun}", name, isinstance(name, str), "text")
         kind = self._load(name)
-        known = list(parameters_of(kind))
-        for key in parameters:
-            if key not in known:
-                why = f"its parameters are: {', '.join(known)}" if known else "it has no parameters"
-                what = f"{self.noun} {name!r} has no parameter {key!r}"
-                raise UsageError(what, why=why, hint=suggest(key, known), code="bad_option")
+        self._check(name, parameters_of(kind), parameters)
         kinds, label = kinds_of(kind), f"{self.noun} {name!r}"
         plain = {key: typed(f"{label}: {key}", value, kinds[key]) for key, value in parameters.items() if key in kinds}
         try:
-            return kind(**{**parameters, **plain})
+            built: T = kind(**{**parameters, **plain})
         except (TypeError, ValueError) as error:
             what = f"{self.noun} {name!r} refuses its parameters"
             raise UsageError(what, why=str(error), code="bad_option") from error
+        return built
 
-    def rows(self, built_in: bool = False) -> tuple[MethodInfo, ...]:
-        """Every one that can be loaded, or only the built-in ones. What cannot is left out, with a warning."""
+    def require(self, spec: str) -> None:
+        """Check a text like ``name:key=value`` as far as that loads no library.
+
+        Raises:
+            UsageError: unknown name or parameter.
+        """
+        name, parameters = parse_spec(spec)
+        if name in self.also and not parameters:
+            return
+        self._require_name(name)
+        if name in self._built_in and name in (rows := self._stored()):
+            self._check(name, rows[name].parameters, parameters)
+
+    def rows(self, built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
+        """Every one that can be loaded, or only the built-in ones. What cannot is left out, with a warning.
+
+        The built-in ones are read from the index, which loads no library, unless ``fresh``.
+        """
+        stored = {} if fresh else self._stored()
         found = []
         for name, load in self._factories(built_in).items():
             try:
-                found.append(MethodInfo.of(name, load()))
+                found.append(stored[name] if name in stored else MethodInfo.of(name, load()))
             except Exception as error:  # a broken package of somebody else must not hide the others
                 _log.warning("%s %r left out of the list: %s: %s", self.noun, name, type(error).__name__, error)
         return tuple(found)
 
-    def _load(self, name: str) -> Callable[..., T]:
-        factories = self._factories()
-        if name not in factories:
-            words = [*self.also, *factories]
+    def _stored(self) -> dict[str, MethodInfo]:
+        rows = index.stored(self.group)
+        return {row["name"]: MethodInfo.stored(row) for row in rows if row["name"] in self._built_in}
+
+    def _check(self, name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        for key in given:
+            if key not in defaults:
+                why = f"its parameters are: {', '.join(defaults)}" if defaults else "it has no parameters"
+                what = f"{self.noun} {name!r} has no parameter {key!r}"
+                raise UsageError(what, why=why, hint=suggest(key, list(defaults)), code="bad_option")
+
+    def _require_name(self, name: str) -> None:
+        words = [*self.also, *self._factories()]
+        if name not in words:
+            first, plus, second = name.partition("+")
+            pair = f"the two stages are named apart: --method {first} --inner {second}"
             raise UsageError(
                 f"no {self.noun} named {name!r}",
                 why=f"there are: {', '.join(words)}",
-                hint=suggest(name, words, "see: vidcomp methods"),
+                hint=pair if plus and first in words else suggest(name, words, "see: vidcomp methods"),
                 code=f"unknown_{self.noun.replace(' ', '_')}",
             )
+
+    def _load(self, name: str) -> Callable[..., T]:
+        factories = self._factories()
+        if name not in factories:
+            self._require_name(name if name not in self.also else f"{name}:")
         try:
             return factories[name]()
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -12,9 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vidcomp.batch.salvage import sort_out
+from vidcomp.config import settings_that_do_not_shape
 from vidcomp.errors import InputError, UsageError
+from vidcomp.video.names import display_name, recorded_name
 
 __all__ = ["Journal", "job_key"]
+
+log = logging.getLogger(__name__)
 
 _lock: Callable[[FileIO], None]
 try:
@@ -36,35 +42,35 @@ def job_key(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         size, changed = facts.st_size, facts.st_mtime_ns
     except OSError:
         size, changed = -1, -1
-    return {"file": _text(os.path.abspath(path)), "bytes": size, "mtime_ns": changed, "settings": settings}
+    return {"file": recorded_name(os.path.abspath(path)), "bytes": size, "mtime_ns": changed, "settings": settings}
 
 
 class Journal:
     """Appends records to a JSON-lines file and knows what earlier runs finished.
 
-    Each record carries its ``job`` key. For several records with the same key the last one counts.
+    Each record carries its ``job`` key. For several records with the same key the last one counts. What a loss of power
+    or a slip of an editor left in place of records is moved to ``NAME.bad`` beside the file.
+
+    Args:
+        path: the file; it is made when it is not there.
+        tell: called with a line about what was moved.
 
     Raises:
         UsageError: another process is writing the file. InputError: the file cannot be opened or is not a results file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Callable[[str], None] = log.warning) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b", buffering=0)  # a buffer would write again, on closing, what found no room
+            self._file = _opened_alone(path)
+            try:
+                self._records = self._load(tell)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
-            raise InputError(
-                f"cannot write {path}", why=error.strerror or str(error), hint="-o elsewhere", code="unwritable"
-            ) from error
-        try:
-            _lock(self._file)
-        except OSError as error:
-            self._file.close()
-            raise UsageError(
-                f"{path} is in use", why="another vidcomp is writing it", hint="wait, or -o elsewhere", code="locked"
-            ) from error
-        self._records = self._load()
+            raise _unwritable(path, error, "-o elsewhere") from error
 
     def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """The record of this work, None when it was never finished."""
@@ -75,22 +81,12 @@ class Journal:
         line = json.dumps({**record, "job": key}, ensure_ascii=False) + "\n"
         whole = os.fstat(self._file.fileno()).st_size
         try:
-            self._write(line.encode("utf-8", "replace"))
+            _write(self._file, line.encode("utf-8", "replace"))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(whole)
-            raise InputError(
-                f"cannot write {self.path}",
-                why=error.strerror or str(error),
-                hint="free space, then the same command",
-                code="unwritable",
-            ) from error
+            raise _unwritable(self.path, error, "free space, then the same command") from error
         self._records[_canonical(key)] = record
-
-    def _write(self, line: bytes) -> None:
-        while line:  # where room runs out, a part of it is written
-            line = line[self._file.write(line) :]
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Release the file."""
@@ -104,38 +100,97 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _load(self) -> dict[str, dict[str, Any]]:
-        """Read everything before anything is touched; only then cut the tail of a line that a killed run left."""
+    def _load(self, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+        """Read everything before anything is touched; only then take out what is no record."""
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            raise self._foreign("it is no regular file")
+            raise _foreign(self.path, "it is no regular file")
         self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        records: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                records[_canonical(record["job"])] = {**record, "status": str(record["status"])}
-            except (ValueError, KeyError, TypeError) as error:
-                raise self._foreign(f"line {number} is no record") from error
-        if whole < len(content):
-            if not content[whole:].startswith((b'{"schema"', b'{"status"')):
-                raise self._foreign("its last line is no record")
-            self._file.truncate(whole)
-        return records
+        content = self._file.readall()
+        found = sort_out(content)
+        if not found.records and not found.ours:
+            raise _foreign(self.path, "it holds no record")
+        clean = b"".join(line + b"\n" for line in found.records)
+        if found.bad:
+            tell(self._set_aside(found.bad))
+        elif found.zeros:
+            tell(f"{display_name(self.path)} held zeros, as a loss of power leaves them: they are cut")
+        if content.startswith(clean) and not found.bad:
+            self._file.truncate(len(clean))  # the tail of a line that a killed run left, if anything
+        else:
+            self._replace(clean)
+        records = map(json.loads, found.records)
+        return {_canonical(record["job"]): {**record, "status": str(record["status"])} for record in records}
 
-    def _foreign(self, why: str) -> InputError:
-        self._file.close()
-        return InputError(
-            f"{self.path} is not a results file of vidcomp", why=why, hint="-o another file", code="not_results"
+    def _set_aside(self, bad: list[bytes]) -> str:
+        """Keep what is no record in a file of its own, on the disk before the results file changes."""
+        aside = Path(f"{os.path.realpath(self.path)}.bad")
+        with open(aside, "ab") as file:
+            file.writelines(line + b"\n" for line in bad)
+            file.flush()
+            os.fsync(file.fileno())
+        lines = "1 damaged line was" if len(bad) == 1 else f"{len(bad)} damaged lines were"
+        return (
+            f"{lines} moved from {display_name(self.path)} to {display_name(aside.name)}; what they held is done again"
         )
+
+    def _replace(self, content: bytes) -> None:
+        """Put another file in the place of this one, whole or not at all."""
+        target = os.path.realpath(self.path)
+        new = open(f"{target}.new", "a+b", buffering=0)
+        try:
+            _lock(new)
+            new.truncate(0)
+            os.fchmod(new.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
+            _write(new, content)
+            os.replace(f"{target}.new", target)
+        except BaseException:
+            new.close()
+            raise
+        self._file.close()
+        self._file = new
+
+
+def _opened_alone(path: Path) -> FileIO:
+    """Open and lock the file. One that another process replaced meanwhile is not it any more."""
+    while True:
+        file = open(path, "a+b", buffering=0)  # a buffer would write again, on closing, what found no room
+        try:
+            _lock(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            file.close()
+            raise UsageError(
+                f"{display_name(path)} is in use",
+                why="another vidcomp is writing it",
+                hint="wait, or -o elsewhere",
+                code="locked",
+            ) from error
+        file.close()
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    while content:  # where room runs out, a part of it is written
+        content = content[file.write(content) :]
+    os.fsync(file.fileno())
+
+
+def _unwritable(path: Path, error: OSError, hint: str) -> InputError:
+    why = error.strerror or str(error)
+    return InputError(f"cannot write {display_name(path)}", why=why, hint=hint, code="unwritable")
+
+
+def _foreign(path: Path, why: str) -> InputError:
+    what = f"{display_name(path)} is not a results file of vidcomp"
+    return InputError(what, why=why, hint="-o another file", code="not_results")
 
 
 def _canonical(key: dict[str, Any]) -> str:
+    """The key as text. What does not shape a result, and what was not given, does not count."""
+    settings = key.get("settings")
+    if isinstance(settings, dict):
+        free = settings_that_do_not_shape()
+        key = {**key, "settings": {k: v for k, v in settings.items() if v is not None and k not in free}}
     return json.dumps(key, sort_keys=True)
-
-
-def _text(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import with_config, with_ui
+from vidcomp.cli.progress import Progress
 from vidcomp.config import OuterConfig, RunConfig, SpanConfig, option_of
 from vidcomp.errors import UsageError
+from vidcomp.report.sheet import Sheet
 
 if TYPE_CHECKING:
     from vidcomp.bench.accuracy import AccuracyBench
@@ -71,10 +68,11 @@ def accuracy(
     for name in methods:
         outer, inner = split_pair(name)
         check_request(config.replace(method=outer, inner=inner), None)
-    with open_model(config, ui) as lm, _progress(ui) as tick:
+    with open_model(config, ui) as lm, Progress("videos", None, ui) as progress:
         result = bench_accuracy(
-            lm, methods, keeps, questions=questions, seed=seed, equal_tokens=equal_tokens, resume=resume, tick=tick
-        )
+            lm, methods, keeps, questions=questions, seed=seed, equal_tokens=equal_tokens, resume=resume,
+            tick=progress.tick,
+        )  # fmt: skip
     _write_files(result, csv_file, plot)
     if markdown is not None:
         from vidcomp.bench.page import accuracy_page
@@ -109,20 +107,6 @@ def _keep(text: str) -> float:
     return value
 
 
-@contextmanager
-def _progress(ui: Ui) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where someone can see it."""
-    if ui.quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("videos", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _write_files(result: AccuracyBench, csv_file: Path | None, plot: Path | None) -> None:
     if csv_file is not None:
         rows = [row.to_dict() for row in result.rows]
@@ -139,10 +123,7 @@ def _write_files(result: AccuracyBench, csv_file: Path | None, plot: Path | None
 
 def _show(result: AccuracyBench) -> None:
     console = out_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method")
-    for name in ("keep", "tokens", "accuracy (95 %)", "of full", "against all tokens (95 %)", "p", "KL"):
-        table.add_column(name, justify="right")
+    table = Sheet("method", "keep", "tokens", "accuracy (95 %)", "of full", "against all tokens (95 %)", "p", "KL")
     for row in (result.full, *result.rows):
         score, gap = row.accuracy, row.difference
         table.add_row(
@@ -156,11 +137,8 @@ def _show(result: AccuracyBench) -> None:
             f"{row.kl:.4f}",
         )
     console.print(table)
-    types = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    types.add_column("accuracy by type")
-    types.add_column("blind", justify="right")
-    for row in (result.full, *result.rows):
-        types.add_column(f"{row.method} {row.keep:g}", justify="right", no_wrap=False)
+    settings = [f"{row.method} {row.keep:g}" for row in (result.full, *result.rows)]
+    types = Sheet("accuracy by type", "blind", *settings)
     for kind, share in result.full.by_type.items():
         cells = [f"{row.by_type[kind]:.2f}" for row in result.rows]
         types.add_row(kind, f"{result.blind_by_type.get(kind, 0):.2f}", f"{share:.2f}", *cells)

@@ -15,7 +15,7 @@ import typer
 from vidcomp._version import __version__
 from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report
 from vidcomp.cli.console import data, print_error
-from vidcomp.cli.signals import INTERRUPTED, STOPPED, Terminated, raise_exceptions
+from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, raise_exceptions
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
 
 __all__ = ["app", "run"]
@@ -46,6 +46,12 @@ app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 
 
+@app.command(name="help", hidden=True)
+def _help(context: typer.Context, words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND")] = None) -> None:
+    """Show the help of a command, or of all."""
+    raise typer.Exit(run([*(words or ()), "--help"]))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         data(f"vidcomp {__version__}")
@@ -55,7 +61,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)
+        bool, typer.Option("-V", "--version", help="print the version", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -74,6 +80,9 @@ def run(args: Sequence[str]) -> int:
         return _said(int(leave.exit_code))
     except (typer.Abort, KeyboardInterrupt):
         return _said(INTERRUPTED)
+    except Interrupted as stop:
+        sys.stderr.write(f"{STOPPED.rstrip()}: {stop}\n")
+        return INTERRUPTED
     except Terminated as end:
         return end.status
     except (BrokenPipeError, SystemExit) as leave:

@@ -34,16 +34,17 @@ def ask(
     ui: Ui,
 ) -> None:
     """Answer a question about a video; the answer streams to stdout. With --also, one line per answer."""
-    from vidcomp.cli.session import check_request, open_model
-    from vidcomp.conversation import Conversation
+    from vidcomp.cli.session import check_names, open_model
 
     on_text = None if ui.json else write_piece
     for more in also or ():
-        check_request(config, more)
+        check_names(config, more)
     with open_model(config, ui, video, question) as lm:
         if not also:
             _show(lm.ask(video, question, on_text=on_text), config, ui)
             return
+        from vidcomp.conversation import Conversation
+
         talk = Conversation(lm, video, remember=False)
         for each in (question, *also):
             _show(talk.ask(each, on_text), config, ui)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig, parse_spec
 from vidcomp.errors import UsageError
+from vidcomp.report.sheet import Sheet
 
 if TYPE_CHECKING:
     from vidcomp.bench import AskBench
@@ -46,11 +45,12 @@ def ask(
     ui: Ui,
 ) -> None:
     """Time the stages of an answer with and without compression, in pairs whose order is drawn by chance."""
-    from vidcomp.bench import bench_ask
-    from vidcomp.bench.paired import CONFIDENCE
     from vidcomp.cli.session import open_model
 
     with open_model(config, ui, video, question, arch=arch) as lm:
+        from vidcomp.bench import bench_ask
+        from vidcomp.bench.paired import CONFIDENCE
+
         result = bench_ask(lm, video, question, repeats=repeats, warmup=warmup, seed=config.generate.seed)
     if ui.json:
         data(result.to_dict())
@@ -104,10 +104,7 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
     """Every method in one table, or one JSON line each; one after the other, so none disturbs another."""
     from vidcomp.methods import method_names
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method")
-    for head in ("median ms (10-90 %)", "kept", "peak MiB"):
-        table.add_column(head, justify="right")
+    table = Sheet("method", "median ms (10-90 %)", "kept", "peak MiB")
     for name in method_names():
         result = run(name)
         if ui.json:
@@ -159,10 +156,8 @@ def read(
         data(f"memory above the idle process, all processes: {result.peak_bytes / 2**20:.0f} MiB")
 
 
-def _read_table(result: ReadBench) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("way")
-    table.add_column("ms (10-90 %)", justify="right")
+def _read_table(result: ReadBench) -> Sheet:
+    table = Sheet("way", "ms (10-90 %)")
     for name, t in result.timings.items():
         table.add_row(name, f"{t.median * 1e3:.1f} ({t.p10 * 1e3:.1f}-{t.p90 * 1e3:.1f})")
     return table
@@ -178,11 +173,8 @@ def _shape(text: str) -> tuple[int, int, int]:
     return frames, tokens, width
 
 
-def _ask_table(result: AskBench) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage")
-    for name in ("plain ms (10-90 %)", "compressed ms (10-90 %)", "ratio"):
-        table.add_column(name, justify="right")
+def _ask_table(result: AskBench) -> Sheet:
+    table = Sheet("stage", "plain ms (10-90 %)", "compressed ms (10-90 %)", "ratio")
     for pair in result.pairs:
         if not (pair.plain.median or pair.compressed.median):
             continue  # the stage did not run

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vidcomp.cli.console import Ui, data
+from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, parse_spec
 
@@ -29,16 +30,19 @@ def calibrate(
     ui: Ui,
 ) -> None:
     """Search a schedule's parameters on your own videos, without labels, and write them to a preset file."""
-    from vidcomp.bench.calibrate import calibrate as search
-    from vidcomp.bench.calibrate import samples_of
-    from vidcomp.cli.session import check_request, open_model
-    from vidcomp.inllm.presets import write_preset
+    from vidcomp.cli.session import check_names, open_model
+    from vidcomp.inllm import SCHEDULES
 
     name, parameters = parse_spec(schedule)
+    SCHEDULES.require(schedule)
     questions = question or ["describe the video."]
     for text in questions:
-        check_request(config, text)
+        check_names(config, text)
     with open_model(config, ui, videos[0]) as lm:
+        from vidcomp.bench.calibrate import calibrate as search
+        from vidcomp.bench.calibrate import samples_of
+        from vidcomp.inllm.presets import write_preset
+
         samples = samples_of(lm, videos, questions)
         step = ui.note if ui.verbose else lambda text: None
         found = search(lm, samples, name, allowed=allowed, on_step=step, **parameters)
@@ -49,5 +53,5 @@ def calibrate(
     if ui.json:
         data({"schema": 1, "schedule": name, **found.entries, **facts, "tried": found.tried, "option": option})
         return
-    ui.note(f"{found.tried} settings tried on {len(samples)} questions; harm {found.harm:.4f} nats")
+    ui.note(f"{found.tried} settings tried on {counted(len(samples), 'question')}; harm {found.harm:.4f} nats")
     data(option)

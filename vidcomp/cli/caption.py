@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vidcomp.cli.console import Ui, data
+from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
+from vidcomp.cli.signals import Interrupted
 from vidcomp.config import RunConfig
-from vidcomp.errors import BatchFailures
-from vidcomp.video.files import display_name
+from vidcomp.errors import BatchFailures, UsageError
+from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
     from vidcomp.batch.captions import Outcome
 
 __all__ = ["caption"]
+
+OTHER_FORMATS = frozenset(".ass .csv .htm .html .md .parquet .srt .tsv .vtt .xlsx .xml".split())
 
 
 @with_ui
@@ -40,63 +43,65 @@ def caption(
     """Caption videos. Without -o, captions go to stdout; with it, a second run skips what is done."""
     from vidcomp.batch.captions import caption_videos
     from vidcomp.batch.discover import find_videos
-    from vidcomp.cli.session import check_request, open_model
+    from vidcomp.cli.progress import Progress
+    from vidcomp.cli.session import check_names, open_model
 
-    check_request(config, prompt)
-    videos = find_videos(paths)
+    check_names(config, prompt)
+    _require_lines(output)
+    found = find_videos(paths)
+    if found.left_out:
+        ui.note(found.left_out)
     outcomes = caption_videos(
-        lambda: open_model(config, ui), videos, prompt, config.flat(), output, retry_failed=retry_failed, force=force
-    )
-    counts = {"done": 0, "skipped": 0, "failed": 0}
-    for outcome in _progress(outcomes, len(videos), ui):
-        counts["failed" if outcome.status == "failed" else "skipped" if outcome.skipped else "done"] += 1
-        _show(outcome, output, ui)
+        lambda: open_model(config, ui, question=prompt), found.videos, prompt, config.flat(), output,
+        retry_failed=retry_failed, force=force, tell=lambda line: ui.note(f"note: {line}"),
+    )  # fmt: skip
+    counts: Counter[str] = Counter()
+    try:
+        with Progress("captioned", len(found.videos), ui) as progress:
+            for outcome in outcomes:
+                _show(outcome, output, ui)
+                failed = outcome.status == "failed"
+                counts["failed" if failed else "before" if outcome.skipped else "done"] += 1
+                progress.advance(display_name(outcome.path.name), failed=failed, skipped=outcome.skipped)
+    except KeyboardInterrupt:
+        if output is None:
+            raise
+        raise Interrupted(f"{counted(counts.total(), 'video')} saved, the same command goes on") from None
     _finish(counts, output, ui)
 
 
-def _progress(outcomes: Iterator[Outcome], total: int, ui: Ui) -> Iterable[Outcome]:
-    """A bar on stderr where someone can see it."""
-    if ui.quiet or not sys.stderr.isatty():
-        yield from outcomes
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("captioning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        for outcome in outcomes:
-            yield outcome
-            bar.update(task, advance=1, description=display_name(outcome.path.name))
+def _require_lines(output: Path | None) -> None:
+    if output is not None and output.suffix.lower() in OTHER_FORMATS:
+        raise UsageError(
+            f"-o {display_name(output)}",
+            why="a results file holds JSON lines, whatever its name says",
+            hint=f"-o {display_name(output.with_suffix('.jsonl'))}, and make the other format of it",
+            code="bad_option",
+        )
 
 
 def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
-    if outcome.record is None:
-        return
+    name, record = display_name(outcome.path), outcome.record
     if outcome.status == "failed":
-        error = outcome.record["error"]
-        reason = f"{error['what']}: {error['why']}" if error["why"] else error["what"]
-        ui.note(f"failed  {display_name(outcome.path)}  ({reason})")
-    for line in outcome.record.get("notes", ()):
-        ui.note(f"note    {display_name(outcome.path)}  ({line})")
+        error = {"what": "", "why": "", **dict(record.get("error") or {})}
+        reason = ": ".join(filter(None, (error["what"], error["why"])))
+        ui.failure(f"failed{' before' if outcome.skipped else ''}  {name}  ({reason})")
+    if outcome.skipped:
+        return
+    for line in record.get("notes", ()):
+        ui.note(f"note    {name}  ({line})")
     if ui.json:
-        data(outcome.record)
+        data(record)
     elif output is None and outcome.status != "failed":
-        data(f"{display_name(outcome.path)}: {outcome.record['caption']}")
+        data(f"{name}: {record['caption']}")
 
 
-def _finish(counts: dict[str, int], output: Path | None, ui: Ui) -> None:
+def _finish(counts: Counter[str], output: Path | None, ui: Ui) -> None:
     where = f" -> {display_name(output)}" if output else ""
-    ui.note(f"{counts['done']} done, {counts['skipped']} done before, {counts['failed']} failed{where}")
+    ui.note(f"{counts['done']} done, {counts['before']} done before, {counts['failed']} failed{where}")
     if counts["failed"]:
         raise BatchFailures(
-            f"{counts['failed']} of {sum(counts.values())} videos failed",
-            why=f"{output} names them with their reasons" if output else "their reasons are above",
+            f"{counts['failed']} of {counted(counts.total(), 'video')} failed",
+            why=f"{display_name(output)} names them too, with their reasons" if output else "their reasons are above",
             hint="the same command with --retry-failed" if output else "vidcomp ask FILE QUESTION",
         )

@@ -41,9 +41,10 @@ def chat(
 ) -> None:
     """Talk about a video, encoded once; answers stream, /help lists the commands, questions may come from a pipe."""
     from vidcomp.cli.session import open_model
-    from vidcomp.conversation import Conversation
 
     with open_model(config, ui, video) as lm:
+        from vidcomp.conversation import Conversation
+
         talk = _Talk(Conversation(lm, video), ui)
         talk.conversation.open()
         if sys.stdin.isatty():

@@ -10,19 +10,19 @@ import typer
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import path_argument, with_config, with_ui
-from vidcomp.config import RunConfig, VideoConfig
+from vidcomp.config import ModelConfig, RunConfig, VideoConfig
 from vidcomp.errors import InputError, UsageError
+from vidcomp.video.files import open_video
+from vidcomp.video.names import recorded_name
 
 if TYPE_CHECKING:
     from vidcomp.video import Frames
 
 __all__ = ["frames"]
 
-CUSTOMARY_FRAMES = 32
-
 
 @with_ui
-@with_config(VideoConfig)
+@with_config(VideoConfig, only={ModelConfig: ("model", "revision", "offline")})
 def frames(
     video: Annotated[Path, path_argument("video file")],
     output: Annotated[
@@ -36,15 +36,15 @@ def frames(
     from vidcomp.video import read_frames
     from vidcomp.video.line import start_nursery
 
-    if config.video.sample == "model":
-        raise UsageError("--sample model", why="no model is loaded here", hint="--sample uniform", code="bad_option")
     if output is not None:
         _require_new(output)
+    os.close(open_video(video))
     start_nursery()
+    from vidcomp.processor import sampling_facts
     from vidcomp.video.options import readers_of, sampling_of
-    from vidcomp.video.sampling import StockRule
 
-    sampling = sampling_of(config.video, CUSTOMARY_FRAMES, StockRule())
+    model = config.model
+    sampling = sampling_of(config.video, *sampling_facts(model.model, offline=model.offline, revision=model.revision))
     found = read_frames(
         video, sampling, readers=readers_of(config.video), deadline_seconds=config.video.deadline,
         strict=config.video.strict,
@@ -54,7 +54,7 @@ def frames(
         from vidcomp.video.pictures import write_pictures
 
         write_pictures(found.pixels, names, output)
-    _show(found, [str(output / name) for name in names] if output else [], ui)
+    _show(found, [output / name for name in names] if output else [], ui)
 
 
 def _require_new(output: Path) -> None:
@@ -69,7 +69,7 @@ def _require_new(output: Path) -> None:
     raise UsageError(f"{output} exists", why="pictures go into a new folder", hint="name another one")
 
 
-def _show(found: Frames, files: list[str], ui: Ui) -> None:
+def _show(found: Frames, files: list[Path], ui: Ui) -> None:
     from vidcomp.video import display_name
 
     if ui.json:
@@ -77,7 +77,7 @@ def _show(found: Frames, files: list[str], ui: Ui) -> None:
         if found.degraded:
             record["degraded"] = found.degraded
         record["notes"] = list(found.info.notes)
-        data({**record, "files": files} if files else record)
+        data({**record, "files": [recorded_name(file) for file in files]} if files else record)
         return
     names = [f"\t{display_name(file)}" for file in files] or [""] * len(found)
     for index, seconds, exact, name in zip(

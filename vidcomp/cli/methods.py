@@ -28,7 +28,7 @@ def methods(
     from vidcomp.report.listing import described_method, methods_page
 
     if markdown:
-        data(methods_page(_stages(built_in=True)).rstrip("\n"))
+        data(methods_page(_stages(built_in=True, fresh=True)).rstrip("\n"))
         return
     stages = _stages()
     rows = [row for stage in stages.values() for row in stage if name in (None, row.name)]
@@ -52,9 +52,13 @@ def show_names(stage: str) -> None:
     out_console().print(methods_table(stage, _stages()[stage]))
 
 
-def _stages(built_in: bool = False) -> StageRows:
+def _stages(built_in: bool = False, fresh: bool = False) -> StageRows:
     from vidcomp.inllm import schedules
     from vidcomp.intower import mergers
     from vidcomp.methods import methods as outer
 
-    return {"outer": outer(built_in), "inner": schedules(built_in), "encoder": mergers(built_in)}
+    return {
+        "outer": outer(built_in, fresh),
+        "inner": schedules(built_in, fresh),
+        "encoder": mergers(built_in, fresh),
+    }

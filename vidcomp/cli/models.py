@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import with_ui
-
-if TYPE_CHECKING:
-    from vidcomp.models.catalog import FamilyInfo
+from vidcomp.index import FAMILIES, stored
 
 __all__ = ["models"]
 
@@ -21,27 +18,29 @@ def models(
     *, markdown: Annotated[bool, typer.Option("--markdown", help="print docs/models.md")] = False, ui: Ui
 ) -> None:
     """List the model families, their checkpoints, tokens per frame and limits."""
-    from vidcomp.models import FAMILIES
-    from vidcomp.models.catalog import catalog
-    from vidcomp.models.catalog import markdown as page
+    if markdown:
+        from vidcomp.models import FAMILIES as adapters
+        from vidcomp.models.catalog import catalog
+        from vidcomp.models.catalog import markdown as page
 
-    infos = catalog(FAMILIES)
+        data(page(catalog(adapters)).rstrip("\n"))
+        return
+    infos = [{name: value for name, value in row.items() if name != "stock"} for row in stored(FAMILIES)]
     if ui.json:
-        data([asdict(info) for info in infos])
-    elif markdown:
-        data(page(infos).rstrip("\n"))
+        data(infos)
     else:
         for info in infos:
             data(_described(info))
 
 
-def _described(info: FamilyInfo) -> str:
+def _described(info: dict[str, Any]) -> str:
     facts = {
-        "checkpoints": ", ".join(info.checkpoints),
-        "tokens": info.tokens,
-        "supports": ", ".join(f"{name}: {words}" for name, words in info.support.items()),
-        "positions": info.positions,
-        "between": info.between,
-        "limits": "; ".join(info.limits),
+        "checkpoints": ", ".join(info["checkpoints"]),
+        "tokens": info["tokens"],
+        "supports": ", ".join(f"{name}: {words}" for name, words in info["support"].items()),
+        "positions": info["positions"],
+        "between": info["between"],
+        "limits": "; ".join(info["limits"]),
     }
-    return "\n".join([f"{info.title} ({info.model_type})", *(f"  {name:<11} {text}" for name, text in facts.items())])
+    title = f"{info['title']} ({info['model_type']})"
+    return "\n".join([title, *(f"  {name:<11} {text}" for name, text in facts.items())])

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vidcomp.result import Answer
 
-__all__ = ["model_notes", "summary"]
+__all__ = ["counted", "model_notes", "summary"]
 
 _NANO = (
     "nano understands only its own little world of rendered shapes (docs/nano.md); "
     "for real video name a checkpoint: --model llava-hf/llava-onevision-qwen2-7b-ov-hf"
 )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: ``1 video``, ``2 videos``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def model_notes(model: str) -> list[str]:
@@ -28,5 +33,5 @@ def summary(answer: Answer) -> str:
     degraded = f" [degraded: {answer.frames.degraded}]" if answer.frames.degraded else ""
     return (
         f"{tokens.kept} of {tokens.uncompressed} visual tokens ({ledger.keep_actual:.1%}){inside}{read}, "
-        f"{len(ledger.frame_times)} frames, {ledger.seconds:.2f} s{degraded}"
+        f"{counted(len(ledger.frame_times), 'frame')}, {ledger.seconds:.2f} s{degraded}"
     )

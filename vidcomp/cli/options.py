@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
@@ -21,6 +22,7 @@ from vidcomp.config import (
     VideoConfig,
     option_of,
 )
+from vidcomp.video.names import local_path
 
 __all__ = ["ALL_GROUPS", "path_argument", "with_config", "with_ui"]
 
@@ -42,14 +44,22 @@ _UI_HELP = {
 
 def path_argument(text: str) -> Any:
     """Files as an argument. The library's own look at them would end a whole batch, and know no reasons."""
-    return typer.Argument(help=text, show_default=False, readable=False)
+    return typer.Argument(help=text, show_default=False, readable=False, parser=local_path, metavar="PATH")
 
 
-def with_config(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options of these config groups; it receives them as ``config: RunConfig``."""
+def with_config(
+    *groups: type, only: Mapping[type, Sequence[str]] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these config groups; it receives them as ``config: RunConfig``.
+
+    Args:
+        groups: config dataclasses.
+        only: further ones, and which of their fields.
+    """
+    named = {**{group: [item.name for item in fields(group)] for group in groups}, **(only or {})}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        added = [_parameter(group, name) for group in groups for name in (item.name for item in fields(group))]
+        added = [_parameter(group, name) for group, names in named.items() for name in names]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         @functools.wraps(command)
@@ -105,9 +115,21 @@ def _parameter(group: type, name: str) -> inspect.Parameter:
         show_default=item.default is not None,
         callback=_lister(face.listing) if face.listing else None,
         is_eager=bool(face.listing),
+        parser=_number if kind in (float, float | None) else None,
     )
     annotation = Annotated[kind, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=annotation)
+
+
+def _number(text: str) -> float:
+    """A number; a percentage is a share of a hundred."""
+    try:
+        return float(text)
+    except ValueError:
+        share = text.removesuffix("%")
+        with contextlib.suppress(ValueError):
+            raise typer.BadParameter(f"{text!r} is not a share; did you mean {float(share) / 100:g}?") from None
+        raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
 def _lister(stage: str) -> Callable[[str], str]:

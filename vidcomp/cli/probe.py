@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vidcomp.cli.console import Ui, data, out_console, print_error
+from vidcomp.cli.notes import counted
 from vidcomp.cli.options import path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig
 from vidcomp.errors import BatchFailures, VidcompError
+from vidcomp.video.names import recorded_name
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from vidcomp.report.prices import Price
+    from vidcomp.report.sheet import Sheet
     from vidcomp.video.conform import Form
     from vidcomp.video.probe import Probe
 
@@ -34,10 +35,13 @@ def probe(
     start_nursery()  # it loads its libraries while this process loads its own
     from vidcomp.batch.discover import find_videos
 
-    videos = find_videos(paths)
+    found = find_videos(paths)
+    videos = found.videos
+    if found.left_out:
+        ui.note(found.left_out)
     failed = [path for path in videos if not _one(path, config.video, ui, alone=len(videos) == 1)]
     if failed:
-        raise BatchFailures(f"{len(failed)} of {len(videos)} files cannot be read", code="batch_failures")
+        raise BatchFailures(f"{len(failed)} of {counted(len(videos), 'file')} cannot be read", code="batch_failures")
 
 
 def _one(path: Path, video: VideoConfig, ui: Ui, alone: bool) -> bool:
@@ -51,7 +55,7 @@ def _one(path: Path, video: VideoConfig, ui: Ui, alone: bool) -> bool:
         if alone:
             raise
         if ui.json:
-            data({"schema": 1, "status": "failed", "path": str(path), "error": error.to_dict()})
+            data({"schema": 1, "status": "failed", "path": recorded_name(path), "error": error.to_dict()})
         else:
             print_error(error)
         return False
@@ -72,7 +76,10 @@ def _show(found: Probe, priced: list[Price] | None) -> None:
     console.print(display_name(found.path), markup=False, style="bold")
     for name, text in _facts(found).items():
         console.print(f"  {name:<11} {text}", markup=False)
-    console.print("  cost        -" if priced is None else _table(priced))
+    if priced is None:
+        console.print("  cost        -")
+    else:
+        console.print(_table(priced))
 
 
 def _facts(found: Probe) -> dict[str, str]:
@@ -115,16 +122,11 @@ def _shown(form: Form) -> str:
     return "; ".join(text for holds, text in kinds if holds)
 
 
-def _table(priced: list[Price]) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
+def _table(priced: list[Price]) -> Sheet:
+    from vidcomp.report.sheet import Sheet
     from vidcomp.report.table import quantity, size
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model, uncompressed", no_wrap=True)
-    for name in ("frames", "visual tokens", "KV cache", "prefill FLOPs"):
-        table.add_column(name, justify="right")
+    table = Sheet("model, uncompressed", "frames", "visual tokens", "KV cache", "prefill FLOPs")
     for price in priced:
         cells = (price.frames, price.tokens, size(price.kv_bytes), quantity(price.prefill_flops))
         table.add_row(price.model, *map(str, cells))

@@ -35,11 +35,12 @@ def report(
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
-    from vidcomp.report import make_report, render_report
-    from vidcomp.report.attention import attention_record, render_attention
 
     balances: tuple[AttentionBalance, AttentionBalance | None] | None = None
     with open_model(config, ui, video, question) as lm:
+        from vidcomp.report import make_report, render_report
+        from vidcomp.report.attention import attention_record, render_attention
+
         if attention:
             answer, balances = _looked_at(lm, video, question)
         else:

@@ -3,47 +3,80 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidcomp.border import check_question
 from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig, parse_spec
-from vidcomp.inllm import get_schedule
-from vidcomp.intower import get_merger
-from vidcomp.methods import method_of
-from vidcomp.models import random_family
-from vidcomp.pipeline import VideoLM, load_config
-from vidcomp.video.files import open_video
+from vidcomp.video.files import open_video, refuse_text
+from vidcomp.video.names import display_name
 from vidcomp.video.options import readers_of
-from vidcomp.video.reader import require_readers
 
-__all__ = ["check_request", "open_model"]
+if TYPE_CHECKING:
+    from vidcomp.pipeline import VideoLM
+
+__all__ = ["check_file", "check_names", "check_request", "open_model"]
 
 
 def open_model(
     config: RunConfig, ui: Ui, video: Path | None = None, question: str | None = None, arch: str | None = None
 ) -> VideoLM:
     """Load the model after everything that can be checked without it has been checked."""
-    check_request(config, question)
+    check_names(config, question)
     if video is not None:
-        os.close(open_video(video))
-    if arch is not None:
-        ui.note(f"note: {arch} has random weights: its times are real, its answers mean nothing")
-        return VideoLM(random_family(arch, config.model), config)
-    if ui.quiet:
-        from huggingface_hub.utils.tqdm import disable_progress_bars
+        check_file(video)
+    check_request(config, question)
+    from vidcomp.pipeline import VideoLM, load_config
 
-        disable_progress_bars()
-    for line in model_notes(config.model.model):
-        ui.note(f"note: {line}")
-    return load_config(config)
+    _tame_libraries(ui)
+    if arch is not None:
+        from vidcomp.models import random_family
+
+        lm = VideoLM(random_family(arch, config.model), config)
+        ui.note(f"note: {arch} has random weights: its times are real, its answers mean nothing")
+    else:
+        for line in model_notes(config.model.model):
+            ui.note(f"note: {line}")
+        lm = load_config(config)
+    if ui.verbose:
+        for line in _settings(lm):
+            ui.note(line)
+    return lm
+
+
+def check_names(config: RunConfig, question: str | None) -> None:
+    """Fail on a wrong question, or a wrong name of a method, inner schedule or merger, before a library is loaded."""
+    if question is not None:
+        check_question(question)
+    from vidcomp.inllm import SCHEDULES
+    from vidcomp.intower import MERGERS
+    from vidcomp.methods import METHODS
+
+    METHODS.require(config.outer.method)
+    SCHEDULES.require(config.outer.inner)
+    MERGERS.require(config.outer.encoder)
+
+
+def check_file(video: Path) -> None:
+    """Fail on a file that is none, or text, before a library is loaded."""
+    descriptor = open_video(video)
+    try:
+        refuse_text(descriptor, display_name(video))
+    finally:
+        os.close(descriptor)
 
 
 def check_request(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong method, inner schedule, merger, reader or question before any weight is read."""
-    if question is not None:
-        check_question(question)
+    check_names(config, question)
+    from vidcomp.inllm import get_schedule
+    from vidcomp.intower import get_merger
+    from vidcomp.methods import method_of
+    from vidcomp.video.reader import require_readers
+
     if (readers := readers_of(config.video)) is not None:
         require_readers(readers)
     method_of(config.outer.method)
@@ -53,3 +86,42 @@ def check_request(config: RunConfig, question: str | None) -> None:
     name, parameters = parse_spec(config.outer.encoder)
     if name != "none" or parameters:
         get_merger(name, **parameters)
+
+
+def _tame_libraries(ui: Ui) -> None:
+    """The libraries below speak through handlers of their own, at levels of their own."""
+    from huggingface_hub.utils import logging as of_hub
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as of_transformers
+
+    for library in (of_hub, of_transformers):
+        library.disable_propagation()  # or the root logger says everything again
+        if not (ui.verbose or ui.debug):
+            library.set_verbosity_error()
+    if ui.quiet:
+        disable_progress_bars()
+        of_transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _settings(lm: VideoLM) -> Iterator[str]:
+    """What a run was made with, a line per subject."""
+    from vidcomp.result import versions
+
+    config, family = lm.config, lm.family
+    dtype = str(next(family.model.parameters()).dtype).removeprefix("torch.")
+    yield (
+        f"model: {family.checkpoint.name} ({family.model_type}), device {family.device}, dtype {dtype}, "
+        f"attention {config.model.attn}, quantize {config.model.quantize}"
+    )
+    outer, video, answer = config.outer, config.video, config.generate
+    positions = family.positions if outer.positions == "auto" else outer.positions
+    yield (
+        f"method: {outer.method}, keep {outer.keep:g}, inner {outer.inner}, encoder {outer.encoder}, "
+        f"positions {positions}"
+    )
+    number = f"{video.fps:g} frames a second" if video.fps else f"{video.frames or family.default_frames} frames"
+    yield f"sampling: {number}, rule {video.sample or 'uniform'}, seek {video.seek}, segmenter {config.spans.segmenter}"
+    given = {"temperature": answer.temperature, "top_p": answer.top_p}
+    drawn = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+    yield f"answer: at most {answer.max_new_tokens} tokens, {drawn or 'drawn as the model asks'}, seed {answer.seed}"
+    yield f"versions: {', '.join(f'{name} {number}' for name, number in versions().items())}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["INTERRUPTED", "STOPPED", "Terminated", "end_at_once", "raise_exceptions"]
+__all__ = ["INTERRUPTED", "STOPPED", "Interrupted", "Terminated", "end_at_once", "raise_exceptions"]
 
 INTERRUPTED = 130
 STOPPED = "\nstopped\n"
@@ -30,6 +30,10 @@ class Terminated(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.status = 128 + number
+
+
+class Interrupted(BaseException):
+    """Ctrl-C arrived in the middle of work that can be taken up again; the text says how."""
 
 
 def end_at_once() -> None:

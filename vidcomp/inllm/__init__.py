@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidcomp.inllm.balance import AttentionBalance, LayerBalance
-from vidcomp.inllm.base import Cut, Schedule
-from vidcomp.inllm.cache import CompressedCache
-from vidcomp.inllm.hooks import Attachment
-from vidcomp.inllm.prefix import PrefixCache, QuestionCache
-from vidcomp.inllm.stage import Stage
+from vidcomp.lazy import lazily
 from vidcomp.registry import MethodInfo, Registry
 
+if TYPE_CHECKING:
+    from vidcomp.inllm.balance import AttentionBalance, LayerBalance
+    from vidcomp.inllm.base import Cut, Schedule
+    from vidcomp.inllm.cache import CompressedCache
+    from vidcomp.inllm.hooks import Attachment
+    from vidcomp.inllm.prefix import PrefixCache, QuestionCache
+    from vidcomp.inllm.stage import Stage
+
 __all__ = [
+    "SCHEDULES",
     "Attachment",
     "AttentionBalance",
     "CompressedCache",
@@ -27,7 +31,22 @@ __all__ = [
     "schedules",
 ]
 
-_SCHEDULES: Registry[Schedule] = Registry(
+__getattr__ = lazily(
+    __name__,
+    {
+        "AttentionBalance": "balance",
+        "LayerBalance": "balance",
+        "Cut": "base",
+        "Schedule": "base",
+        "CompressedCache": "cache",
+        "Attachment": "hooks",
+        "PrefixCache": "prefix",
+        "QuestionCache": "prefix",
+        "Stage": "stage",
+    },
+)
+
+SCHEDULES: Registry[Schedule] = Registry(
     "inner schedule",
     group="vidcomp.schedules",
     also=("auto", "none"),
@@ -55,7 +74,7 @@ _SCHEDULES: Registry[Schedule] = Registry(
 
 def schedule_names() -> tuple[str, ...]:
     """Names that :func:`get_schedule` accepts: the built-in ones, then those of installed packages."""
-    return _SCHEDULES.names()
+    return SCHEDULES.names()
 
 
 def get_schedule(name: str, **parameters: Any) -> Schedule:
@@ -64,9 +83,9 @@ def get_schedule(name: str, **parameters: Any) -> Schedule:
     Raises:
         UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
-    return _SCHEDULES.get(name, **parameters)
+    return SCHEDULES.get(name, **parameters)
 
 
-def schedules(built_in: bool = False) -> tuple[MethodInfo, ...]:
+def schedules(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
     """Every inner schedule that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
-    return _SCHEDULES.rows(built_in)
+    return SCHEDULES.rows(built_in, fresh)

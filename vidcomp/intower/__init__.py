@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidcomp.models.tower import TowerMerger
 from vidcomp.registry import MethodInfo, Registry
 
-__all__ = ["get_merger", "mergers"]
+if TYPE_CHECKING:
+    from vidcomp.models.tower import TowerMerger
 
-_MERGERS: Registry[TowerMerger] = Registry(
+__all__ = ["MERGERS", "get_merger", "mergers"]
+
+MERGERS: Registry[TowerMerger] = Registry(
     "encoder merger",
     group="vidcomp.mergers",
     also=("none",),
@@ -27,9 +29,9 @@ def get_merger(name: str, **parameters: Any) -> TowerMerger:
     Raises:
         UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
-    return _MERGERS.get(name, **parameters)
+    return MERGERS.get(name, **parameters)
 
 
-def mergers(built_in: bool = False) -> tuple[MethodInfo, ...]:
+def mergers(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
     """Every merger that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
-    return _MERGERS.rows(built_in)
+    return MERGERS.rows(built_in, fresh)

@@ -11,9 +11,9 @@ from vidcomp.config import parse_spec
 from vidcomp.methods.base import Method
 from vidcomp.registry import MethodInfo, Registry
 
-__all__ = ["Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
+__all__ = ["METHODS", "Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
 
-_METHODS: Registry[Method] = Registry(
+METHODS: Registry[Method] = Registry(
     "method",
     group="vidcomp.methods",
     built_in={
@@ -60,7 +60,7 @@ _METHODS: Registry[Method] = Registry(
 
 def method_names() -> tuple[str, ...]:
     """Names that :func:`get_method` accepts: the built-in ones, then those of installed packages."""
-    return _METHODS.names()
+    return METHODS.names()
 
 
 @checked
@@ -74,7 +74,7 @@ def get_method(name: str, **parameters: Any) -> Method:
     Raises:
         UsageError: unknown name or parameter, a value outside its range, or a package that cannot be imported.
     """
-    return _METHODS.get(name, **parameters)
+    return METHODS.get(name, **parameters)
 
 
 def method_of(spec: str | Method) -> Method:
@@ -91,12 +91,13 @@ def method_of(spec: str | Method) -> Method:
     return get_method(name, **parameters)
 
 
-def methods(built_in: bool = False) -> tuple[MethodInfo, ...]:
+def methods(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
     """Every method that can be loaded, those of installed packages too unless only the ``built_in`` ones are wanted.
 
-    One that cannot be loaded is left out, with a warning in the log.
+    One that cannot be loaded is left out, with a warning in the log. The built-in ones are read from the index, unless
+    ``fresh``.
     """
-    return _METHODS.rows(built_in)
+    return METHODS.rows(built_in, fresh)
 
 
 class _CallableModule(ModuleType):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vidcomp.config import ModelConfig
-from vidcomp.errors import ModelError
-from vidcomp.hub import checkpoint_config, checkpoint_folder
+from vidcomp.hub import checkpoint_config, checkpoint_folder, unsupported_family
 from vidcomp.models.architectures import ARCHITECTURES, find_architecture, random_checkpoint
 from vidcomp.models.base import Encoded, Family, ModelShape
 from vidcomp.models.checkpoint import Checkpoint, load_checkpoint
@@ -87,10 +86,5 @@ def family_class(model_type: str, name: str) -> type[Family]:
     """The adapter class for a ``model_type``; ``name`` is for the error message."""
     kind = FAMILIES.get(model_type)
     if kind is None:
-        raise ModelError(
-            f"{name} is of the family {model_type!r}",
-            why=f"supported families: {', '.join(sorted(FAMILIES))}",
-            hint="--model nano, or a checkpoint of a supported family (see: vidcomp models)",
-            code="unknown_family",
-        )
+        raise unsupported_family(model_type, name)
     return kind

@@ -22,15 +22,14 @@ from vidcomp.models.layout import Layout
 from vidcomp.models.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 from vidcomp.models.prompt import Markers, Prompt, tokenized
 from vidcomp.models.spelling import Spelling
+from vidcomp.processor import customary_frames, stock_rule
 from vidcomp.sizes import ModelShape
 from vidcomp.video.sampling import StockRule
 
-__all__ = ["DEFAULT_FRAMES", "About", "Encoded", "Family", "ModelShape", "Turn"]
+__all__ = ["About", "Encoded", "Family", "ModelShape", "Turn"]
 
 Turn = tuple[str, str]
 """A question and its answer."""
-
-DEFAULT_FRAMES = 32  # the customary number in the literature, for checkpoints that do not name one
 
 
 @dataclass(frozen=True)
@@ -123,18 +122,12 @@ class Family(ABC):
     @property
     def default_frames(self) -> int:
         """Frames to sample when the user names no number."""
-        return int(self.settings.get("num_frames") or DEFAULT_FRAMES)
+        return customary_frames(self.settings)
 
     @property
     def stock_rule(self) -> StockRule:
-        """What ``--sample model`` takes: the family's own rule with the numbers of this checkpoint.
-
-        A processor that names neither a number nor a rate takes every frame; here the customary number is taken then.
-        """
-        names = {"num_frames": "frames", "fps": "fps", "min_frames": "min_frames", "max_frames": "max_frames"}
-        given = {field: self.settings[name] for name, field in names.items() if self.settings.get(name) is not None}
-        rule = replace(self.stock, **given)
-        return rule if rule.frames or rule.fps else replace(rule, frames=self.default_frames)
+        """What ``--sample model`` takes: the family's own rule with the numbers of this checkpoint."""
+        return stock_rule(self.stock, self.settings)
 
     @property
     def positions(self) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError, OutOfMemory
 from vidcomp.hub import check_weights, first_line, pick_device, pick_dtype, read_json
+from vidcomp.processor import video_settings
 
 __all__ = ["Checkpoint", "chat_template", "load_checkpoint", "video_settings"]
 
@@ -45,17 +46,6 @@ class Checkpoint:
     tokenizer: Any
     video_settings: dict[str, Any]
     chat_template: str | None
-
-
-def video_settings(folder: Path) -> dict[str, Any]:
-    """Settings of the video processor, looked up where the library looks them up; pixel limits as a size."""
-    nested = read_json(folder / "processor_config.json").get("video_processor")
-    found = dict(
-        nested or read_json(folder / "video_preprocessor_config.json") or read_json(folder / "preprocessor_config.json")
-    )
-    limits = {"shortest_edge": found.get("min_pixels"), "longest_edge": found.get("max_pixels")}  # older spelling
-    limits = {edge: pixels for edge, pixels in limits.items() if pixels is not None}
-    return {**found, "size": {**(found.get("size") or {}), **limits}} if limits else found
 
 
 def chat_template(folder: Path) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vidcomp.inllm import AttentionBalance, LayerBalance
+from vidcomp.report.sheet import Sheet
 
 __all__ = ["attention_record", "render_attention"]
 
@@ -42,11 +41,8 @@ def _numbers(layer: LayerBalance) -> dict[str, float | None]:
 
 def render_attention(compressed: AttentionBalance, plain: AttentionBalance | None) -> RenderableType:
     """One line per layer, then the early, middle and late layers together."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
     columns = ("visual keys", "on vision", "MDI", "AEI text", "AEI vision")
-    for name in (*columns, *(("plain on vision", "plain MDI") if plain else ())):
-        table.add_column(name, justify="right")
+    table = Sheet("layer", *columns, *(("plain on vision", "plain MDI") if plain else ()))
     beside = _labelled(plain) if plain else {}
     for label, layer in _labelled(compressed).items():
         other = beside.get(label)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
-from rich.table import Table
-
 from vidcomp.registry import MethodInfo
+from vidcomp.report.sheet import Sheet
 
 __all__ = ["STAGES", "StageRows", "described_method", "methods_page", "methods_table"]
 
@@ -44,14 +42,10 @@ Any method works with any schedule: `--method divprune --inner fastv:k=2,keep=0.
 [own-method.md](own-method.md)."""
 
 
-def methods_table(stage: str, rows: Sequence[MethodInfo]) -> Table:
+def methods_table(stage: str, rows: Sequence[MethodInfo]) -> Sheet:
     """One line per method."""
     where, option = STAGES[stage]
-    title = f"{where}: {option}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "budget", "needs", "proof"):
-        table.add_column(name, no_wrap=name != "needs")
-    table.add_column("what it does", ratio=1)
+    table = Sheet("name", "budget", "needs", "proof", prose="what it does", title=f"{where}: {option}")
     for row in rows:
         table.add_row(row.name, _budget(row), _needs(row), _proof(row), row.summary)
     return table

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vidcomp.ledger import SpanRecord, StageLedger
 from vidcomp.report.lines import Report, ReportLine
+from vidcomp.report.sheet import Sheet
 
 __all__ = ["render_report"]
 
@@ -38,11 +37,8 @@ def size(count: int) -> str:
     raise AssertionError("unreachable")
 
 
-def _stage_table(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    for name in ("in", "out", "removed", "seconds", "KV cache", "LLM FLOPs"):
-        table.add_column(name, justify="right")
+def _stage_table(report: Report) -> Sheet:
+    table = Sheet("stage", "in", "out", "removed", "seconds", "KV cache", "LLM FLOPs")
     for line in report.lines:
         table.add_row(*_stage_cells(line))
     return table
@@ -62,11 +58,8 @@ def _stage_cells(line: ReportLine) -> tuple[str, ...]:
     )
 
 
-def _span_table(spans: list[SpanRecord]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("span")
-    for name in ("frames", "seconds", "static positions", "tokens", "kept"):
-        table.add_column(name, justify="right")
+def _span_table(spans: list[SpanRecord]) -> Sheet:
+    table = Sheet("span", "frames", "seconds", "static positions", "tokens", "kept")
     for number, span in enumerate(spans, 1):
         table.add_row(
             str(number),

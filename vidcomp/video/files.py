@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from vidcomp.errors import InputError
+from vidcomp.video.names import address_in, display_name, escaped, printable
 
 __all__ = ["display_name", "escaped", "open_video", "printable", "refuse_text"]
 
@@ -17,21 +18,6 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0\r\n", b"v=0\n", b
 TEXT_VIDEO = (b"YUV4MPEG2 ",)  # raw video whose header is text
 
 
-def display_name(path: str | os.PathLike[str]) -> str:
-    """The path on one line: line breaks, control characters and stray bytes are escaped."""
-    return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
-
-
-def escaped(text: str) -> str:
-    """Text on one line that does nothing to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def printable(text: object) -> str:
-    """Text, or a path, that any output can carry: bytes of a file name that are no UTF-8 become a replacement mark."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def open_video(path: str | os.PathLike[str]) -> int:
     """Open a regular, non-empty file for reading and return its descriptor.
 
@@ -39,7 +25,7 @@ def open_video(path: str | os.PathLike[str]) -> int:
 
     Raises:
         InputError: with the codes ``bad_name``, ``missing``, ``symlink_loop``, ``no_permission``, ``directory``,
-            ``not_regular``, ``empty`` or ``unreadable``.
+            ``not_regular``, ``empty``, ``address`` or ``unreadable``.
     """
     name = display_name(path)
     try:
@@ -107,14 +93,31 @@ def _explain(error: OSError, path: Path, name: str) -> InputError:
             code="symlink_loop",
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-        dangling = path.is_symlink() if error.errno == errno.ENOENT else False
-        return InputError(
-            f"no such file: {name}",
-            why="the symbolic link points to nothing" if dangling else (error.strerror or "not found").lower(),
-            hint="check the spelling; addresses of web pages are not supported",
-            code="missing",
-        )
+        return _missing(error, path, name)
     return InputError(f"cannot open {name}", why=error.strerror or str(error), hint="check the disk or share it is on")
+
+
+def _missing(error: OSError, path: Path, name: str) -> InputError:
+    """Nothing has this name: what was meant, perhaps."""
+    if address := address_in(path):
+        return InputError(
+            f"{escaped(printable(address))} is an address",
+            why="videos are read from files of this machine, and nothing is downloaded",
+            hint="download it first, then name the file",
+            code="address",
+        )
+    why, hint = (error.strerror or "not found").lower(), "check the spelling"
+    if error.errno == errno.ENOENT:
+        folder = display_name(path.parent)
+        why = f"nothing in {folder} has that name" if path.parent.is_dir() else f"there is no folder {folder}"
+    if error.errno == errno.ENOENT and path.is_symlink():
+        why = "the symbolic link points to nothing"
+    elif str(path) == "-":
+        why = "standard input cannot be read: a decoder goes back and forth in a file"
+        hint = "save it to a file first"
+    elif set(name) & set("*?["):
+        hint = "without quotes the shell replaces a pattern by the files that it fits"
+    return InputError(f"no such file: {name}", why=why, hint=hint, code="missing")
 
 
 def refuse_text(fd: int, name: str) -> None:

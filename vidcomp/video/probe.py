@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.conform import Form, squared, swapped
-from vidcomp.video.files import printable
 from vidcomp.video.header import Header
+from vidcomp.video.names import local_path, recorded_name
 from vidcomp.video.read import DEADLINE_SECONDS, look_at
 from vidcomp.video.sampling import Sampling, choose_frames
 from vidcomp.video.scan import Timeline
@@ -91,7 +91,7 @@ class Probe:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
         return {
-            "path": printable(self.path),
+            "path": recorded_name(self.path),
             "file_bytes": self.file_bytes,
             "container": self.container,
             "codec": self.codec,
@@ -124,13 +124,14 @@ def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECON
     Raises:
         InputError: as :func:`~vidcomp.video.read_frames`.
     """
+    path = local_path(path)
     header, listed, facts = look_at(path, deadline_seconds)
     timeline = Timeline(listed.ticks, Fraction(*facts["base"])) if listed else None
     form = Form(**{**facts["form"], "pixel": tuple(facts["form"]["pixel"])})
     stored = facts["width"], facts["height"]
     width, height = swapped(squared(stored, form.pixel), header.rotation % 180 != 0) if all(stored) else stored
     return Probe(
-        path=Path(path),
+        path=path,
         file_bytes=os.stat(path).st_size,
         container=facts["container"],
         codec=facts["codec"],

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidcomp.errors import IncompleteVideo, InputError
-from vidcomp.video.files import display_name, open_video, refuse_text
+from vidcomp.video.files import open_video, refuse_text
 from vidcomp.video.header import Header, read_header, refuse_absurd
+from vidcomp.video.names import display_name, local_path
 from vidcomp.video.reader import READERS, ReaderError, require_readers
 from vidcomp.video.sampling import Sampling
 
@@ -58,7 +59,7 @@ def read_frames(
     """Read sampled frames of a video file, in a child process.
 
     Args:
-        path: a regular file; any name that the system allows.
+        path: a regular file; any name that the system allows, or its ``file://`` address.
         sampling: which frames.
         readers: names from ``READERS``, or ``"module:class"``, tried in this order; all of ``READERS`` by default. A
             reader that cannot be trusted with a file refuses it, also when no other is named.
@@ -76,9 +77,10 @@ def read_frames(
 
     Raises:
         InputError: the file cannot be read. Its ``code`` is one of ``bad_name``, ``missing``, ``symlink_loop``,
-            ``no_permission``, ``directory``, ``not_regular``, ``empty``, ``not_a_video``, ``no_video_stream``,
-            ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``, ``too_large``, ``empty_range``,
-            ``reader_refused`` (the only reader that was named cannot be trusted with it) or ``unreadable``.
+            ``no_permission``, ``directory``, ``not_regular``, ``empty``, ``address``, ``not_a_video``,
+            ``no_video_stream``, ``unsupported_codec``, ``no_index``, ``no_frames``, ``implausible_header``,
+            ``too_large``, ``empty_range``, ``reader_refused`` (the only reader that was named cannot be trusted with
+            it) or ``unreadable``.
         IncompleteVideo: ``strict``, and something is missing; code ``incomplete``.
         UsageError: a reader that does not exist, or none that is installed was named.
         ValueError: ``deadline_seconds``, ``max_side`` or ``max_bytes`` out of range.
@@ -141,13 +143,14 @@ class _File:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[_File]:
+    path = local_path(path)
     name = display_name(path)
     descriptor = open_video(path)
     try:
         refuse_text(descriptor, name)
         header = read_header(descriptor)
         refuse_absurd(header, os.fstat(descriptor).st_size, name)
-        yield _File(Path(path), name, descriptor, header)
+        yield _File(path, name, descriptor, header)
     finally:
         os.close(descriptor)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.files import printable
+from vidcomp.video.names import recorded_name
 
 __all__ = ["Frames", "Partial", "VideoInfo"]
 
@@ -25,7 +25,7 @@ class VideoInfo:
     """Facts about one video, all of them about the part that can be decoded.
 
     Attributes:
-        path: the file as the caller named it.
+        path: the file as the caller named it; records hold it so that :func:`vidcomp.path_from_record` finds it.
         frames_total: presentable frames: those a player would show. Packets that an edit list hides do not count.
         duration_seconds: from the start of the first presentable frame to the end of the last.
         width: pixels of an upright frame at full size, after rotation metadata and with square pixels.
@@ -53,7 +53,7 @@ class VideoInfo:
     def to_dict(self) -> dict[str, Any]:
         """The ``video`` object of a JSON record."""
         return {
-            "path": printable(self.path),
+            "path": recorded_name(self.path),
             "duration_seconds": round(self.duration_seconds, 6),
             "start_seconds": round(float(self.start_seconds), 6),
             "frames_total": self.frames_total,

@@ -147,6 +147,7 @@ DAMAGED = {
     "mpeg4.mp4": dict(codec="mpeg4", options={"bf": "2", "g": "20"}),
     "vp9.webm": dict(codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
     "mpeg2.ts": dict(codec="mpeg2video", options={"bf": "2", "g": "12"}),
+    "vp8.webm": dict(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"}),
 }
 
 

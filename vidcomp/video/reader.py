@@ -45,7 +45,7 @@ READERS: dict[str, str] = {
     "opencv": "vidcomp.video.opencv_reader:OpenCvReader",
 }
 LIBRARIES = {"pyav": "av", "decord": "decord", "opencv": "cv2"}  # what each of them imports
-SILENT = frozenset({"hevc"})  # codecs of which FFmpeg decodes damaged data without complaint
+SILENT = frozenset({"hevc", "vp8"})  # codecs of which FFmpeg decodes damaged data without complaint
 SILENT_PIXELS = 100_000_000  # of a video: half a second of one thread
 INDEXED = frozenset({"iso", "matroska"})  # containers whose own index finds the packet asked for
 

@@ -97,10 +97,10 @@ def test_an_encoded_video_keeps_its_settings(nano, clip):
         nano.ask(encoded, QUESTIONS[0], keep=0.5)
 
 
-def test_a_closed_model_does_not_continue_either(clip):
+def test_a_model_whose_hooks_are_gone_does_not_continue_either(clip):
     lm = vidcomp.load("nano", device="cpu")
     encoded = lm.encode(clip, keep=0.25)
-    lm.close()
+    lm._attachment.remove()
     with pytest.raises(NotApplied, match="hooks did not run"):
         lm.ask(encoded, QUESTIONS[0])
 

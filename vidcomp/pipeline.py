@@ -288,7 +288,7 @@ class VideoLM:
                              hint="ask inside the with block, or load it again", code="closed")  # fmt: skip
         if isinstance(video, (WatchedVideo, EncodedVideo)):
             watched = video if isinstance(video, WatchedVideo) else video.watched
-            self.family.maker.check(watched.maker, f"a {type(video).__name__}")
+            self.family.maker.check(watched.maker, "a watched video" if watched is video else "an encoded video")
 
     def _chosen(
         self, config: RunConfig, method: str | Method | None, signals: frozenset[str]

@@ -132,8 +132,8 @@ class Registry(Generic[T]):
         self._check(name, parameters_of(kind), parameters)
         for item in fields(kind):
             if item.name in parameters and (wanted := _kind_wanted(str(item.type), parameters[item.name])):
-                what = f"{self.noun} {name!r} refuses {item.name}={parameters[item.name]}"
-                raise UsageError(what, why=f"{item.name} must be {wanted}", code="bad_option")
+                why = f"{item.name} must be {wanted}, got {parameters[item.name]!r}"
+                raise UsageError(f"{self.noun} {name!r} refuses its parameters", why=why, code="bad_option")
         try:
             built: T = kind(**parameters)
         except (TypeError, ValueError) as error:

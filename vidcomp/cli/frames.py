@@ -73,6 +73,8 @@ def _show(found: Frames, files: list[Path], ui: Ui) -> None:
         record = {"schema": 1, "status": found.status, "video": found.info.to_dict(), "frames": found.to_dict()}
         if found.degraded:
             record["degraded"] = found.degraded
+        if found.info.notes:
+            record["notes"] = list(found.info.notes)
         data({**record, "files": [recorded_name(file) for file in files]} if files else record)
         return
     names = [f"\t{display_name(file)}" for file in files] or [""] * len(found)
@@ -80,5 +82,7 @@ def _show(found: Frames, files: list[Path], ui: Ui) -> None:
         found.indices.tolist(), found.times.tolist(), found.exact_times, names, strict=True
     ):
         data(f"{index}\t{seconds:.6f}\t{exact}{name}")
+    for line in found.info.notes:
+        ui.note(f"note: {line}")
     if found.degraded:
         ui.note(f"degraded: {found.degraded}")

@@ -59,7 +59,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     assert refused(tmp_path / "pipe.mp4").code == "not_regular"
     assert refused("/dev/null").code == "not_regular"
     assert refused("bad\0name.mp4").code == "bad_name"
-    assert refused("https://example.org/a.mp4").code == "missing"
+    assert refused("https://example.org/a.mp4").code == "address"
 
 
 def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def sort_out(content: bytes) -> Salvage:
         records += found
         if found != [line] and not (line is tail and not found and _begins_like_one(line)):
             bad.append(line)
+    records = [record.replace(b"\r", b" ") for record in records]  # space between tokens, where readers see a break
     rest = content.strip(b"\0 \t\r\n")
     return Salvage(records, bad, b"\0" in content, not rest or bool(_SIGNS.search(content)) or _BEGIN.startswith(rest))
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,8 @@ __all__ = ["app", "run"]
 NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # words of the system's loader and of its C library
 # Of a decoding process. FFmpeg has the second ones too, for a damaged header that asks for much memory.
 NO_MEMORY_TO_DECODE = ("failed to map segment", "[Errno 12] Cannot allocate memory")
+
+PANEL_COLUMNS = 80  # below, tables of options would cut their examples, and help is plain text
 
 app = typer.Typer(
     name="vidcomp",
@@ -73,6 +76,7 @@ def run(args: Sequence[str]) -> int:
     try:
         raise_exceptions()
         _require_folder()
+        app.rich_markup_mode = "rich" if get_terminal_size().columns >= PANEL_COLUMNS else None
         return _said(int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
     except VidcompError as error:
         return _failed(_starved(error) or error, args, debug)

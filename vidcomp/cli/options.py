@@ -44,7 +44,7 @@ _UI_HELP = {
 
 def path_argument(text: str) -> Any:
     """Files as an argument. The library's own look at them would end a whole batch, and know no reasons."""
-    return typer.Argument(help=text, show_default=False, readable=False, parser=local_path, metavar="PATH")
+    return typer.Argument(help=text, show_default=False, readable=False, parser=local_path)
 
 
 def with_config(

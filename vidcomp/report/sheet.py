@@ -28,7 +28,9 @@ class Sheet(Table):
     """
 
     def __init__(self, first: str, *figures: str, prose: str | None = None, title: str | None = None) -> None:
-        super().__init__(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        super().__init__(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         self._prose = prose is not None
         self.add_column(first, no_wrap=True)
         for name in figures:
@@ -56,9 +58,9 @@ class Sheet(Table):
         """Each row as its name and ``heading value`` below it, as many on a line as there is room for."""
         if self.title:
             yield f"{self.title}\n"
-        (_, *names), *columns = self._cells()
+        (first, *names), *columns = self._cells()
         for number, name in enumerate(names, 1):
-            yield name
+            yield f"{first} {name}" if name.isdecimal() else name
             yield from _filled([f"{cells[0]} {cells[number]}" for cells in columns if cells[number]], width)
 
 

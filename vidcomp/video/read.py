@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -92,12 +92,28 @@ def read_frames(
             _require_positive(label, value)
     with _opened(path) as file:
         wish = _Wish(sampling, max_side, max_bytes, strict, on_ready is not None)
-        frames = _try_readers(names, file, wish, limit, on_ready)
+        frames = _noted(_try_readers(names, file, wish, limit, on_ready), sampling)
     if strict and frames.degraded:
         raise IncompleteVideo(
             f"{file.name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
         )
     return frames
+
+
+def _noted(frames: Frames, sampling: Sampling) -> Frames:
+    """Say that a rate was not kept, because it would have taken more frames than are allowed."""
+    info, most = frames.info, sampling.max_frames
+    if sampling.fps is None or most is None or len(frames) < most:
+        return frames
+    seconds = min(sampling.end or math.inf, info.duration_seconds) - sampling.start
+    wanted = min(int(seconds * sampling.fps), info.frames_total)
+    if wanted <= most:
+        return frames
+    note = (
+        f"{sampling.fps:g} frames a second would be {wanted} frames: {len(frames)} are read, evenly, "
+        f"{len(frames) / seconds:.2g} a second (--max-frames {most})"
+    )
+    return replace(frames, info=replace(info, notes=(*info.notes, note)))
 
 
 def look_at(

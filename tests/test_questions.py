@@ -12,7 +12,7 @@ from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, run, sequence, with_a
 from tiny import tiny_model
 
 import vidcomp
-from vidcomp.errors import NotApplied, UsageError
+from vidcomp.errors import UsageError
 from vidcomp.inllm import Attachment, CompressedCache, PrefixCache, get_schedule
 from vidcomp.inllm.holitom import HolitomInner
 from vidcomp.ledger import StageLedger
@@ -102,7 +102,7 @@ def test_a_closed_model_does_not_continue_either(clip):
     lm = vidcomp.load("nano", device="cpu")
     encoded = lm.encode(clip, keep=0.25)
     lm.close()
-    with pytest.raises(NotApplied, match="hooks did not run"):
+    with pytest.raises(UsageError, match="this VideoLM is closed"):
         lm.ask(encoded, QUESTIONS[0])
 
 

@@ -25,6 +25,7 @@ from vidcomp.errors import NotApplied, UsageError
 from vidcomp.inllm import Attachment, CompressedCache
 from vidcomp.inner import chosen_schedule, visual_facts
 from vidcomp.ledger import StageLedger, TokenCounts
+from vidcomp.library import CACHE
 from vidcomp.measured import record_prefill
 from vidcomp.methods import Method, method_of
 from vidcomp.models import Family, Layout, Prompt, adapter_of
@@ -147,10 +148,10 @@ class Compression:
         call.ids, call.cache = kwargs.get("input_ids", args[0] if args else None), None
         uses = kwargs.get("use_cache")
         uses = self.family.model.config.get_text_config().use_cache if uses is None else uses
-        call.returns_cache = bool(uses) or kwargs.get("past_key_values") is not None
+        call.returns_cache = bool(uses) or kwargs.get(CACHE) is not None
 
     def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache, ids = kwargs.get("past_key_values"), self._call.ids
+        cache, ids = kwargs.get(CACHE), self._call.ids
         if isinstance(cache, _ReducedCache):
             cache.continue_with(kwargs)
             kind = "a second video in a compressed conversation"
@@ -177,7 +178,7 @@ class Compression:
             return
         _count(self.ledgers[call.cache.number], call.cache)
         if not call.returns_cache:
-            output["past_key_values"] = None
+            output[CACHE] = None
         call.cache = None
 
     # -- the work
@@ -215,7 +216,7 @@ class Compression:
         cache.is_token, cache.number = order.order < len(tokens), len(self.ledgers)
         cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
         kwargs["inputs_embeds"] = joined[cut].expand(len(ids), -1, -1)
-        kwargs["past_key_values"] = self._call.cache = cache
+        kwargs[CACHE] = self._call.cache = cache
         self.ledgers.append(ledger)
 
     def _layout(self, visual: int) -> Layout:

@@ -22,7 +22,7 @@ from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, Schedule
 from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import SpanRecord, StageLedger, TokenCounts
-from vidcomp.measured import check_applied, record_generation
+from vidcomp.measured import check_prepared, record_generation
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
@@ -142,19 +142,21 @@ class VideoLM:
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
-            InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
+            InputError: the file cannot be read. UsageError: a setting is wrong, or this VideoLM was closed.
+            NotApplied: a reduction did not happen; no text has been handed on then.
         """
         check_question(question)
+        self._attachment.check_open()
         encoded = self._encoded(video, question, method, settings)
         ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
         config = encoded.config.replace(**settings)
         prefill = self.prepare(encoded, question, balance, history)
         if encoded is video:  # it may be asked again: what comes before the question is read once
             prefill = encoded.prefix.continued(self.family, prefill, ledger)
+        check_prepared(len(encoded.tokens), prefill)
         waited = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
         record_generation(ledger, generation, prefill, waited)
-        check_applied(len(encoded.tokens), ledger, prefill)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,

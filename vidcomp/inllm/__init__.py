@@ -9,6 +9,7 @@ from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.cache import CompressedCache
 from vidcomp.inllm.hooks import Attachment
 from vidcomp.inllm.prefix import PrefixCache, QuestionCache
+from vidcomp.inllm.proof import check_forward
 from vidcomp.inllm.stage import Stage
 from vidcomp.registry import MethodInfo, Registry
 
@@ -22,6 +23,7 @@ __all__ = [
     "QuestionCache",
     "Schedule",
     "Stage",
+    "check_forward",
     "get_schedule",
     "schedule_names",
     "schedules",

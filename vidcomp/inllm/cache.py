@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vidcomp.errors import ModelError, UsageError
+from vidcomp.errors import ModelError, NotApplied, UsageError
 from vidcomp.inllm.balance import AttentionBalance
 from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.freeze import Parked, park
@@ -94,6 +94,7 @@ class CompressedCache(DynamicCache):
         self.reduce_seconds: dict[int, float] = {}  # layer -> time its reduction took, as far as the host sees it
         self._past = self._length = self._batch = 0
         self._prefilling = False
+        self._begun = False  # whether the hooks announced the forward pass that layer 0 is about to store
         self._reading: Tensor | None = None  # [B, n] keys that this decode step reads from the read layer on
         self._parked: dict[int, Parked] = {}
         self._positions: Tensor | None = None
@@ -107,7 +108,7 @@ class CompressedCache(DynamicCache):
         """Called before layer 0 with [B, S, D], the position ids of its rows and the decoder's rotary embedding."""
         (self._batch, self._length), self._past = hidden.shape[:2], self.get_seq_length(0)
         self.rows = self._reading = None
-        self._turned = {}
+        self._begun, self._turned = True, {}
         self._positions, self._rotary = positions, rotary
         self.inputs.clear()
         self._prefilling = self._past == 0
@@ -193,7 +194,18 @@ class CompressedCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; hand out those that this layer reads in this step."""
+        """Store new keys and values; hand out those that this layer reads in this step.
+
+        Raises:
+            NotApplied: the model carries no hooks; it would read a mask and positions that do not fit.
+        """
+        if layer_idx == 0 and not self._begun:
+            raise NotApplied(
+                "the cache of a compressed prompt was used without the compressor",
+                why="the compress() block has ended, or the model was closed; its hooks alone know which rows are left",
+                hint="go on inside the block, or begin anew with the whole prompt",
+            )
+        self._begun = self._begun and layer_idx != 0
         if layer_idx in self._parked:
             key_states, value_states = self._parked[layer_idx].join(key_states, value_states)
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)

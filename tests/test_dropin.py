@@ -143,6 +143,8 @@ def test_the_ledger_counts_what_the_decoder_read(case):
     layers = case.model.get_decoder().layers
     handles = [layer.register_forward_hook(lambda _, args, out: rows.append(out.shape[1])) for layer in layers]
     with vidcomp.compress(case.model, method="uniform", keep=0.5, inner="holitom:k=2") as run:
+        assert rows == [1] * len(layers)  # the proof of the hooks
+        rows.clear()
         case.answer(max_new_tokens=1)
     for handle in handles:
         handle.remove()

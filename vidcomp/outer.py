@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from vidcomp.config import OuterConfig
@@ -78,10 +79,17 @@ def reduced(
             raise UsageError(f"method {method.name!r} chooses tokens for a question", why="none was given",
                              hint="encode(video, question=...), or ask()", code="missing_question")  # fmt: skip
         settled = method.at(config.keep) if hasattr(method, "at") else method  # defaults follow the request
-        reduction = settled(view, keep)
+        with torch.no_grad():  # which tokens stay is no matter of gradients, what becomes of them is
+            reduction = settled(_detached(view), keep)
         if config.positions in raster_policies:
             reduction = reduction.in_raster_order()
         merged = apply_reduction(view, reduction)
     if encoded < slices:
         reduction = compose(plan.encode.to(device), plan.source.to(device), reduction, tokens)
     return reduction, replace(merged, positions=reduction.anchors, members=reduction.members)
+
+
+def _detached(view: TokenView) -> TokenView:
+    if not view.features.requires_grad:
+        return view
+    return replace(view, features=view.features.detach(), deepstack=tuple(x.detach() for x in view.deepstack))

@@ -20,7 +20,7 @@ from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.freeze import Parked, park
 from vidcomp.inllm.masks import fit_mask, text_mask
 from vidcomp.inllm.ppe import grouped_tables
-from vidcomp.inllm.rows import ranks_of, take_rows
+from vidcomp.inllm.rows import add_rows, ranks_of, take_rows
 from vidcomp.inllm.scoring import Attention, AttentionInput
 from vidcomp.inllm.stage import Stage
 
@@ -64,6 +64,8 @@ class CompressedCache(DynamicCache):
         if deepstack and len(deepstack) >= depth:
             raise ModelError(f"{len(deepstack)} DeepStack levels", why=f"the decoder has {depth} layers only")
         self.deepstack = deepstack
+        # rows [P] of the prefill that are no part of the plan, and what each level adds to them [P, D]: pictures
+        self.beside: tuple[Tensor, Sequence[Tensor]] | None = None
         self.schedule, self.depth, self.facts, self.balance = schedule, depth, facts or {}, balance
         plan = schedule or Schedule()
         self.stages: frozenset[int] = frozenset(plan.layers(depth))
@@ -137,7 +139,9 @@ class CompressedCache(DynamicCache):
         """Reduce before ``layer`` where the plan says so: [B, S, D] to [B, S', D]."""
         if self._prefilling:
             if 0 < layer <= len(self.deepstack):
-                hidden = self._add(self.deepstack[layer - 1], hidden)
+                hidden = add_rows(hidden, self._places, self.deepstack[layer - 1], self._origin)
+                if self.beside is not None:
+                    hidden = self._add_beside(self.beside[0], self.beside[1][layer - 1], hidden)
             if layer in self.stages:
                 start = time.perf_counter()
                 hidden = self._reduce(layer, module, hidden, rotary)
@@ -285,11 +289,12 @@ class CompressedCache(DynamicCache):
         keys: Tensor = cast(Any, self.layers[layer]).keys
         return keys
 
-    def _add(self, level: Tensor, hidden: Tensor) -> Tensor:
-        """Add to each visual row of [B, S', D] that is still present what the level [V, D] holds for it."""
-        places = self._places[..., None].expand(-1, -1, hidden.shape[2])
-        added = hidden.gather(1, places) + level.to(hidden)[self._origin]
-        return hidden.scatter(1, places, added)
+    def _add_beside(self, rows: Tensor, level: Tensor, hidden: Tensor) -> Tensor:
+        """Add a level [P, D] to rows [P] of the prefill that always stay, wherever they stand by now."""
+        places = rows.to(hidden.device).expand(hidden.shape[0], -1)
+        if self.rows is not None:
+            places = torch.searchsorted(self.rows.to(hidden.device).contiguous(), places.contiguous())
+        return add_rows(hidden, places, level, torch.arange(len(rows)).expand(hidden.shape[0], -1))
 
     def _each_sequence(self, move: Callable[[Tensor], Tensor]) -> None:
         self.columns = {layer: move(columns) for layer, columns in self.columns.items()}

@@ -334,7 +334,7 @@ class VideoLM:
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.family.device)
 
 
 def load(

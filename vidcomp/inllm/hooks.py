@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.cache import CompressedCache
 from vidcomp.inllm.proof import prove
-from vidcomp.inllm.scoring import AttentionInput
+from vidcomp.inllm.scoring import AttentionInput, moved
 from vidcomp.library import CACHE, SUPPORTED
 
 __all__ = ["SUPPORTED_ATTENTION", "Attachment", "check_decoder"]
@@ -73,10 +73,12 @@ class _LayerHook:
         cache = kwargs.get(CACHE)
         if not isinstance(cache, CompressedCache):
             return None
-        hidden = args[0] if args else kwargs.pop("hidden_states")
+        hidden = moved(args[0] if args else kwargs.pop("hidden_states"), module)
         if self.index == 0:
             cache.begin(hidden, kwargs.get("position_ids"), self.rotary)
-        mask, tables = kwargs["attention_mask"], cache.turned(kwargs["position_embeddings"])
+        mask = kwargs["attention_mask"]
+        cos, sin = cache.turned(kwargs["position_embeddings"])
+        tables = cos.to(hidden.device), sin.to(hidden.device)
         hidden = cache.enter(self.index, module, hidden, tables)
         mask, tables = cache.fit(self.index, mask, tables)
         hidden, mask, tables = cache.park(self.index, module, hidden, mask, tables)

@@ -112,6 +112,7 @@ class _Call:
     every_logit: bool = False
     videos: int | None = None
     runs: list[TowerRun] = field(default_factory=list)  # of the tower, not yet seen in a prompt
+    seen: list[TowerRun] = field(default_factory=list)  # those of the last prompt, which returns whole without a cache
     stack: ExitStack = field(default_factory=ExitStack)
     cache: _ReducedCache | None = None
 
@@ -209,6 +210,7 @@ class Compression:
         if isinstance(cache, _ReducedCache):
             cache.continue_with(kwargs)
         runs, call.runs = call.runs, []  # they belong to this prompt, whatever becomes of it
+        call.seen = runs if runs or cache is not None else call.seen
         rows = None if self.plain else self._video_rows(call, kwargs, runs)
         if rows is None:
             return (args, kwargs) if known else None
@@ -227,7 +229,7 @@ class Compression:
                              hint="call without labels; the last logits belong to the last ids",
                              code="dropin")  # fmt: skip
         assert call.ids is not None
-        self._shorten(call.ids, rows, runs, kwargs)
+        self._shorten(call.ids, rows, call.seen, kwargs)
         return args, kwargs
 
     def _video_rows(self, call: _Call, kwargs: dict[str, Any], runs: list[TowerRun]) -> VideoRows | None:

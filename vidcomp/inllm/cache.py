@@ -209,7 +209,7 @@ class CompressedCache(DynamicCache):
         """
         if layer_idx == 0 and not self._begun:
             raise NotApplied("the cache of a compressed prompt was used without the compressor",
-                             why="the compress() block has ended, or the model was closed; only hooks know what is left",
+                             why="the compress() block has ended, or the model was closed; hooks know what is left",
                              hint="go on inside the block, or begin anew with the whole prompt")  # fmt: skip
         self._begun = self._begun and layer_idx != 0
         if layer_idx in self._parked:

@@ -218,8 +218,8 @@ class Compression:
             kind = (
                 "a second video in a compressed conversation" if known else "a video behind rows that were read before"
             )
-            raise UsageError(kind, why="only a first prompt is compressed, and it must come whole in this block",
-                             hint="a new generate call, without prefill_chunk_size", code="dropin")  # fmt: skip
+            raise UsageError(kind, why="only a first prompt is compressed, whole (no prefill_chunk_size) and in this block",
+                             hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
         if cache is not None and type(cache) is not DynamicCache:
             raise UsageError(f"a {type(cache).__name__}", why="rows can only leave a DynamicCache",
                              hint="generate without cache_implementation", code="dropin")  # fmt: skip

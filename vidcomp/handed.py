@@ -105,7 +105,7 @@ def find_video(
         UsageError: there is not exactly one whole video.
     """
     if not runs:
-        raise UsageError("a video whose features were made elsewhere", why="the tower did not run in this block",
+        raise UsageError("a video whose features were made elsewhere", why="the tower did not run in this block for it; prefill_chunk_size may have kept pixels away",
                          hint="give the model the processor's own inputs", code="dropin")  # fmt: skip
     videos = rows.videos if rows.videos is not None else given and given // copies
     if videos is not None and videos > 1:

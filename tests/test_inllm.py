@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny import masked_reference, tiny_model
 
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule
 from vidcomp.inllm.base import best_rows, scaled_layer
 from vidcomp.inllm.holitom import HolitomInner
+from vidcomp.library import CACHE, SUPPORTED
 
 BEFORE, VISUAL, AFTER, STEPS = 5, 40, 6, 5
 
@@ -249,6 +252,95 @@ def test_a_prefill_of_another_length_is_an_error():
     rows, flags = sequence(model)
     with pytest.raises(ModelError, match="the prefill holds"):
         run(model, rows[:-1], flags)
+
+
+def renamed(model):
+    """A release that calls its layers with another keyword, which their ``**kwargs`` swallow."""
+    for layer in model.get_decoder().layers:
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {"kv" if name == CACHE else name: kwargs[name] for name in kwargs}),
+            with_kwargs=True,
+        )
+
+
+def without_attention(model):
+    """An attention module that one layer calls past its hooks."""
+    attention = model.get_decoder().layers[4].self_attn
+    model.get_decoder().layers[4].self_attn = type("Direct", (torch.nn.Module,), {
+        "__getattr__": lambda _, name: getattr(attention, name),
+        "__call__": lambda _, **kwargs: attention.forward(**kwargs),
+    })()  # fmt: skip
+
+
+def other_keys(model):
+    """Attention whose keys are not those that its projection makes when it is asked again."""
+    for layer in model.get_decoder().layers:
+        layer.self_attn.k_proj.register_forward_hook(lambda _, args, output: torch.randn_like(output))
+
+
+def checkpointing(model):
+    """Layers that recompute in the backward pass take no cache."""
+    model.train()
+    model.gradient_checkpointing_enable()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (renamed, "not seen in 6 layers"),
+        (without_attention, r"not seen in 1 layers \(attention\)"),
+        (other_keys, "is not what its projections say"),
+        (checkpointing, "gradient checkpointing takes the cache away"),
+    ],
+)
+def test_hooks_that_a_model_does_not_reach_are_found_before_it_is_used(change, words):
+    model = tiny_model()
+    change(model)
+    clean = hooks_on(model)
+    with pytest.raises(ModelError, match=words):
+        Attachment(model)
+    assert hooks_on(model) == clean
+
+
+def compiled(model):
+    for layer in model.get_decoder().layers:
+        layer.compile(backend="eager")
+
+
+def placed(model):
+    """As a device map leaves a model: hooks on every module that move what comes in."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.dispatch_model(model, {"": "cpu"}, main_device="cpu", force_hooks=True)
+
+
+def offloaded(model):
+    """Weights that live elsewhere until their module runs."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("change", [compiled, placed, offloaded])
+def test_hooks_are_reached_however_the_layers_are_run(change):
+    model = tiny_model()
+    rows, flags = sequence(model)
+    expected = run(model, rows, flags, HolitomInner(k=2))[0].sequences
+    change(model)
+    assert torch.equal(run(model, rows, flags, HolitomInner(k=2))[0].sequences, expected)
+
+
+def test_the_cache_goes_under_the_name_that_the_installed_layers_know():
+    model = tiny_model()
+    assert CACHE in inspect.signature(type(model.get_decoder().layers[0]).forward).parameters
+    assert CACHE in inspect.signature(type(model).forward).parameters
+
+
+def test_the_supported_releases_are_those_of_the_requirement():
+    first, last = SUPPORTED.split(" up to ")
+    above = f"5.{int(last.split('.')[1]) + 1}"
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'"transformers>={first},<{above}"' in text
+    script = (ROOT / ".ci" / "run").read_text()
+    assert f"on_release {first} " in script and f"on_release {last}\n" in script
 
 
 def test_unsupported_kernels_and_layers_are_refused():

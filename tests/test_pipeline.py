@@ -12,7 +12,7 @@ from clips import make_clip
 import vidcomp
 from vidcomp.config import RunConfig
 from vidcomp.errors import InputError, NotApplied, UsageError
-from vidcomp.measured import check_applied
+from vidcomp.measured import check_prepared
 from vidcomp.models.probe import attention_of, encoder_layers, received_attention
 
 QUESTION = "what happens at the end?"
@@ -203,23 +203,54 @@ def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36
 
 
-def test_asked_for_but_not_applied_is_an_error(nano, clip, monkeypatch):
-    prepared = []
-    prepare = nano.prepare
-    monkeypatch.setattr(nano, "prepare", lambda *args: prepared.append(prepare(*args)) or prepared[0])
-    ledger = nano.ask(clip, QUESTION, keep=0.25, max_new_tokens=1).ledger
-    check_applied(ledger.tokens.kept, ledger, prepared[0])
-    prepared[0].cache.reached.clear()
-    with pytest.raises(NotApplied, match="did not run"):
-        check_applied(ledger.tokens.kept, ledger, prepared[0])
-    with pytest.raises(NotApplied, match="entered the model"):
-        check_applied(ledger.tokens.kept + 1, ledger, prepared[0])
+def unreached(plan):
+    """A stage that the decoder has no layer for."""
+    plan.stages |= {99}
+
+
+def unread(plan):
+    """Decode steps that were to read part of the keys, from a layer that does not exist."""
+    plan.read_layer = 99
+
+
+def unseen(plan):
+    """A cache that hooks pass by."""
+    plan.prefill_rows = {}
+    plan.enter = lambda layer, module, hidden, rotary: hidden
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(unreached, "did not run"), (unread, "read every key"), (unseen, "hooks did not run")]
+)
+def test_asked_for_but_not_applied_is_an_error_before_a_word_is_said(nano, clip, monkeypatch, spoil, words):
+    prepare, said = nano.prepare, []
+
+    def spoiled(*args):
+        prefill = prepare(*args)
+        spoil(prefill.cache)
+        return prefill
+
+    nano.ask(clip, QUESTION, keep=0.25, on_text=said.append)
+    assert said  # so the last line can fail
+    said.clear()
+    monkeypatch.setattr(nano, "prepare", spoiled)
+    with pytest.raises(NotApplied, match=words):
+        nano.ask(clip, QUESTION, keep=0.25, on_text=said.append)
+    assert not said
+
+
+def test_what_is_read_must_be_what_was_prepared(nano, clip):
+    encoded = nano.encode(clip, keep=0.25)
+    prefill = nano.prepare(encoded, QUESTION)
+    check_prepared(len(encoded.tokens), prefill)
+    with pytest.raises(NotApplied, match="would enter the model"):
+        check_prepared(len(encoded.tokens) + 1, prefill)
 
 
 def test_a_model_whose_hooks_are_gone_says_that_nothing_was_applied(clip):
     lm = vidcomp.load("nano", device="cpu")
     lm._attachment.remove()
-    with pytest.raises(NotApplied, match="hooks did not run"):
+    with pytest.raises(NotApplied, match="without the compressor"):
         lm.ask(clip, QUESTION, keep=0.25)
 
 

@@ -43,6 +43,7 @@ class Option:
         flag: the long option, such as ``--keep``.
         help: one line; the default and the range are added by whoever prints it.
         choices: the allowed values of a text option.
+        numbered: the one among them that may carry a number, as in ``cuda:1``.
         low, high: inclusive range of a number.
         above: exclusive lower limit of a number.
         listing: stage whose methods the word ``help`` prints instead of a value.
@@ -52,6 +53,7 @@ class Option:
     flag: str
     help: str
     choices: tuple[str, ...] = ()
+    numbered: str | None = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -62,7 +64,9 @@ class Option:
         """Raise UsageError when the value is outside the range or the choices."""
         if value is None:
             return
-        if self.choices and value not in self.choices:
+        name, colon, number = str(value).partition(":")
+        numbered = bool(colon) and name == self.numbered and number.isdecimal()
+        if self.choices and value not in self.choices and not numbered:
             raise UsageError(
                 f"{self.flag} {value}", why=f"it must be one of {', '.join(self.choices)}", code="bad_option"
             )
@@ -240,8 +244,9 @@ class ModelConfig(_Checked):
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
     revision: str | None = option(None, "--revision", "branch, tag or commit of a hub model (default: main)")
     device: str = option(
-        "auto", "--device", "where the model runs", choices=("auto", "cpu", "cuda", "mps"), shapes=False
-    )
+        "auto", "--device", "where the model runs; cuda:1 is the second GPU",
+        choices=("auto", "cpu", "cuda", "mps"), numbered="cuda", shapes=False,
+    )  # fmt: skip
     device_map: str | None = option(
         None, "--device-map", "spread the layers over several devices (needs accelerate)",
         choices=("auto", "balanced", "sequential"), shapes=False,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,23 +17,37 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
-from transformers import DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 
 from vidcomp.border import checked
 from vidcomp.config import OuterConfig, RunConfig
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.finite import check_finite_rows
-from vidcomp.inllm import Attachment, CompressedCache, Schedule
+from vidcomp.handed import (
+    TowerRun,
+    VideoRows,
+    find_video,
+    frame_rows,
+    fullest,
+    one_prompt,
+    prompt_around,
+    split_levels,
+    videos_given,
+)
+from vidcomp.inllm import Attachment, CompressedCache, Schedule, check_forward
 from vidcomp.inner import chosen_schedule, visual_facts
 from vidcomp.ledger import StageLedger, TokenCounts
+from vidcomp.library import CACHE
 from vidcomp.measured import record_prefill
 from vidcomp.methods import Method, method_of
-from vidcomp.models import Family, Layout, Prompt, adapter_of
+from vidcomp.models import Family, Layout, adapter_of
 from vidcomp.outer import completed, outer_notes, reduced, signals_to_collect
 from vidcomp.spans import every_frame
 from vidcomp.tokens import TokenView
 
 __all__ = ["Compression", "compress"]
+
+_INPUTS = "give the model the processor's own inputs, in one piece; what must not be compressed goes outside the block"
 
 
 @checked
@@ -46,6 +59,7 @@ def compress(
     keep_tokens: int | None = None,
     inner: str = "auto",
     positions: str = "auto",
+    tokenizer: Any = None,
 ) -> Compression:
     """Compress the video in every prompt that a stock model reads inside the ``with`` block.
 
@@ -53,17 +67,22 @@ def compress(
             model.generate(**inputs)
         run.ledgers[-1].tokens
 
-    Inputs are those of the library's own processor, with one video per prompt. Sampling, beams, streaming and whatever
-    else ``generate`` does stay as they are. All frames go through the vision tower, since the model runs it itself.
+    Inputs are those of the library's own processor, with one video per prompt; pictures beside it stay whole. Sampling,
+    beams, streaming, gradients and whatever else the model does stay as they are. All frames go through the vision
+    tower, since the model runs it itself. A video that would be read whole is an error, at the latest when the block
+    ends.
 
     Args:
-        model: a loaded stock model of a supported family; it is used as it is and left as it was.
+        model: a loaded stock model of a supported family, or a PEFT model around one; it is used as it is and left as
+            it was.
         method: a name with parameters (``"holitom:tau=0.8"``) or a method object.
         keep: share of the visual tokens that enters the language model, 0.1 when it is not named; 1 is the plain model,
             bit for bit.
         keep_tokens: their number instead, met exactly.
         inner: reduction inside the language model: ``auto`` (the method's own), ``none``, or ``holitom:k=18,r=0.5``.
         positions: ``keep``, ``compact``, or ``auto`` for the family's own choice.
+        tokenizer: the model's own; InternVL and SmolVLM2 need it to tell frames from pictures. None: the one beside the
+            model's files.
 
     Raises:
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
@@ -72,7 +91,22 @@ def compress(
     spec = method if isinstance(method, str) else method.name
     budget = {name: value for name, value in (("keep", keep), ("keep_tokens", keep_tokens)) if value is not None}
     config = RunConfig.from_flat(method=spec, inner=inner, positions=positions, **budget).outer
-    return Compression(adapter_of(model), chosen, config)
+    inside = getattr(model, "get_base_model", None)  # PEFT wraps the stock model
+    family = adapter_of(inside() if inside is not None else model)
+    return Compression(family, chosen, config, tokenizer if tokenizer is not None else _tokenizer(family))
+
+
+def _tokenizer(family: Family) -> Any:
+    """The tokenizer beside the model's files, where frames and pictures have one token; never from the network."""
+    if family.frame_line is None:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(family.model.name_or_path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{family.model_type} models need their tokenizer here",
+                         why="frames and pictures have one token, and only the text before them tells which is which",
+                         hint="vidcomp.compress(model, tokenizer=processor.tokenizer)",
+                         code="dropin") from error  # fmt: skip
 
 
 @dataclass
@@ -80,9 +114,13 @@ class _Call:
     """What one thread's current forward has told so far."""
 
     ids: Tensor | None = None
+    inside: bool = False  # whether the stock model is running, whose decoder is called with what it made of the ids
     returns_cache: bool = True
-    tower: dict[str, Any] | None = None
-    told: Callable[[Layout], dict[str, Tensor]] | None = None
+    labels: bool = False
+    every_logit: bool = False
+    videos: int | None = None
+    runs: list[TowerRun] = field(default_factory=list)  # of the tower, not yet seen in a prompt
+    seen: list[TowerRun] = field(default_factory=list)  # those of the last prompt, which returns whole without a cache
     stack: ExitStack = field(default_factory=ExitStack)
     cache: _ReducedCache | None = None
 
@@ -94,8 +132,8 @@ class Compression:
         ledgers: one per prompt that was compressed, in the order in which they were read.
     """
 
-    def __init__(self, family: Family, method: Method, config: OuterConfig) -> None:
-        self.family, self.method = family, method
+    def __init__(self, family: Family, method: Method, config: OuterConfig, tokenizer: Any = None) -> None:
+        self.family, self.method, self.tokenizer = family, method, tokenizer
         self.config = replace(config, positions=family.positions if config.positions == "auto" else config.positions)
         if config.positions == "ppe":
             raise UsageError("positions='ppe'", why="the stock model counts positions by itself",
@@ -106,7 +144,9 @@ class Compression:
             raise UsageError(f"method {method.name!r} chooses tokens for a question",
                              why="a ready prompt does not tell the question from the template around it",
                              hint="vidcomp.load(...).ask(video, question)", code="missing_question")  # fmt: skip
+        self.plain = config.keep >= 1 and self.schedule is None
         self.ledgers: list[StageLedger] = []
+        self._calls: list[_Call] = []  # one per thread
         self._stack = ExitStack()
         self._local = threading.local()
 
@@ -119,12 +159,17 @@ class Compression:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self._stack.close()
+        whole = sum(len(call.runs) for call in self._calls)
+        if whole and kind is None and not self.plain:
+            raise NotApplied(f"the vision tower ran {whole} times for nothing that was compressed",
+                             why="its features did not come by in a prompt of this model", hint=_INPUTS)  # fmt: skip
 
     def _hooks(self, model: Any) -> list[RemovableHandle]:
         base, decoder, tower = model.base_model, model.get_decoder(), self.family.tower
         return [
+            model.register_forward_pre_hook(self._before_head, with_kwargs=True),
             base.register_forward_pre_hook(self._before_model, with_kwargs=True),
             base.register_forward_hook(self._after_model, always_call=True),
             tower.register_forward_pre_hook(self._before_tower, with_kwargs=True),
@@ -136,6 +181,7 @@ class Compression:
     def _call(self) -> _Call:
         if not hasattr(self._local, "call"):
             self._local.call = _Call()
+            self._calls.append(self._local.call)
         call: _Call = self._local.call
         return call
 
@@ -144,33 +190,48 @@ class Compression:
     def _before_tower(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = self._call
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        call.tower = {name: value for name, value in arguments.items() if not _is_pixels(value)}  # which are large
-        call.told = call.stack.enter_context(self.family.watching(self.signals))
+        small = {name: value for name, value in arguments.items() if not _is_pixels(value)}  # pixels are large
+        pixels = next((value for value in arguments.values() if _is_pixels(value)), ())
+        told = call.stack.enter_context(self.family.watching(self.signals))
+        call.runs.append(TowerRun({**small, "pictures": len(pixels)}, told))
 
     def _after_tower(self, module: Any, args: Any, output: Any) -> None:
         self._call.stack.close()
+        if output is None:  # it failed
+            self._call.runs.pop()
+
+    def _before_head(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call.labels = kwargs.get("labels") is not None
+        self._call.every_logit = isinstance(keep := kwargs.get("logits_to_keep", 0), int) and keep == 0
 
     def _before_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = self._call
-        call.ids, call.cache = kwargs.get("input_ids", args[0] if args else None), None
+        call.ids, call.cache, call.inside = kwargs.get("input_ids", args[0] if args else None), None, True
+        call.videos = videos_given(kwargs)
         uses = kwargs.get("use_cache")
         uses = self.family.model.config.get_text_config().use_cache if uses is None else uses
-        call.returns_cache = bool(uses) or kwargs.get("past_key_values") is not None
+        call.returns_cache = bool(uses) or kwargs.get(CACHE) is not None
 
     def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache, ids = kwargs.get("past_key_values"), self._call.ids
+        cache, call = kwargs.get(CACHE), self._call
+        known = isinstance(cache, _ReducedCache)
         if isinstance(cache, _ReducedCache):
             cache.continue_with(kwargs)
-            kind = "a second video in a compressed conversation"
-        elif cache is not None and cache.get_seq_length() > 0:
-            kind = "a video in a conversation that began outside the block"
-        else:
-            kind = ""
-        if ids is None or ids.shape[1] == 1 or not bool((ids == self.family.visual_id).any()):
-            return (args, kwargs) if isinstance(cache, _ReducedCache) else None
-        if kind:
-            raise UsageError(kind, why="only the first prompt is compressed", hint="a new generate call", code="dropin")
-        config = self._settled(ids)
+        runs, call.runs = call.runs, []  # they belong to this prompt, whatever becomes of it
+        call.seen = runs if runs or cache is not None else call.seen
+        if self.plain and runs:
+            check_finite_rows(kwargs["inputs_embeds"])
+        rows = None if self.plain else self._video_rows(call, kwargs, runs)
+        if rows is None:
+            return (args, kwargs) if known else None
+        if known or (cache is not None and cache.get_seq_length() > 0):
+            kind = (
+                "a second video in a compressed conversation" if known else "a video behind rows that were read before"
+            )
+            raise UsageError(kind,
+                             why="only a first prompt is compressed, whole (no prefill_chunk_size) and in this block",
+                             hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
+        config = self._settled(rows)
         schedule = self.schedule if config.keep < 1 or config.inner != "auto" else None
         if config.keep >= 1 and schedule is None:
             check_finite_rows(kwargs["inputs_embeds"])
@@ -178,42 +239,70 @@ class Compression:
         if cache is not None and type(cache) is not DynamicCache:
             raise UsageError(f"a {type(cache).__name__}", why="rows can only leave a DynamicCache",
                              hint="generate without cache_implementation", code="dropin")  # fmt: skip
-        with torch.no_grad():
-            self._shorten(ids, kwargs, config, schedule)
+        if call.labels:
+            raise UsageError("labels beside a video that is compressed",
+                             why="rows leave, so logits and labels do not stand side by side",
+                             hint="call without labels; the last logits belong to the last ids",
+                             code="dropin")  # fmt: skip
+        assert call.ids is not None
+        self._shorten(call.ids, rows, call.seen, kwargs, config, schedule)
         return args, kwargs
+
+    def _video_rows(self, call: _Call, kwargs: dict[str, Any], runs: list[TowerRun]) -> VideoRows | None:
+        """The rows of the prompt that show video, None when there are none.
+
+        Raises:
+            UsageError: the prompt does not tell. NotApplied: the tower ran, and nothing in the prompt is of it.
+        """
+        ids, embeds = call.ids, kwargs.get("inputs_embeds")
+        if ids is None:
+            if runs or (call.inside and embeds is not None and embeds.shape[1] > 1):
+                raise UsageError("a prompt given as inputs_embeds", why="without ids a video cannot be told from text",
+                                 hint=_INPUTS, code="dropin")  # fmt: skip
+            return None
+        if ids.shape[1] == 1 and not runs:
+            return None
+        if bool((ids == self.family.visual_id).any()):
+            rows = frame_rows(self.family, self.tokenizer, ids[fullest(ids, self.family.visual_id)].cpu())
+            return rows if bool(rows.visual.any()) else None
+        if runs and not bool((ids == self.family.model.config.image_token_id).any()):
+            raise NotApplied("the vision tower ran, and this prompt holds nothing of it",
+                             why="a prompt in pieces (prefill_chunk_size), or features that were made for another one",
+                             hint=_INPUTS)  # fmt: skip
+        return None
 
     def _after_model(self, module: Any, args: Any, output: Any) -> None:
         call = self._call
-        if call.cache is None or output is None:
-            return
-        _count(self.ledgers[call.cache.number], call.cache)
-        if not call.returns_cache:
-            output["past_key_values"] = None
-        call.cache = None
+        call.ids, call.inside, call.labels, call.every_logit = None, False, False, False
+        cache, call.cache = call.cache, None
+        if output is None:  # it failed
+            call.runs.clear()
+        elif cache is not None:
+            _count(self.ledgers[cache.number], cache)
+            if not call.returns_cache:
+                output[CACHE] = None
 
     # -- the work
 
-    def _settled(self, ids: Tensor) -> OuterConfig:
+    def _settled(self, shown: VideoRows) -> OuterConfig:
         """The budget for the video in this prompt."""
         if self.config.keep_tokens is None:
             return self.config
-        return self.config.settled(int((ids[0] == self.family.visual_id).sum()) - len(self.family.separators()))
+        return self.config.settled(int(shown.visual.sum()) - len(self.family.separators()))
 
-    def _shorten(self, ids: Tensor, kwargs: dict[str, Any], config: OuterConfig, schedule: Schedule | None) -> None:
+    def _shorten(
+        self, ids: Tensor, shown: VideoRows, runs: list[TowerRun], kwargs: dict[str, Any],
+        config: OuterConfig, schedule: Schedule | None,
+    ) -> None:  # fmt: skip
         """Replace embeddings, positions, mask and cache of the decoder's call by those of the rows that stay."""
-        rows = _one_prompt(ids, kwargs["inputs_embeds"])
-        visual = (ids[0] == self.family.visual_id).cpu()
-        layout = self._layout(int(visual.sum()))
-        prompt, separators = _prompt(ids[0].cpu(), visual, layout), len(self.family.separators())
+        rows, visual = one_prompt(ids, kwargs["inputs_embeds"]), shown.visual
+        layout, run = find_video(self.family, shown, runs, self._call.videos, len(ids))
+        prompt, separators = prompt_around(ids[0].cpu(), visual, layout), len(self.family.separators())
         total, where = layout.slices * layout.tokens, visual.nonzero()[:, 0].to(rows.device)
-        levels = kwargs.pop("deepstack_visual_embeds", None) or ()
-        kwargs.pop("visual_pos_masks", None)
-        if any(len(level) < total for level in levels):
-            raise UsageError("pictures beside the video", why="this family's DeepStack levels mix them",
-                             hint="one video per prompt and nothing else", code="dropin")  # fmt: skip
+        levels, beside = split_levels(kwargs, visual)
         ledger = StageLedger(keep_requested=config.keep, frames_encoded=layout.frames)
         with ledger.stage("compress", "tokens") as record:
-            view = self._view(rows[where[:total]], [level[:total] for level in levels], layout)
+            view = self._view(rows[where[:total]], levels, layout, run, shown.pictures)
             plan = every_frame(layout.slices)
             reduction, tokens = reduced(view, plan, self.method, config)
             record.into, record.out = total, len(tokens)
@@ -231,31 +320,30 @@ class Compression:
             deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
         )  # fmt: skip
         cache.is_token, cache.number = order.order < len(tokens), len(self.ledgers)
+        if beside is not None:
+            cache.beside = (torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1])
         cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
         kwargs["inputs_embeds"] = joined[cut].expand(len(ids), -1, -1)
-        kwargs["past_key_values"] = self._call.cache = cache
+        kwargs[CACHE] = self._call.cache = cache
+        ledger.notes += self._surprises(len(ids[0]), len(cut))
         self.ledgers.append(ledger)
 
-    def _layout(self, visual: int) -> Layout:
-        call = self._call
-        if call.tower is None:
-            raise UsageError("a video whose features were made elsewhere", why="the tower did not run in this block",
-                             hint="give the model the processor's own inputs", code="dropin")  # fmt: skip
-        layout = self.family.layout_seen(call.tower, visual - len(self.family.separators()))
-        if layout is None:
-            raise UsageError(
-                f"{visual} visual tokens are not those of one whole video",
-                why="several videos, pictures beside it, or a processor that drops tokens by itself",
-                hint="one video per prompt; VideoLLaMA3: use_token_compression=False",
-                code="dropin",
-            )
-        return layout
+    def _surprises(self, full: int, left: int) -> list[str]:
+        """What the caller of this forward might not expect."""
+        notes = []
+        if self._call.every_logit:
+            notes.append(f"the logits have {left} rows for {full} ids; count from the last one")
+        if self.schedule is not None and not self._call.returns_cache:
+            notes.append("without a cache the whole prompt is read and reduced anew for every token")
+        return notes
 
-    def _view(self, features: Tensor, levels: list[Tensor], layout: Layout) -> TokenView:
+    def _view(
+        self, features: Tensor, levels: list[Tensor], layout: Layout, run: TowerRun, pictures: Tensor | None
+    ) -> TokenView:
         """What the method is shown, from features [T * N, D]."""
         shape = (layout.slices, layout.tokens, -1)
-        told = self._call.told(layout) if self._call.told is not None else {}
-        signals = {name: value[: layout.slices] for name, value in told.items()}  # beams may repeat the video
+        which = torch.arange(layout.slices) if pictures is None else pictures  # beams may repeat the video
+        signals = {name: value.detach()[which.to(value.device)] for name, value in run.told(layout).items()}
         times = torch.tensor(layout.times, dtype=torch.float64)
         view = TokenView(features.view(shape), layout.grid, times, deepstack=tuple(x.view(shape) for x in levels),
                          **signals)  # fmt: skip
@@ -313,32 +401,8 @@ def _is_pixels(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _one_prompt(ids: Tensor, embeds: Tensor) -> Tensor:
-    """The rows [S, D] of a batch whose sequences are all the same: beams, or several samples of one prompt."""
-    if len(ids) > 1 and not (bool((ids == ids[:1]).all()) and bool((embeds == embeds[:1]).all())):
-        raise UsageError(f"a batch of {len(ids)} different prompts", why="each video keeps another number of tokens",
-                         hint="one prompt per generate call; beams and several samples of one work",
-                         code="dropin")  # fmt: skip
-    return embeds[0]
-
-
-def _prompt(ids: Tensor, visual: Tensor, layout: Layout) -> Prompt:
-    """The text around the visual tokens, all of it as the prompt proper."""
-    places, tokens = visual.nonzero()[:, 0], layout.tokens
-    first = places[: layout.slices * tokens : tokens]
-    last = places[tokens - 1 : layout.slices * tokens : tokens]
-    if not torch.equal(last - first, torch.full_like(first, tokens - 1)):
-        raise UsageError("visual tokens that are not in one piece per frame", hint="the processor's own inputs",
-                         code="dropin")  # fmt: skip
-    text = ids[~visual]
-    return Prompt(text, (~visual).cumsum(0)[first], torch.full_like(text, -1), torch.zeros_like(text, dtype=torch.bool))
-
-
 def _count(ledger: StageLedger, cache: _ReducedCache) -> None:
     """Write down what the prefill did."""
-    if 0 not in cache.prefill_rows:
-        raise NotApplied("the decoder layers did not run", why="the model's forward was cut short")
+    check_forward(cache, 1)
     record_prefill(ledger, cache, cache.is_token)
     ledger.tokens.text = ledger.tokens.sequence - ledger.tokens.kept - ledger.tokens.separators
-    if not cache.applied:
-        raise NotApplied("the reduction inside the model did not run", why="its layer was not reached")

@@ -18,7 +18,8 @@ from vidcomp.config import GenerateConfig
 from vidcomp.endings import Finish, ending_note, finish_of, repeated_block
 from vidcomp.errors import OutOfMemory
 from vidcomp.finite import not_finite
-from vidcomp.inllm import CompressedCache
+from vidcomp.inllm import CompressedCache, check_forward
+from vidcomp.library import CACHE
 from vidcomp.models import Family
 
 __all__ = ["Generation", "Prefill", "generate", "memory_errors", "seeded", "stream_text"]
@@ -91,10 +92,11 @@ def generate(
 
     Raises:
         OutOfMemory: the device's memory did not suffice. ModelError: logits are not finite.
+        NotApplied: the forward pass did not do what was asked; no text has been handed on then.
     """
-    logits = _FiniteLogits()
+    logits, checked = _FiniteLogits(), _Checked(prefill.cache)
     rows, watch, known = prefill.rows, _Watch(stop, logits), family.model.generation_config
-    streamer = _Pieces(family.tokenizer, on_text) if on_text else None
+    streamer = _Pieces(family.tokenizer, on_text, checked) if on_text else None
     sampling = _sampling(config, known)
     draws = sampling.get("do_sample", known.do_sample)
     with memory_errors(f"{family.device} for {len(rows)} rows"), seeded(config.seed) if draws else nullcontext():
@@ -102,11 +104,11 @@ def generate(
             input_ids=prefill.ids[None].to(rows.device),
             position_ids=prefill.positions,
             attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
-            past_key_values=prefill.cache,
             max_new_tokens=config.max_new_tokens,
-            logits_processor=LogitsProcessorList([logits]),
+            logits_processor=LogitsProcessorList([checked, logits]),
             stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer,
+            **{CACHE: prefill.cache},
             **({} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}),  # new rows are text
             **sampling,
             **_end_tokens(family),
@@ -222,16 +224,36 @@ class _Watch(StoppingCriteria):
         return torch.full((input_ids.shape[0],), done, device=input_ids.device)
 
 
-class _Pieces(TextStreamer):
-    """Hands finished words on."""
+class _Checked(LogitsProcessor):
+    """Stands between every forward pass and the token that is chosen from it; changes nothing."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+    def __init__(self, cache: CompressedCache) -> None:
+        self.cache, self.forwards = cache, 0
+
+    def __call__(self, input_ids: Tensor, scores: Any) -> Any:
+        self.forwards += 1
+        check_forward(self.cache, self.forwards)
+        return scores
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing can turn the answer into an error any more: what reads part of the keys starts later."""
+        return self.forwards > (self.cache.read_layer is not None)
+
+
+class _Pieces(TextStreamer):
+    """Hands finished words on, the first ones when the forward pass has proven to be what was asked for."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], checked: _Checked) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
+        self.on_text, self.checked = on_text, checked
+        self.held = ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self.on_text(text)
+        self.held += text
+        if self.held and (stream_end or self.checked.settled):
+            self.on_text(self.held)
+            self.held = ""
 
 
 def _sampling(config: GenerateConfig, known: Any) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _hub_errors(name: str, offline: bool, revision: str | None) -> Iterator[None
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes cuda, then mps, then cpu.
+    """``auto`` takes cuda, then mps, then cpu; ``cuda:1`` is the second GPU.
 
     Raises:
         ModelError: a device that torch does not see.
@@ -233,10 +233,12 @@ def pick_device(name: str) -> torch.device:
     seen = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if seen[kind]))
-    if not seen[name]:
-        raise ModelError(
-            f"--device {name}", why=f"this torch ({torch.__version__}) sees no such device", hint="--device auto"
-        )
+    kind, _, number = name.partition(":")
+    if not seen[kind] or (number and int(number) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if seen["cuda"] else 0
+        raise ModelError(f"--device {name}", why=f"this torch ({torch.__version__}) sees {count} CUDA devices"
+                         if kind == "cuda" else f"this torch ({torch.__version__}) sees no such device",
+                         hint="--device auto, or cuda:N counted from 0" if count else "--device auto")  # fmt: skip
     return torch.device(name)
 
 

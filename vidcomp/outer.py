@@ -95,9 +95,10 @@ def reduced(
         if "query" in method.needs and view.query is None:
             raise UsageError(f"method {method.name!r} chooses tokens for a question", why="none was given",
                              hint="encode(video, question=...), or ask()", code="missing_question")  # fmt: skip
-        reduction = _decided(settled(method, config.keep, seed), view, keep)
-        if config.keep_tokens is not None:
-            reduction = fitted(view, reduction, min(config.keep_tokens, view.total))
+        with torch.no_grad():  # which tokens stay is no matter of gradients, what becomes of them is
+            reduction = _decided(settled(method, config.keep, seed), _detached(view), keep)
+            if config.keep_tokens is not None:
+                reduction = fitted(_detached(view), reduction, min(config.keep_tokens, view.total))
         if config.positions in raster_policies:
             reduction = reduction.in_raster_order()
         merged = apply_reduction(view, reduction)
@@ -159,3 +160,9 @@ def _reason(method: Method) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _detached(view: TokenView) -> TokenView:
+    if not view.features.requires_grad:
+        return view
+    return replace(view, features=view.features.detach(), deepstack=tuple(x.detach() for x in view.deepstack))

@@ -21,7 +21,7 @@ from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import Attachment, AttentionBalance, Schedule
 from vidcomp.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.ledger import StageLedger, TokenCounts
-from vidcomp.measured import check_applied, record_generation, span_records
+from vidcomp.measured import check_prepared, record_generation, span_records
 from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described, reads
 from vidcomp.models import Family, Layout, load_family
@@ -149,7 +149,8 @@ class VideoLM:
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
-            InputError: the file cannot be read. UsageError: a setting is wrong. NotApplied: a reduction did not happen.
+            InputError: the file cannot be read. UsageError: a setting is wrong, or this VideoLM was closed.
+            NotApplied: a reduction did not happen; no text has been handed on then.
         """
         check_question(question)
         check_history(history)
@@ -161,10 +162,10 @@ class VideoLM:
         prefill = self.prepare(encoded, question, balance, history)
         if encoded is video:  # it may be asked again: what comes before the question is read once
             prefill = encoded.prefix.continued(self.family, prefill, ledger)
+        check_prepared(len(encoded.tokens), prefill)
         waited = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
         record_generation(ledger, generation, prefill, waited)
-        check_applied(len(encoded.tokens), ledger, prefill)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
@@ -371,7 +372,7 @@ class VideoLM:
 
     def _settle(self) -> None:
         if self.family.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.family.device)
 
 
 @checked

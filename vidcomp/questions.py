@@ -12,6 +12,7 @@ from torch import Tensor
 from vidcomp.generation import Prefill, memory_errors
 from vidcomp.inllm import PrefixCache
 from vidcomp.ledger import StageLedger, StageRecord
+from vidcomp.library import CACHE
 from vidcomp.models import Family
 
 __all__ = ["SharedPrefix"]
@@ -64,8 +65,8 @@ class SharedPrefix:
                 inputs_embeds=rows,
                 position_ids=prefill.positions[..., :length],
                 attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             )
         ledger.video_rows, ledger.video_updated = (
             [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows)

@@ -27,6 +27,7 @@ from vidcomp.budget import token_budget
 from vidcomp.config import parse_spec
 from vidcomp.hub import EMBEDDED
 from vidcomp.inllm import get_schedule
+from vidcomp.library import CACHE
 from vidcomp.methods import method_of
 from vidcomp.methods.base import reads
 from vidcomp.nano.files import write_mp4
@@ -271,11 +272,11 @@ def _read_answer(lm: VideoLM, encoded: EncodedVideo, question: Question) -> Answ
     prefill = lm.prepare(encoded, question.text)
     decoder, cache = model.get_decoder(), prefill.cache
     inputs = prefill.rows[None].to(model.dtype)
-    hidden = decoder(inputs_embeds=inputs, position_ids=prefill.positions, past_key_values=cache).last_hidden_state
+    hidden = decoder(inputs_embeds=inputs, position_ids=prefill.positions, **{CACHE: cache}).last_hidden_state
     places = prefill.positions[:, -1:] + 1 + torch.arange(len(tokens), device=prefill.positions.device)
     seen = torch.ones(1, len(prefill.rows) + len(tokens), dtype=torch.long, device=inputs.device)
     later = decoder(
-        input_ids=tokens[None].to(inputs.device), position_ids=places, attention_mask=seen, past_key_values=cache
+        input_ids=tokens[None].to(inputs.device), position_ids=places, attention_mask=seen, **{CACHE: cache}
     ).last_hidden_state
     logits = model.lm_head(torch.cat([hidden[:, -1:], later], 1))[0]
     return logits.float().log_softmax(-1).cpu(), target

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.generation import Prefill
+from vidcomp.library import CACHE
 from vidcomp.models import Family
 
 __all__ = ["expectations"]
@@ -26,14 +27,12 @@ def expectations(family: Family, prefill: Prefill, answer: Tensor) -> Tensor:
     model = family.model
     decoder, cache = model.get_decoder(), prefill.cache
     rows = prefill.rows[None].to(model.dtype)
-    hidden = decoder(inputs_embeds=rows, position_ids=prefill.positions, past_key_values=cache).last_hidden_state[
-        :, -1:
-    ]
+    hidden = decoder(inputs_embeds=rows, position_ids=prefill.positions, **{CACHE: cache}).last_hidden_state[:, -1:]
     if answer.numel():
         places = prefill.positions[..., -1:] + 1 + torch.arange(answer.numel(), device=prefill.positions.device)
         seen = torch.ones(1, rows.shape[1] + answer.numel(), dtype=torch.long, device=rows.device)
         later = decoder(
-            input_ids=answer[None].to(rows.device), position_ids=places, attention_mask=seen, past_key_values=cache
+            input_ids=answer[None].to(rows.device), position_ids=places, attention_mask=seen, **{CACHE: cache}
         ).last_hidden_state
         hidden = torch.cat([hidden, later], 1)
     logs: Tensor = model.lm_head(hidden)[0].float().log_softmax(-1)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vidcomp.inllm.cache import CompressedCache
     from vidcomp.inllm.hooks import Attachment
     from vidcomp.inllm.prefix import PrefixCache, QuestionCache
+    from vidcomp.inllm.proof import check_forward
     from vidcomp.inllm.stage import Stage
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "QuestionCache",
     "Schedule",
     "Stage",
+    "check_forward",
     "get_schedule",
     "schedule_names",
     "schedules",
@@ -42,6 +44,7 @@ __getattr__ = lazily(
         "Attachment": "hooks",
         "PrefixCache": "prefix",
         "QuestionCache": "prefix",
+        "check_forward": "proof",
         "Stage": "stage",
     },
 )

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vidcomp.errors import ModelError, UsageError
+from vidcomp.errors import ModelError, NotApplied, UsageError
 from vidcomp.inllm.balance import AttentionBalance
 from vidcomp.inllm.base import Cut, Schedule
 from vidcomp.inllm.freeze import Parked, park
 from vidcomp.inllm.masks import fit_mask, text_mask
 from vidcomp.inllm.ppe import grouped_tables
-from vidcomp.inllm.rows import ranks_of, take_rows
+from vidcomp.inllm.rows import add_rows, ranks_of, take_rows
 from vidcomp.inllm.scoring import Attention, AttentionInput
 from vidcomp.inllm.stage import Stage
 
@@ -64,6 +65,8 @@ class CompressedCache(DynamicCache):
         if deepstack and len(deepstack) >= depth:
             raise ModelError(f"{len(deepstack)} DeepStack levels", why=f"the decoder has {depth} layers only")
         self.deepstack = deepstack
+        # rows [P] of the prefill that are no part of the plan, and what each level adds to them [P, D]: pictures
+        self.beside: tuple[Tensor, Sequence[Tensor]] | None = None
         self.schedule, self.depth, self.facts, self.balance = schedule, depth, facts or {}, balance
         plan = schedule or Schedule()
         self.stages: frozenset[int] = frozenset(plan.layers(depth))
@@ -87,13 +90,13 @@ class CompressedCache(DynamicCache):
         self.prefill_rows: dict[int, int] = {}  # layer -> rows that entered it in the prefill: measured, for the ledger
         self.updated_rows: dict[int, int] = {}  # layer -> rows that it updated; fewer where visual rows are frozen
         self.cached_rows: dict[int, int] = {}  # layer -> keys it held before them, where a shared prefix is continued
-        self.survivors: dict[
-            int, Tensor
-        ] = {}  # layer -> [B, V] visual rows of the prefill that entered it, where it changes
+        # layer -> [B, V] visual rows of the prefill that entered it, where it changes
+        self.survivors: dict[int, Tensor] = {}
         self.reads: list[tuple[int, int]] = []  # visual keys held and read, per decode step
         self.reduce_seconds: dict[int, float] = {}  # layer -> time its reduction took, as far as the host sees it
         self._past = self._length = self._batch = 0
         self._prefilling = False
+        self._begun = False  # whether the hooks announced the forward pass that layer 0 is about to store
         self._reading: Tensor | None = None  # [B, n] keys that this decode step reads from the read layer on
         self._parked: dict[int, Parked] = {}
         self._positions: Tensor | None = None
@@ -107,15 +110,13 @@ class CompressedCache(DynamicCache):
         """Called before layer 0 with [B, S, D], the position ids of its rows and the decoder's rotary embedding."""
         (self._batch, self._length), self._past = hidden.shape[:2], self.get_seq_length(0)
         self.rows = self._reading = None
-        self._turned = {}
+        self._begun, self._turned = True, {}
         self._positions, self._rotary = positions, rotary
         self.inputs.clear()
         self._prefilling = self._past == 0
         if self._prefilling and self._length != self.planned:
-            raise ModelError(
-                f"the prefill holds {self._length} rows, the plan {self.planned}",
-                why="the sequence was changed between planning and generation",
-            )
+            raise ModelError(f"the prefill holds {self._length} rows, the plan {self.planned}",
+                             why="the sequence was changed between planning and generation")  # fmt: skip
         if self._prefilling:
             self._places = self._visual.to(hidden.device).expand(hidden.shape[0], -1)
             self._origin = torch.arange(self._places.shape[1], device=hidden.device).expand_as(self._places)
@@ -134,9 +135,12 @@ class CompressedCache(DynamicCache):
 
     def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Reduce before ``layer`` where the plan says so: [B, S, D] to [B, S', D]."""
+        self._follow(hidden.device)
         if self._prefilling:
             if 0 < layer <= len(self.deepstack):
-                hidden = self._add(self.deepstack[layer - 1], hidden)
+                hidden = add_rows(hidden, self._places, self.deepstack[layer - 1], self._origin)
+                if self.beside is not None:
+                    hidden = self._add_beside(self.beside[0], self.beside[1][layer - 1], hidden)
             if layer in self.stages:
                 start = time.perf_counter()
                 hidden = self._reduce(layer, module, hidden, rotary)
@@ -147,6 +151,11 @@ class CompressedCache(DynamicCache):
             self._choose_reads(layer)
         self._forget_inputs(layer)
         return hidden
+
+    def _follow(self, device: torch.device) -> None:
+        """Bring what tells rows apart to the device of the layer that is about to run."""
+        self._places, self._origin = self._places.to(device), self._origin.to(device)
+        self.rows = self.rows if self.rows is None else self.rows.to(device)
 
     def watches(self, layer: int) -> bool:
         """Whether the attention of ``layer`` has to leave its input behind."""
@@ -169,7 +178,7 @@ class CompressedCache(DynamicCache):
         if self.rows is not None:
             self.columns[layer], self.tail[layer] = columns, self._past + self._length
         if self._reading is not None:
-            columns = columns.gather(1, self._reading)
+            columns = columns.gather(1, self._reading.to(columns.device))
         return fit_mask(mask, columns, self.rows), self._tables(layer, rotary)
 
     def park(self, layer: int, module: Any, hidden: Tensor, mask: Any, rotary: Tables) -> tuple[Tensor, Any, Tables]:
@@ -193,13 +202,22 @@ class CompressedCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; hand out those that this layer reads in this step."""
+        """Store new keys and values; hand out those that this layer reads in this step.
+
+        Raises:
+            NotApplied: the model carries no hooks; it would read a mask and positions that do not fit.
+        """
+        if layer_idx == 0 and not self._begun:
+            raise NotApplied("the cache of a compressed prompt was used without the compressor",
+                             why="the compress() block has ended, or the model was closed; hooks know what is left",
+                             hint="go on inside the block, or begin anew with the whole prompt")  # fmt: skip
+        self._begun = self._begun and layer_idx != 0
         if layer_idx in self._parked:
             key_states, value_states = self._parked[layer_idx].join(key_states, value_states)
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if self._reading is None or self.read_layer is None or layer_idx < self.read_layer:
             return keys, values
-        index = self._reading[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
+        index = self._reading.to(keys.device)[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
         return keys.gather(2, index), values.gather(2, index)
 
     def note_balance(self, layer: int) -> None:
@@ -273,11 +291,12 @@ class CompressedCache(DynamicCache):
         keys: Tensor = cast(Any, self.layers[layer]).keys
         return keys
 
-    def _add(self, level: Tensor, hidden: Tensor) -> Tensor:
-        """Add to each visual row of [B, S', D] that is still present what the level [V, D] holds for it."""
-        places = self._places[..., None].expand(-1, -1, hidden.shape[2])
-        added = hidden.gather(1, places) + level.to(hidden)[self._origin]
-        return hidden.scatter(1, places, added)
+    def _add_beside(self, rows: Tensor, level: Tensor, hidden: Tensor) -> Tensor:
+        """Add a level [P, D] to rows [P] of the prefill that always stay, wherever they stand by now."""
+        places = rows.to(hidden.device).expand(hidden.shape[0], -1)
+        if self.rows is not None:
+            places = torch.searchsorted(self.rows.to(hidden.device).contiguous(), places.contiguous())
+        return add_rows(hidden, places, level, torch.arange(len(rows)).expand(hidden.shape[0], -1))
 
     def _each_sequence(self, move: Callable[[Tensor], Tensor]) -> None:
         self.columns = {layer: move(columns) for layer, columns in self.columns.items()}
@@ -288,13 +307,12 @@ class CompressedCache(DynamicCache):
         if not any(stage > layer for stage in self.stages):
             self.inputs.clear()
 
-    def _attention_of(self, layer: int) -> Attention:
+    def _attention_of(self, layer: int, device: torch.device) -> Attention:
+        """Of a layer that may live elsewhere, with rows and keys on ``device``."""
         if layer not in self.inputs:
-            raise ModelError(
-                f"nothing was seen of the attention in layer {layer}",
-                why="its attention module was not called as expected",
-            )
-        return Attention(self.inputs[layer], self._keys(layer))
+            raise ModelError(f"nothing was seen of the attention in layer {layer}",
+                             why="its attention module was not called as expected")  # fmt: skip
+        return Attention(self.inputs[layer].to(device), self._keys(layer).to(device))
 
     def _reduce(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         visual = self._places
@@ -321,17 +339,21 @@ class CompressedCache(DynamicCache):
             return Attention(source, source.keys())
 
         assert self.schedule is not None
+        kept = ((name, value) for name, value in self.memory.items() if isinstance(value, Tensor))
+        self.memory.update({name: value.to(hidden.device) for name, value in kept})
         stage = Stage(
             layer, self.depth, hidden, self._places, self._origin, self._visual.numel(),
-            self.uncompressed, self._after, self.facts, self.memory, self._attention_of, coming,
+            self.uncompressed, self._after, self.facts, self.memory,
+            partial(self._attention_of, device=hidden.device), coming,
         )  # fmt: skip
         return self.schedule.reduce(stage)
 
     def _choose_reads(self, layer: int) -> None:
         """Ask the schedule which visual keys this decode step reads from ``layer`` on."""
-        visual = self._visual.to(self._keys(layer).device).expand(self._batch, -1)
+        device = self._keys(layer).device
+        visual = self._visual.to(device).expand(self._batch, -1)
         assert self.schedule is not None
-        kept = self.schedule.read(self._attention_of(layer - 1).last_row().gather(1, visual), self.memory)
+        kept = self.schedule.read(self._attention_of(layer - 1, device).last_row().gather(1, visual), self.memory)
         self.reached.add(layer)
         self.reads.append((visual.shape[1], visual.shape[1] if kept is None else kept.shape[1]))
         if kept is None:
@@ -346,17 +368,13 @@ class CompressedCache(DynamicCache):
         if not self._renumbers or (self.rows is None and layer not in self.shift):
             return rotary if self.rows is None else (take_rows(rotary[0], self.rows), take_rows(rotary[1], self.rows))
         if self._positions is None or self._positions.dim() != 2 or self._rotary is None:
-            raise UsageError(
-                "positions cannot be renumbered inside this model",
-                why="its positions are not one number per row",
-                hint="positions=keep",
-                code="bad_option",
-            )
+            raise UsageError("positions cannot be renumbered inside this model", hint="positions=keep",
+                             why="its positions are not one number per row", code="bad_option")  # fmt: skip
         key = self._length - self.shift[layer] if self.rows is None else self.rows.shape[1]
         if key not in self._turned:  # once for all layers behind a stage
             self._turned[key] = self._without_gaps(layer, rotary[0], self._positions)
-        tables, self.shift[layer] = self._turned[key]
-        return tables
+        (cos, sin), self.shift[layer] = self._turned[key]
+        return cos.to(rotary[0].device), sin.to(rotary[0].device)
 
     def _without_gaps(self, layer: int, like: Tensor, positions: Tensor) -> tuple[Tables, int]:
         """Tables of renumbered rows, and how far the last of them lags behind its own position."""
@@ -368,7 +386,7 @@ class CompressedCache(DynamicCache):
 
     def _new_columns(self, like: Tensor) -> Tensor:
         if self.rows is not None:
-            return self.rows + self._past
+            return self.rows.to(like.device) + self._past
         return torch.arange(self._past, self._past + self._length, device=like.device).expand(self._batch, -1)
 
     def _known_columns(self, layer: int, like: Tensor) -> Tensor:

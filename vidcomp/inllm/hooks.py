@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import nn
@@ -10,7 +9,9 @@ from torch.utils.hooks import RemovableHandle
 
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.inllm.cache import CompressedCache
-from vidcomp.inllm.scoring import AttentionInput
+from vidcomp.inllm.proof import prove
+from vidcomp.inllm.scoring import AttentionInput, moved
+from vidcomp.library import CACHE, SUPPORTED
 
 __all__ = ["SUPPORTED_ATTENTION", "Attachment", "check_decoder"]
 
@@ -20,10 +21,12 @@ SUPPORTED_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3"
 class Attachment:
     """Installs the hooks on a model's decoder; ``remove`` (or the end of a ``with`` block) leaves no trace.
 
-    The hooks hold no state: threads that generate with caches of their own do not disturb each other.
+    The hooks hold no state: threads that generate with caches of their own do not disturb each other. One row is sent
+    through the decoder to prove that every hook is reached.
 
     Raises:
         ModelError: the decoder is not shaped as the hooks expect, or its attention kernel cannot be cut.
+        NotApplied: some hook is not reached.
         UsageError: the model has the hooks already; a second set would reduce twice.
     """
 
@@ -38,6 +41,11 @@ class Attachment:
             self._handles.append(layer.register_forward_hook(hook.after_layer, with_kwargs=True, prepend=True))
             self._handles.append(attention.register_forward_pre_hook(hook.before_attention, with_kwargs=True))
             self._handles.append(attention.register_forward_hook(hook.after_attention, with_kwargs=True))
+        try:
+            prove(model)
+        except Exception:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Take all hooks off; a second call does nothing."""
@@ -56,13 +64,15 @@ class _LayerHook:
         self.index, self.rotary = index, rotary
 
     def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if not isinstance(cache, CompressedCache):
             return None
-        hidden = args[0] if args else kwargs.pop("hidden_states")
+        hidden = moved(args[0] if args else kwargs.pop("hidden_states"), module)
         if self.index == 0:
             cache.begin(hidden, kwargs.get("position_ids"), self.rotary)
-        mask, tables = kwargs.get("attention_mask"), cache.turned(kwargs["position_embeddings"])
+        mask = kwargs["attention_mask"]
+        cos, sin = cache.turned(kwargs["position_embeddings"])
+        tables = cos.to(hidden.device), sin.to(hidden.device)
         hidden = cache.enter(self.index, module, hidden, tables)
         mask, tables = cache.fit(self.index, mask, tables)
         hidden, mask, tables = cache.park(self.index, module, hidden, mask, tables)
@@ -71,7 +81,7 @@ class _LayerHook:
         return (hidden, *args[1:]), kwargs
 
     def after_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if not isinstance(cache, CompressedCache) or not cache.is_parked(self.index):
             return None
         if isinstance(output, tuple):
@@ -79,13 +89,13 @@ class _LayerHook:
         return cache.unpark(self.index, output)
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if isinstance(cache, CompressedCache) and cache.watches(self.index):
             hidden = args[0] if args else kwargs["hidden_states"]
             cache.note_input(self.index, AttentionInput(module, hidden, *kwargs["position_embeddings"]))
 
     def after_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if isinstance(cache, CompressedCache) and cache.balance is not None:
             cache.note_balance(self.index)
 
@@ -120,11 +130,9 @@ def check_decoder(model: Any) -> None:
             f"decoder with layers of kind {', '.join(sorted(kinds))}", why="rows can only leave full-attention layers"
         )
     layer = model.get_decoder().layers[0]
-    expected = {"attention_mask", "position_embeddings", "past_key_values"}
-    known = set(inspect.signature(type(layer).forward).parameters)
-    if not (expected <= known or "kwargs" in known) or not hasattr(layer.self_attn, "q_proj"):
+    if not hasattr(getattr(layer, "self_attn", None), "q_proj"):
         raise ModelError(
             f"unexpected decoder layer {type(layer).__name__}",
-            why="this release of transformers changed its shape",
-            hint="vidcomp supports transformers 5.17 up to 5.23",
+            why="its attention has no projections of its own",
+            hint=f"vidcomp supports transformers {SUPPORTED}",
         )

@@ -83,6 +83,7 @@ class QuestionCache(CompressedCache):
         """Drop cached rows before a stage; the question's own rows all go on."""
         if not self._asking:
             return super().enter(layer, module, hidden, rotary)
+        self._follow(hidden.device)
         if layer in self.stages:
             start = time.perf_counter()
             self._drop(layer, module, hidden, rotary)
@@ -111,7 +112,11 @@ class QuestionCache(CompressedCache):
 
     def _behind(self, prefix: Tensor, question: Tensor) -> Tensor:
         """Rows [B, Q, ...] of the question behind those rows of the prefix [B, P, ...] that are present."""
-        return torch.cat([take_rows(prefix, self._present), question], 1)
+        return torch.cat([take_rows(prefix, self._present).to(question.device), question], 1)
+
+    def _follow(self, device: torch.device) -> None:
+        super()._follow(device)
+        self._present = self._present.to(device)
 
     def _drop(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> None:
         visual, tables = self._places, self._prefix.tables

@@ -1,11 +1,11 @@
-"""Gathering of rows by index, per sequence."""
+"""Rows by index, per sequence."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["ranks_of", "take_rows"]
+__all__ = ["add_rows", "ranks_of", "take_rows"]
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
@@ -18,3 +18,10 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
 def ranks_of(marked: Tensor, count: int) -> Tensor:
     """Indices [B, count] of the marked entries of [B, S] bool, ascending; every row must have ``count`` of them."""
     return marked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def add_rows(hidden: Tensor, places: Tensor, level: Tensor, which: Tensor) -> Tensor:
+    """Add row ``which`` [B, V] of a level [L, D] to the rows of [B, S, D] that stand at ``places`` [B, V]."""
+    index = places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[2])
+    added = hidden.gather(1, index) + level.to(hidden)[which.to(hidden.device)]
+    return hidden.scatter(1, index, added)

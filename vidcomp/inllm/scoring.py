@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidcomp.inllm.rows import take_rows
 
-__all__ = ["Attention", "AttentionInput", "page_rank", "rotated"]
+__all__ = ["Attention", "AttentionInput", "moved", "page_rank", "rotated"]
 
 _SCRATCH_BYTES = 32 << 20  # of one block of attention rows
 
@@ -43,16 +43,26 @@ class AttentionInput:
         every = torch.arange(self.hidden.shape[1], device=self.hidden.device).expand(self.hidden.shape[0], -1)
         return self._projected("k", every)
 
+    def to(self, device: torch.device) -> AttentionInput:
+        """The same rows on another device; the module stays where it is."""
+        return AttentionInput(self.module, *(x.to(device) for x in (self.hidden, self.cos, self.sin)))
+
     def unrotated(self) -> AttentionInput:
         """The same input at no position at all."""
         return AttentionInput(self.module, self.hidden, torch.ones_like(self.cos), torch.zeros_like(self.sin))
 
     def _projected(self, which: str, rows: Tensor) -> Tensor:
-        heads = getattr(self.module, f"{which}_proj")(take_rows(self.hidden, rows))
-        heads = heads.unflatten(-1, (-1, self.module.head_dim))
-        norm = getattr(self.module, f"{which}_norm", None)
-        heads = heads if norm is None else norm(heads)  # Qwen3: per head, before the rotation
+        project, norm = getattr(self.module, f"{which}_proj"), getattr(self.module, f"{which}_norm", None)
+        heads = project(moved(take_rows(self.hidden, rows), project)).unflatten(-1, (-1, self.module.head_dim))
+        heads = heads if norm is None else norm(moved(heads, norm))  # Qwen3: per head, before the rotation
+        heads = heads.to(self.hidden.device)
         return rotated(self.module, heads.transpose(1, 2), take_rows(self.cos, rows), take_rows(self.sin, rows))
+
+
+def moved(rows: Tensor, module: Any) -> Tensor:
+    """Rows on the device where a module's weights live; where they are while weights are elsewhere until it runs."""
+    weight = next(module.parameters(), rows)
+    return rows if weight.device.type == "meta" else rows.to(weight.device)
 
 
 def rotated(module: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vidcomp.config import ModelConfig
+from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_config, checkpoint_folder, unsupported_family
 from vidcomp.models.architectures import ARCHITECTURES, find_architecture, random_checkpoint
 from vidcomp.models.base import Encoded, Family, ModelShape
@@ -68,7 +69,11 @@ def adapter_of(model: Any) -> Family:
     Raises:
         ModelError: its family is not supported.
     """
-    kind = str(getattr(getattr(model, "config", None), "model_type", None))
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ModelError(f"{type(model).__name__} is not a model of transformers", why="it has no config",
+                         hint="hand over the model itself (the .module of a DataParallel)")  # fmt: skip
+    kind = str(getattr(config, "model_type", None))
     return family_class(kind, getattr(model, "name_or_path", "") or type(model).__name__).of_model(model)
 
 

@@ -89,6 +89,9 @@ class Family(ABC):
     slot: ClassVar[str] = "<video>"  # what the chat template writes for a video
     visual: ClassVar[str] = "<video>"  # the token that stands for one visual row in the stock model's ids
     visual_key: ClassVar[str] = "video_token_id"  # where the model's config has its id
+    # Where frames and pictures have one token: what stands right before a frame, and before the first of a video.
+    frame_line: ClassVar[str | None] = None
+    first_frame: ClassVar[str | None] = None
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
     stock: ClassVar[StockRule] = StockRule()  # how the family's own processor samples

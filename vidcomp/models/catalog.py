@@ -9,7 +9,7 @@ from vidcomp.models.base import Family
 
 __all__ = ["TESTED", "FamilyInfo", "catalog", "markdown"]
 
-TESTED = ("5.17", "5.23")
+TESTED = ("5.17", "5.23", "5.24")
 """Releases of transformers whose own outputs every family is compared with."""
 
 _HEAD = """\
@@ -58,7 +58,7 @@ def catalog(families: Mapping[str, type[Family]]) -> tuple[FamilyInfo, ...]:
 
 def markdown(infos: Iterable[FamilyInfo]) -> str:
     """The page docs/models.md."""
-    return _HEAD.format(versions=" and ".join(TESTED)) + "\n" + "\n".join(_page(tuple(infos)))
+    return _HEAD.format(versions=f"{', '.join(TESTED[:-1])} and {TESTED[-1]}") + "\n" + "\n".join(_page(tuple(infos)))
 
 
 def _info(kind: type[Family]) -> FamilyInfo:

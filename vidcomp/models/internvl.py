@@ -24,6 +24,7 @@ class InternVL(SquareFamily):
     stock = INTERNVL_RULE
     visual = "<IMG_CONTEXT>"
     visual_key = "image_token_id"
+    frame_line, first_frame = r"Frame\d+: ?<img>$", r"Frame1: ?<img>$"
     leading = 1
     signals = TOWER_SIGNALS | CLASS_SIGNALS
     about = About(

@@ -35,6 +35,8 @@ class SmolVLM(SquareFamily):
     stock = SMOLVLM_RULE
     visual = "<image>"
     visual_key = "image_token_id"
+    frame_line = r"Frame from \d+:\d\d: ?<fake_token_around_image><global-img>$"
+    first_frame = r"You are provided the following series of"
     about = About(
         "SmolVLM2",
         tuple(f"HuggingFaceTB/SmolVLM2-{size}-Instruct" for size in ("256M-Video", "500M-Video", "2.2B")),

@@ -60,7 +60,8 @@ class SquareFamily(Family):
     def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
         """Every frame has the same number of tokens."""
         frames, left = divmod(rows, self.grid[0] * self.grid[1])
-        if left or not frames:
+        alone = self.frame_line is None  # else one call of the tower reads pictures and frames
+        if left or not frames or (alone and call["pictures"] % frames):
             return None
         times = tuple(float(second) for second in range(frames))
         return Layout(times, float(frames), (self.side, self.side), self.grid, self.patches_per_side**2)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import QUESTION, SHORT
 
+from vidcomp import index
+
 
 def test_an_answer_is_the_only_thing_on_stdout(cli, clip):
     status, out, err = cli("ask", clip, QUESTION, *SHORT)
@@ -90,3 +92,34 @@ def test_benches_print_a_verdict(cli, clip):
     assert status == 0
     assert "read passes" in out
     assert cli("bench", "compress", "--shape", "4x16")[0] == 2
+
+
+def test_the_index_of_methods_and_families_is_fresh():
+    assert index.FILE.read_text() == index.taken_from_classes(), "python -m vidcomp.index"
+
+
+def test_verbose_tells_the_settings(cli, clip):
+    _, _, err = cli("ask", clip, QUESTION, "--verbose", "--keep", "0.3", "--seed", "7", *SHORT)
+    for words in (
+        "model: nano",
+        "device cpu",
+        "dtype float32",
+        "method: holitom, keep 0.3",
+        "8 frames",
+        "seed 7",
+        "torch",
+    ):
+        assert words in err
+
+
+def test_a_hub_that_cannot_be_reached_is_one_short_error(cli, clip, monkeypatch):
+    asked = []
+
+    def refuse(*args, **settings):
+        asked.append(args)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    status, out, err = cli("ask", clip, QUESTION, "--model", "who/knows", "--quiet")
+    assert (status, out, len(asked)) == (4, "", 1)
+    assert err.splitlines()[1:2] == ["  not in the cache, and the hub cannot be reached"] and len(err.splitlines()) == 3

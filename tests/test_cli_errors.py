@@ -54,6 +54,10 @@ def test_each_kind_of_bad_input_has_its_own_message(cli, tmp_path):
         (["--keep", "0"], "above 0"),
         (["--keep", "1.5"], "at most 1"),
         (["--keep", "lots"], "--keep"),
+        (["--keep", "10"], "did you mean --keep 0.1?"),
+        (["--keep", "10%"], "did you mean 0.1?"),
+        (["--method", "holitom+fastv"], "--method holitom --inner fastv"),
+        (["--method", "holitom:tau=abc"], "tau must be a number"),
         (["--method", "hollitom"], "holitom"),
         (["--method", "holitom:tao=1"], "tao"),
         (["--method", "holitom:tau"], "name:key=value"),
@@ -97,7 +101,10 @@ def test_an_empty_question_and_an_unknown_command(cli, clip):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nanno", "no model named"),
+        ("nanno", "did you mean --model nano?"),
+        ("qwen2.5-vl-8b", "did you mean --model qwen2.5-vl-"),
+        ("Qwen3-VL-8B-Instruct", "did you mean --model Qwen/Qwen3-VL-8B-Instruct?"),
+        ("qwen2.5-vl-7b", "the weights of Qwen/Qwen2.5-VL-7B-Instruct are not available"),
         ("n" * 300, "no model named"),
         ("who/knows", "not in the cache, and offline"),
         ("FOLDER", "no config.json"),

@@ -10,7 +10,11 @@ import numpy as np
 from clips import read_numbers
 from command_line import QUESTION, SHORT
 
-from vidcomp.video import Sampling, read_frames
+from vidcomp import index
+from vidcomp.models import FAMILIES
+from vidcomp.processor import sampling_facts
+from vidcomp.sizes import PUBLISHED
+from vidcomp.video import Sampling, StockRule, read_frames
 from vidcomp.video.probe import probe
 
 
@@ -61,3 +65,32 @@ def test_frames_are_written_whole_or_not_at_all(cli, clip, tmp_path):
     assert cli("frames", clip, "-o", tmp_path / "file" / "inside")[0] == 3
     assert sorted(os.listdir(tmp_path)) == ["file", "new"]
     assert os.listdir(tmp_path / "new") == ["pictures"]
+
+
+def test_frames_are_those_of_the_model(cli, clip, tmp_path):
+    asked = json.loads(cli("ask", clip, QUESTION, "--json", *SHORT)[1])["frames"]["indices"]
+    assert json.loads(cli("frames", clip, "--json")[1])["frames"]["indices"] == asked
+    for rule in (["--sample", "model"], ["--fps", "3"]):
+        asked = json.loads(cli("ask", clip, QUESTION, "--json", *rule, *SHORT)[1])["frames"]["indices"]
+        assert json.loads(cli("frames", clip, "--json", *rule)[1])["frames"]["indices"] == asked
+    (tmp_path / "config.json").write_text('{"model_type": "smolvlm"}')
+    (tmp_path / "video_preprocessor_config.json").write_text('{"num_frames": 5}')
+    assert len(cli("frames", clip, "--model", tmp_path)[1].splitlines()) == 5
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert cli("frames", clip, "--model", tmp_path)[0] == 4
+
+
+def test_the_facts_of_published_models_are_those_of_their_families():
+    for row in index.stored(index.FAMILIES):
+        stock = FAMILIES[row["model_type"]].stock
+        assert StockRule(**row["stock"]) == stock
+    for name in PUBLISHED:
+        assert sampling_facts(name) == sampling_facts(PUBLISHED[name].checkpoint)
+
+
+def test_a_rate_that_is_not_kept_is_told(cli, clip):
+    _, out, err = cli("frames", clip, "--fps", "10", "--max-frames", "6")
+    assert len(out.splitlines()) == 6 and "would be 12 frames: 6 are read" in err
+    notes = json.loads(cli("ask", clip, QUESTION, "--json", "--fps", "10", "--max-frames", "6", *SHORT)[1])["notes"]
+    assert any("6 are read" in note for note in notes)
+    assert "are read" not in cli("frames", clip, "--fps", "5", "--max-frames", "6")[2]

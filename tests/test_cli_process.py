@@ -106,7 +106,7 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
     _, err = work.communicate(timeout=PATIENCE_SECONDS)
     assert work.returncode == status
     assert "Traceback" not in err
-    assert ("stopped" in err) == (kind == signal.SIGINT)
+    assert ("saved, the same command goes on" in err) == (kind == signal.SIGINT)
     assert len(records(output)) >= 2
 
 
@@ -187,10 +187,36 @@ def test_errors_about_any_name_in_any_locale(tmp_path):
     assert done.stderr.startswith(b"error: no such file: ") and b"\x1b" not in done.stderr
 
 
-def test_looking_at_a_file_loads_no_torch(clip):
+LEAN = {
+    "help": (["--help"], 0),
+    "help of a command": (["ask", "--help"], 0),
+    "methods": (["methods"], 0),
+    "a method": (["methods", "holitom"], 0),
+    "schedules": (["ask", "--inner", "help"], 0),
+    "models": (["models"], 0),
+    "models as JSON": (["models", "--json"], 0),
+    "probe": (["probe", "CLIP", "--json"], 0),
+    "frames": (["frames", "CLIP"], 0),
+    "frames of a model": (["frames", "CLIP", "--model", "qwen3-vl-8b", "--sample", "model"], 0),
+    "wrong method": (["ask", "CLIP", "what?", "--method", "holitm"], 2),
+    "wrong parameter": (["ask", "CLIP", "what?", "--method", "holitom:tao=1"], 2),
+    "wrong schedule": (["ask", "CLIP", "what?", "--inner", "fastw"], 2),
+    "wrong merger": (["report", "CLIP", "--encoder", "tme"], 2),
+    "missing file": (["ask", "/nowhere.mp4", "what?"], 3),
+    "folder": (["ask", "/", "what?"], 3),
+    "empty question": (["ask", "CLIP", " "], 2),
+    "text": (["ask", __file__, "what?"], 3),
+    "batch of nothing": (["caption", "/nowhere", "-o", "x.srt"], 2),
+    "missing file of a bench": (["bench", "ask", "/nowhere.mp4"], 3),
+}
+
+
+@pytest.mark.parametrize("kind", LEAN)
+def test_no_torch_is_loaded_without_need(clip, kind):
+    args, status = LEAN[kind]
     code = (
         "import sys; from vidcomp.cli.app import run; status = run(sys.argv[1:]);"
-        "sys.exit('torch' in sys.modules or status)"
+        "sys.exit(99 if 'torch' in sys.modules or 'transformers' in sys.modules else status)"
     )
-    for args in (["probe", str(clip), "--json"], ["--help"]):
-        assert subprocess.run([sys.executable, "-c", code, *args], capture_output=True).returncode == 0
+    line = [sys.executable, "-c", code, *(str(clip) if arg == "CLIP" else arg for arg in args)]
+    assert subprocess.run(line, capture_output=True).returncode == status

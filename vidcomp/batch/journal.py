@@ -128,10 +128,9 @@ class Journal:
             file.writelines(line + b"\n" for line in bad)
             file.flush()
             os.fsync(file.fileno())
-        held = "it" if len(bad) == 1 else "they"
-        lines = "1 damaged line was" if len(bad) == 1 else f"{len(bad)} damaged lines were"
-        told = f"{lines} moved from {display_name(self.path)} to {display_name(aside.name)}"
-        return f"{told}; what {held} held is done again"
+        lines, held = ("1 damaged line was", "it") if len(bad) == 1 else (f"{len(bad)} damaged lines were", "they")
+        moved = f"moved from {display_name(self.path)} to {display_name(aside.name)}"
+        return f"{lines} {moved}; what {held} held is done again"
 
     def _replace(self, content: bytes) -> None:
         """Put another file in the place of this one, whole or not at all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,14 @@ _ERASE = "\r\x1b[2K"
 @cache
 def _err_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _columns() -> int:
+    """Width of the terminal on stderr."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _err_console().width
+    except (OSError, ValueError):
+        return _err_console().width
 
 
 class StatusLine:
@@ -56,7 +65,7 @@ class StatusLine:
     def _draw(self) -> None:
         if self._text:
             line = Text(self._text)
-            line.truncate(_err_console().width - 1, overflow="ellipsis")
+            line.truncate(_columns() - 1, overflow="ellipsis")
             sys.stderr.write(line.plain)
             sys.stderr.flush()
 

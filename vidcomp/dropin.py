@@ -218,7 +218,7 @@ class Compression:
             kind = (
                 "a second video in a compressed conversation" if known else "a video behind rows that were read before"
             )
-            raise UsageError(kind, why="only a first prompt is compressed, whole (no prefill_chunk_size) and in this block",
+            raise UsageError(kind, why="only a first prompt is compressed, and whole: no prefill_chunk_size",
                              hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
         if cache is not None and type(cache) is not DynamicCache:
             raise UsageError(f"a {type(cache).__name__}", why="rows can only leave a DynamicCache",

@@ -228,8 +228,7 @@ class Compression:
             kind = (
                 "a second video in a compressed conversation" if known else "a video behind rows that were read before"
             )
-            raise UsageError(kind,
-                             why="only a first prompt is compressed, whole (no prefill_chunk_size) and in this block",
+            raise UsageError(kind, why="only a first prompt is compressed, and whole: no prefill_chunk_size",
                              hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
         config = self._settled(rows)
         schedule = self.schedule if config.keep < 1 or config.inner != "auto" else None

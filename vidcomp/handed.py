@@ -106,7 +106,7 @@ def find_video(
     """
     if not runs:
         raise UsageError("a video whose features were made elsewhere",
-                         why="the tower did not run in this block for it; prefill_chunk_size may have kept pixels away",
+                         why="the tower did not run for it in this block; prefill_chunk_size does that, too",
                          hint="give the model the processor's own inputs", code="dropin")  # fmt: skip
     videos = rows.videos if rows.videos is not None else given and given // copies
     if videos is not None and videos > 1:

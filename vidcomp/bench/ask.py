@@ -147,7 +147,7 @@ def bench_ask(
     Raises:
         ValueError: fewer than one repeat, or no pair of warm-up.
     """
-    expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+    expect("lm", lm, hasattr(lm, "ask"), "what vidcomp.load() returned")
     check_question(question)
     if repeats < 1 or warmup < 1:
         raise ValueError(f"repeats and warmup must be at least 1, got {repeats} and {warmup}")

@@ -227,7 +227,7 @@ def test_a_closed_model_says_so(clip):
 
 
 def test_a_model_of_no_kind():
-    with pytest.raises(ModelError, match="family"):
+    with pytest.raises(ModelError, match="not a model of transformers"):
         vidcomp.compress(None)
 
 

@@ -225,12 +225,12 @@ def test_the_drop_in_keeps_exact_numbers(replicas):
     with torch.no_grad():
         plain = family.model(**inputs, logits_to_keep=1).logits
         with vidcomp.compress(family.model, keep_tokens=50) as run:
-            family.model(**inputs)
+            family.model(**inputs, logits_to_keep=1)
         assert run.ledgers[-1].tokens.kept == 50 and not run.ledgers[-1].notes
         with vidcomp.compress(family.model, keep_tokens=total) as run:
             assert torch.equal(family.model(**inputs, logits_to_keep=1).logits, plain)
         with vidcomp.compress(family.model, method="dycoke", keep=0.02) as run:
-            family.model(**inputs)
+            family.model(**inputs, logits_to_keep=1)
         assert "dycoke keeps the first" in run.ledgers[-1].notes[0]
     with pytest.raises(UsageError, match="together"):
         vidcomp.compress(family.model, keep=0.5, keep_tokens=50)

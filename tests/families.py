@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.config import ModelConfig
-from vidcomp.models import Family, Layout, load_family
+from vidcomp.families import Family, Layout, load_family
 
 QUESTION = "What happens at the end?"
 

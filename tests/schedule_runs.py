@@ -8,7 +8,7 @@ import torch
 from test_inllm import AFTER, BEFORE, VISUAL, run, sequence, with_answer
 from tiny import masked_reference, tiny_model
 
-from vidcomp.inllm import Schedule, get_schedule
+from vidcomp.schedules import Schedule, get_schedule
 
 DEPTH, LENGTH, FRAMES = 6, BEFORE + VISUAL + AFTER, 5
 FACTS = {

@@ -7,7 +7,7 @@ import torch
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import UsageError
-from vidcomp.models import ARCHITECTURES, FAMILIES, architectures, random_family
+from vidcomp.families import ARCHITECTURES, FAMILIES, architectures, random_family
 
 FRAMES = [float(second) for second in range(8)]
 # tokens of eight frames of 640 x 360, from the tables of the families

@@ -11,8 +11,9 @@ from test_inllm import STEPS, VISUAL, run, sequence, with_answer
 from tiny import tiny_model
 
 from vidcomp.cli.app import run as command
-from vidcomp.inllm import AttentionBalance, CompressedCache, get_schedule
-from vidcomp.inllm.balance import LayerBalance, attention_balance
+from vidcomp.engine.decoder import AttentionBalance, CompressedCache
+from vidcomp.engine.decoder.modality_attention import LayerBalance, attention_balance
+from vidcomp.schedules import get_schedule
 
 
 def balanced(monkeypatch, schedule=None, attn="sdpa"):

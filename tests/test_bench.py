@@ -108,8 +108,8 @@ def test_an_interrupted_run_continues(nano, small, monkeypatch):
 def test_answers_read_off_are_those_of_generation(nano, tmp_path):
     """An answer counts as right exactly when greedy generation writes it."""
     from vidcomp.bench.accuracy import _compare, _papers, _read_answer
-    from vidcomp.nano.files import write_mp4
-    from vidcomp.nano.seeds import TEST
+    from vidcomp.bench.world.files import write_mp4
+    from vidcomp.bench.world.seeds import TEST
 
     paper = _papers(8, TEST.start + 7)[0]
     write_mp4(paper.video, tmp_path / "v.mp4")

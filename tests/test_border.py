@@ -19,9 +19,9 @@ from vidcomp.bench.accuracy import bench_accuracy
 from vidcomp.bench.calibrate import samples_of
 from vidcomp.bench.compress import bench_compress
 from vidcomp.config import RunConfig
-from vidcomp.conversation import Conversation
+from vidcomp.engine.conversation import Conversation
+from vidcomp.engine.run import VideoLM
 from vidcomp.errors import ModelError, UsageError, VidcompError
-from vidcomp.pipeline import VideoLM
 
 Q = "what happens at the end?"
 
@@ -153,8 +153,8 @@ RIGHT = {"TokenView": torch.Tensor, "TokenView salience": torch.Tensor, "Reducti
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_wrong_types_raise_nothing_but_our_errors(nano, clip, view, entry, monkeypatch):
     """A right value may be among them; what goes on from there is not of interest."""
-    monkeypatch.setattr("vidcomp.pipeline.load_family", lambda config: pytest.skip("loading is not of interest"))
-    monkeypatch.setattr("vidcomp.pipeline.generate", _stops)
+    monkeypatch.setattr("vidcomp.engine.run.load_family", lambda config: pytest.skip("loading is not of interest"))
+    monkeypatch.setattr("vidcomp.engine.run.generate", _stops)
     monkeypatch.setattr(VideoLM, "_read", _stops)
     for value in VALUES:
         try:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcomp.budget import allocate, even_split, guarded_ceil, guarded_floor, token_budget
-from vidcomp.config import RunConfig, parse_spec
+from vidcomp.config import RunConfig
+from vidcomp.core.budget import allocate, even_split, guarded_ceil, guarded_floor, token_budget
+from vidcomp.core.specs import parse_spec
 from vidcomp.errors import UsageError
 
 

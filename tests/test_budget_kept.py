@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 import vidcomp
 from vidcomp.cli.app import app
 from vidcomp.config import OuterConfig, RunConfig
-from vidcomp.conversation import Conversation
+from vidcomp.core.tokens import Reduction, TokenView, identity
+from vidcomp.engine.conversation import Conversation
+from vidcomp.engine.outer import outer_notes, reduced
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.methods import get_method, method_names, methods
 from vidcomp.methods.base import Method, settled
+from vidcomp.methods.blocks.select import keep_only
 from vidcomp.methods.holitom import Holitom, default_tau
-from vidcomp.methods.select import keep_only
-from vidcomp.outer import outer_notes, reduced
 from vidcomp.spans import every_frame
-from vidcomp.tokens import Reduction, TokenView, identity
 
 QUESTION = "what happens at the end?"
 TOTAL = 8 * 36

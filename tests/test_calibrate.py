@@ -12,10 +12,11 @@ from torch.nn.functional import kl_div
 from vidcomp.bench.calibrate import calibrate, samples_of
 from vidcomp.bench.reading import expectations
 from vidcomp.cli.app import run
+from vidcomp.engine.decoder import CompressedCache
 from vidcomp.errors import UsageError
-from vidcomp.inllm import CompressedCache, get_schedule
-from vidcomp.inllm.presets import write_preset
 from vidcomp.methods.base import described
+from vidcomp.schedules import get_schedule
+from vidcomp.schedules.blocks.presets import write_preset
 
 QUESTION = "what happens?"
 

@@ -18,7 +18,7 @@ from waiting import until
 
 import vidcomp
 from vidcomp.cli.app import run
-from vidcomp.conversation import Conversation
+from vidcomp.engine.conversation import Conversation
 from vidcomp.errors import UsageError
 
 SHORT = ["--max-new-tokens", "4"]
@@ -62,7 +62,7 @@ def test_json_lines(piped):
 
 
 def test_commands_change_the_settings_and_the_vision_tower_does_not_run_again(piped, monkeypatch):
-    from vidcomp.models import Family
+    from vidcomp.families import Family
 
     runs = []
     encode = Family.encode

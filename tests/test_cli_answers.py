@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import QUESTION, SHORT
 
-from vidcomp import index
+from vidcomp.core import index
+from vidcomp.report.index import taken_from_classes
 
 
 def test_an_answer_is_the_only_thing_on_stdout(cli, clip):
@@ -95,7 +96,7 @@ def test_benches_print_a_verdict(cli, clip):
 
 
 def test_the_index_of_methods_and_families_is_fresh():
-    assert index.FILE.read_text() == index.taken_from_classes(), "python -m vidcomp.index"
+    assert index.FILE.read_text() == taken_from_classes(), "python -m vidcomp.report.index"
 
 
 def test_verbose_tells_the_settings(cli, clip):

@@ -133,7 +133,7 @@ TROUBLES = [
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda error: type(error).__name__)
 def test_one_file_ends_no_batch(cli, folder, tmp_path, monkeypatch, trouble):
-    from vidcomp.pipeline import VideoLM
+    from vidcomp.engine.run import VideoLM
 
     ask = VideoLM.ask
 

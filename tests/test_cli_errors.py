@@ -136,7 +136,7 @@ def test_errors_are_json_where_json_was_asked_for(cli, tmp_path):
 
 
 def test_a_bug_is_status_1_and_its_traceback_is_saved(cli, clip, monkeypatch):
-    monkeypatch.setattr("vidcomp.pipeline.VideoLM.ask", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("vidcomp.engine.run.VideoLM.ask", lambda *_, **__: 1 / 0)
     status, _, err = cli("ask", clip, QUESTION, "--quiet")
     assert status == 1
     assert "ZeroDivisionError" in err

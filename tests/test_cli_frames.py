@@ -10,11 +10,12 @@ import numpy as np
 from clips import read_numbers
 from command_line import QUESTION, SHORT
 
-from vidcomp import index
-from vidcomp.models import FAMILIES
-from vidcomp.processor import sampling_facts
-from vidcomp.sizes import PUBLISHED
-from vidcomp.video import Sampling, StockRule, read_frames
+from vidcomp.core import index
+from vidcomp.core.published import PUBLISHED
+from vidcomp.core.stock_rules import StockRule
+from vidcomp.families import FAMILIES
+from vidcomp.families.processor import sampling_facts
+from vidcomp.video import Sampling, read_frames
 from vidcomp.video.probe import probe
 
 

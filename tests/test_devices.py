@@ -9,10 +9,11 @@ from test_inllm import sequence
 from tiny import tiny_model
 
 from vidcomp.config import ModelConfig
+from vidcomp.core.library import CACHE
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.hub import pick_device
-from vidcomp.inllm import Attachment, CompressedCache, PrefixCache, get_schedule
-from vidcomp.library import CACHE
+from vidcomp.schedules import get_schedule
 
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 SCHEDULES = ("holitom:k=3", "fastv:k=3", "pyramiddrop", "shortv", "dycoke", "holitom:k=4", "framefusion", "aim")

@@ -11,16 +11,17 @@ from families import QUESTION, checkpoint, load, moving_square, stock_inputs
 from transformers import StaticCache
 
 import vidcomp
-from vidcomp.assembly import assembled
 from vidcomp.config import OuterConfig
+from vidcomp.core.tokens import TokenView
+from vidcomp.engine.decoder import Attachment
+from vidcomp.engine.outer import reduced
+from vidcomp.engine.prefill import assembled
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Attachment, get_schedule
+from vidcomp.families import adapter_of
 from vidcomp.methods.holitom import Holitom
-from vidcomp.models import adapter_of
-from vidcomp.models.probe import attention_of, encoder_layers
-from vidcomp.outer import reduced
+from vidcomp.schedules import get_schedule
 from vidcomp.spans import every_frame
-from vidcomp.tokens import TokenView
+from vidcomp.tower.probe import attention_of, encoder_layers
 
 FAMILIES = (
     "llava_onevision_tied",

@@ -12,8 +12,8 @@ from families import FAMILY_NAMES, checkpoint, load, moving_square, stock_inputs
 from tiny import masked_reference
 
 import vidcomp
+from vidcomp.core.library import CACHE
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.library import CACHE
 
 FAMILIES = tuple(name for name in FAMILY_NAMES if name not in ("qwen2_5_vl_tied", "internvl3_5", "smolvlm2_2b"))
 SETTINGS = dict(method="uniform", keep=0.5, inner="none", positions="keep")

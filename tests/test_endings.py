@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.cli.app import run
-from vidcomp.endings import ending_note, finish_of, repeated_block
+from vidcomp.core.endings import ending_note, finish_of, repeated_block
 
 END = 0
 tokens = st.lists(st.integers(1, 40), max_size=60)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import vidcomp
 from vidcomp.cli.app import app
 from vidcomp.config import OuterConfig
+from vidcomp.engine.finite import check_finite
+from vidcomp.engine.outer import reduced
 from vidcomp.errors import ModelError
-from vidcomp.finite import check_finite
 from vidcomp.methods import get_method, method_names
-from vidcomp.outer import reduced
 from vidcomp.spans import every_frame
 
 QUESTION = "what happens at the end?"
@@ -137,14 +137,14 @@ def test_one_token_that_may_not_be_chosen_is_fine(nano, clip):
 
 
 def test_the_command_line_says_one_error(clip, monkeypatch):
-    from vidcomp.models import load_family
+    from vidcomp.families import load_family
 
     def broken(config):
         family = load_family(config)
         spoil(family.tower)
         return family
 
-    monkeypatch.setattr("vidcomp.pipeline.load_family", broken)
+    monkeypatch.setattr("vidcomp.engine.run.load_family", broken)
     for keep in ("1", "0.1"):
         found = CliRunner().invoke(app, ["ask", str(clip), QUESTION, "--keep", keep])
         assert isinstance(found.exception, ModelError) and found.exception.status == 4 and not found.stdout.strip()

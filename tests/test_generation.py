@@ -10,7 +10,7 @@ import torch
 from clips import make_clip
 
 import vidcomp
-from vidcomp.generation import stream_text
+from vidcomp.engine.generate import stream_text
 
 QUESTION = "what happens at the end?"
 # how a checkpoint may want its answers written; the defaults of the model are replaced by these

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vidcomp
-from vidcomp.conversation import Conversation
+from vidcomp.engine.conversation import Conversation
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video import Sampling, read_frames
 from vidcomp.video.given import FrameSequence

@@ -10,8 +10,8 @@ import pytest
 from data.select_goldens import main
 from goldens import FULL, SELECTED
 
-from vidcomp.inllm import schedules
 from vidcomp.methods import methods
+from vidcomp.schedules import schedules
 
 WITH = {"fastervlm": "vispruner"}  # the published code has both in one
 

@@ -10,8 +10,8 @@ from clips import make_clip
 from families import load, moving_square, stock_inputs
 
 import vidcomp
-from vidcomp.inllm import Attachment, CompressedCache
-from vidcomp.inllm.holitom import HolitomInner
+from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.schedules.holitom import HolitomInner
 
 pytestmark = [
     pytest.mark.gpu,

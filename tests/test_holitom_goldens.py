@@ -8,10 +8,10 @@ import torch
 from goldens import cases, check, of, tensor
 from torch import Tensor
 
-from vidcomp.inllm.merge import halving_merge, kept_count
+from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
+from vidcomp.methods.blocks.global_dp import global_spans
 from vidcomp.methods.holitom import Holitom, effective_keep
-from vidcomp.spans.global_dp import global_spans
-from vidcomp.tokens import Reduction, TokenView, apply_reduction
+from vidcomp.schedules.blocks.merge import halving_merge, kept_count
 
 DEFAULTS = {"D": 0.0, "Beta": 0.6, "K": 7, "max_window_size": 1024, "NO_BETA": None}
 CASES = cases("holitom")

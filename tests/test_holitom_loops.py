@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from loops import best_windows, loops_halving, loops_holitom
 
 from vidcomp.bench.compress import bench_compress, made_up_view
+from vidcomp.core.tokens import apply_reduction, merge_rows
 from vidcomp.errors import UsageError
-from vidcomp.inllm.merge import halving_merge, halving_weights, kept_count
+from vidcomp.methods.blocks.global_dp import global_spans, static_positions
+from vidcomp.methods.blocks.similarity import _block_products, _sampled_products, neighbour_cosine
 from vidcomp.methods.holitom import Holitom
-from vidcomp.methods.similarity import _block_products, _sampled_products, neighbour_cosine
-from vidcomp.spans.global_dp import global_spans, static_positions
-from vidcomp.tokens import apply_reduction, merge_rows
+from vidcomp.schedules.blocks.merge import halving_merge, halving_weights, kept_count
 
 RULES = list(itertools.product([0.6, None], [0.0, 0.4], [1024, 3]))
 
@@ -69,7 +69,9 @@ def test_similarity_in_blocks_of_frames(monkeypatch: pytest.MonkeyPatch) -> None
     features = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     whole = neighbour_cosine(features)
     for frames in (1, 2, 3, 6):
-        monkeypatch.setattr("vidcomp.methods.similarity.block_bytes", lambda device, frames=frames: frames * 4 * 4 * 8)
+        monkeypatch.setattr(
+            "vidcomp.methods.blocks.similarity.block_bytes", lambda device, frames=frames: frames * 4 * 4 * 8
+        )
         assert torch.equal(neighbour_cosine(features), whole)
 
 
@@ -156,7 +158,7 @@ def test_inner_in_blocks_equals_one_block(monkeypatch: pytest.MonkeyPatch) -> No
     hidden, scores = torch.randn(1, 90, 16, generator=draw), torch.rand(1, 90, generator=draw)
     hidden[:, 40:60] = hidden[:, :20]  # equal rows: ties across blocks
     whole = halving_merge(hidden, scores, 0.6)
-    monkeypatch.setattr("vidcomp.inllm.merge._BLOCK_BYTES", 7 * (12 * 16 + 8192))
+    monkeypatch.setattr("vidcomp.schedules.blocks.merge._BLOCK_BYTES", 7 * (12 * 16 + 8192))
     blocks = halving_merge(hidden, scores, 0.6)
     assert torch.equal(whole[0], blocks[0]) and torch.equal(whole[1], blocks[1])
 

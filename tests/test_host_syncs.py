@@ -12,8 +12,8 @@ from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vidcomp
-from vidcomp.inllm import Attachment, CompressedCache, PrefixCache
-from vidcomp.inllm.holitom import HolitomInner
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
+from vidcomp.schedules.holitom import HolitomInner
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2", "_unique2"}
 

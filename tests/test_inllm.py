@@ -10,11 +10,12 @@ import torch
 from conftest import ROOT
 from tiny import masked_reference, tiny_model
 
+from vidcomp.core.library import CACHE, SUPPORTED
+from vidcomp.engine.decoder import Attachment, CompressedCache
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule
-from vidcomp.inllm.base import best_rows, scaled_layer
-from vidcomp.inllm.holitom import HolitomInner
-from vidcomp.library import CACHE, SUPPORTED
+from vidcomp.schedules import Cut, Schedule, get_schedule
+from vidcomp.schedules.base import best_rows, scaled_layer
+from vidcomp.schedules.holitom import HolitomInner
 
 BEFORE, VISUAL, AFTER, STEPS = 5, 40, 6, 5
 

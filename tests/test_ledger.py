@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from clips import make_clip
 
-from vidcomp.ledger import StageLedger, StageRecord
+from vidcomp.core.ledger import StageLedger, StageRecord
 
 
 def test_seconds_move_from_the_outer_stage_to_the_one_inside():
@@ -17,7 +17,8 @@ def test_seconds_move_from_the_outer_stage_to_the_one_inside():
 
 def test_encoding_while_frames_come_is_booked_as_encoding(nano, tmp_path, monkeypatch):
     """The tower's clock goes by a second per chunk, nothing else takes time."""
-    from vidcomp import eager, ledger
+    from vidcomp.core import ledger
+    from vidcomp.engine import streaming as eager
 
     clip, ticks = make_clip(tmp_path / "clip.mp4", frames=20), [0.0]
     encode = nano.family.encode

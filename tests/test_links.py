@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vidcomp.tokens import Links, Reduction, TokenView, apply_reduction, compose
+from vidcomp.core.tokens import Links, Reduction, TokenView, apply_reduction, compose
 
 
 def make() -> tuple[TokenView, Reduction]:

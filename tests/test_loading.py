@@ -14,9 +14,9 @@ from huggingface_hub import errors
 import vidcomp
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.errors import ModelError, UsageError
+from vidcomp.families import load_family
+from vidcomp.families.checkpoint import _dtype, _placement
 from vidcomp.hub import checkpoint_config, checkpoint_folder
-from vidcomp.models import load_family
-from vidcomp.models.checkpoint import _dtype, _placement
 
 NAME, COMMIT, OLD = "someone/tiny-ov", "a" * 40, "b" * 40
 has = {name: importlib.util.find_spec(name) is not None for name in ("bitsandbytes", "accelerate", "flash_attn")}

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vidcomp.core.tokens import TokenView, apply_reduction
 from vidcomp.methods import get_method
-from vidcomp.methods.bipartite import pair_up
+from vidcomp.methods.blocks.bipartite import pair_up
+from vidcomp.methods.blocks.maxmin import farthest_first, spread_out
+from vidcomp.methods.blocks.similarity import cosines, frame_cosine
 from vidcomp.methods.longvu import LowResolution
-from vidcomp.methods.maxmin import farthest_first, spread_out
-from vidcomp.methods.similarity import cosines, frame_cosine
-from vidcomp.tokens import TokenView, apply_reduction
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

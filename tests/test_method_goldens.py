@@ -14,21 +14,21 @@ from goldens import Case, check, given, of, tensor
 from torch import Tensor
 
 from vidcomp.bench.compress import near_square
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
 from vidcomp.methods import get_method
 from vidcomp.methods.aim import Aim
-from vidcomp.methods.dpc_knn import ranked_peaks
+from vidcomp.methods.blocks.dpc_knn import ranked_peaks
+from vidcomp.methods.blocks.maxmin import farthest_first
 from vidcomp.methods.dycoke import Dycoke
 from vidcomp.methods.fastvid import Fastvid
 from vidcomp.methods.flowcut import cut_count, flow_scores, running_cut
 from vidcomp.methods.framefusion import Framefusion, repeats
 from vidcomp.methods.longvu import changed_tokens, unusual_frames
-from vidcomp.methods.maxmin import farthest_first
 from vidcomp.methods.prunevid import Prunevid, contiguous_runs, frame_labels
 from vidcomp.methods.vidcom2 import Commonness, Vidcom2
 from vidcomp.methods.visionzip import Visionzip
 from vidcomp.methods.vispruner import Fastervlm, Vispruner
-from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
 
 def view_of(features: Tensor, **signals: Tensor) -> TokenView:

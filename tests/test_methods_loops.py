@@ -12,16 +12,16 @@ import torch
 import video_method_loops as video
 
 from vidcomp.bench.compress import made_up_view
+from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method
-from vidcomp.methods.equal import first_equal
-from vidcomp.methods.facility import Coverage, facility_location
+from vidcomp.methods.blocks.equal import first_equal
+from vidcomp.methods.blocks.facility import Coverage, facility_location
+from vidcomp.methods.blocks.projection import projected
 from vidcomp.methods.globalcom2 import mosaic_parts
 from vidcomp.methods.kitoke import crowding, inclusion, pivotal, systematic
-from vidcomp.methods.projection import projected
 from vidcomp.methods.unified_st import first_independent
 from vidcomp.methods.v_cast import bends
-from vidcomp.tokens import Reduction, TokenView, apply_reduction
 from vidcomp.video.keyframes import key_times
 
 GRID = (4, 4)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.bench.compress import made_up_view, near_square
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
 from vidcomp.methods import Method, get_method, method_names
-from vidcomp.methods.fitted import fitted
+from vidcomp.methods.blocks.fitted import fitted
+from vidcomp.methods.blocks.select import keep_only
 from vidcomp.methods.holitom import Holitom, default_tau, effective_keep
-from vidcomp.methods.select import keep_only
-from vidcomp.tokens import Reduction, TokenView, apply_reduction
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import pytest
 
-from vidcomp import registry
+from vidcomp.core import registry
+from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method, method_names, methods
 from vidcomp.methods.holitom import Holitom
-from vidcomp.tokens import Reduction, TokenView, identity
 
 
 @dataclass(frozen=True)

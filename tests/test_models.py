@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vidcomp.config import ModelConfig
+from vidcomp.core.pixels import normalize, resize, to_channels_first
 from vidcomp.errors import ModelError, OutOfMemory
+from vidcomp.families import FAMILIES, load_family
 from vidcomp.hub import EMBEDDED, checkpoint_folder, pick_device, pick_dtype
-from vidcomp.models import FAMILIES, load_family
-from vidcomp.pixels import normalize, resize, to_channels_first
 
 DATA = Path(__file__).parent / "data"
 sys.path.insert(0, str(DATA))

@@ -14,11 +14,11 @@ from test_spans import write_clip
 
 import vidcomp
 from vidcomp.config import ModelConfig
+from vidcomp.core.published import fitted
 from vidcomp.errors import InputError, ModelError
-from vidcomp.models import FAMILIES, load_family
-from vidcomp.models.probe import attention_of, encoder_layers
-from vidcomp.models.smolvlm import in_words
-from vidcomp.sizes import fitted
+from vidcomp.families import FAMILIES, load_family
+from vidcomp.families.smolvlm import in_words
+from vidcomp.tower.probe import attention_of, encoder_layers
 
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 

@@ -15,9 +15,9 @@ from families import FAMILY_NAMES, QUESTION, checkpoint, load, moving_square, st
 from test_inllm import Drop
 from tiny import masked_reference
 
-from vidcomp.assembly import assembled
-from vidcomp.inllm import Attachment
-from vidcomp.tokens import Reduction, TokenView, apply_reduction
+from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
+from vidcomp.engine.decoder import Attachment
+from vidcomp.engine.prefill import assembled
 
 TIMES, DURATION = [0.0, 2.0, 4.0, 6.0, 8.0], 10.0  # longer than the grid of tokens is wide
 PLAIN = dict(do_sample=False, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, output_logits=True,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.nano.evaluate import evaluate
+from training.nano.export import load_exported
+from training.nano.frame_encoder_training import separation
 from vidcomp.cli.app import run
 from vidcomp.nano import CHECKPOINT, FRAME_ENCODER
-from vidcomp.nano.evaluate import evaluate
-from vidcomp.nano.export import load_exported
-from vidcomp.nano.frame_encoder_training import separation
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 LISTED = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def test_it_answers_from_what_it_sees(checkpoint):
 
 def test_it_answers_nothing_about_grey_frames(checkpoint, monkeypatch):
     grey = torch.zeros(8, 8, 3, 96, 96)
-    monkeypatch.setattr("vidcomp.nano.evaluate.render_batch", lambda videos, times, dice: grey[: len(videos)])
+    monkeypatch.setattr("training.nano.evaluate.render_batch", lambda videos, times, dice: grey[: len(videos)])
     blinded = evaluate(checkpoint, "test", videos=16).model.accuracy()
     assert max(blinded[kind] for kind in ("end", "first", "after", "which", "caption")) < 0.2
 

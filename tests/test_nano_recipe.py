@@ -10,17 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vidcomp.nano.aids import AidWeights, VideoMap, aid_loss  # noqa: E402
-from vidcomp.nano.export import build_tokenizer, export_checkpoint, load_exported  # noqa: E402
-from vidcomp.nano.join import render_batch  # noqa: E402
-from vidcomp.nano.language import Lesson, make_batch  # noqa: E402
-from vidcomp.nano.model import build_model, full_prompt, tower_features, visual_tokens  # noqa: E402
-from vidcomp.nano.packing import SPLIT, exact_matches, forward_packed  # noqa: E402
-from vidcomp.nano.questions import KINDS  # noqa: E402
-from vidcomp.nano.thinning import LEAST, thin  # noqa: E402
-from vidcomp.nano.train import main  # noqa: E402
-from vidcomp.nano.vocabulary import EOS, encode  # noqa: E402
-from vidcomp.nano.world import Options  # noqa: E402
+from training.nano.aids import AidWeights, VideoMap, aid_loss  # noqa: E402
+from training.nano.export import build_tokenizer, export_checkpoint, load_exported  # noqa: E402
+from training.nano.join import render_batch  # noqa: E402
+from training.nano.language import Lesson, make_batch  # noqa: E402
+from training.nano.model import build_model, full_prompt, tower_features, visual_tokens  # noqa: E402
+from training.nano.packing import SPLIT, exact_matches, forward_packed  # noqa: E402
+from training.nano.thinning import LEAST, thin  # noqa: E402
+from training.nano.train import main  # noqa: E402
+from vidcomp.bench.world.questions import KINDS  # noqa: E402
+from vidcomp.bench.world.videos import Options  # noqa: E402
+from vidcomp.bench.world.vocabulary import EOS, encode  # noqa: E402
 
 LESSON = Lesson(Options(), KINDS, batch=2)
 

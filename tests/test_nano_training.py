@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch.nn import functional
 
+from training.nano.ahead import ahead
+from training.nano.contrast import contrast_loss, shares
+from training.nano.export import load_exported
+from training.nano.joint import Memory
+from training.nano.language import WORLDS
+from training.nano.model import build_model, load_weights
+from training.nano.progress import RunSettings
+from training.nano.repeats import allowed, choose, stretches
+from training.nano.tower import FrameBatch, cut_windows, frame_batch
+from training.nano.train import start_from
+from vidcomp.bench.world.videos import WIDE, Options, make_video, sample_times
+from vidcomp.bench.world.vocabulary import UNK, VOCABULARY
 from vidcomp.nano import CHECKPOINT
-from vidcomp.nano.ahead import ahead
-from vidcomp.nano.contrast import contrast_loss, shares
-from vidcomp.nano.export import load_exported
-from vidcomp.nano.joint import Memory
-from vidcomp.nano.language import WORLDS
-from vidcomp.nano.model import build_model, load_weights
-from vidcomp.nano.progress import RunSettings
-from vidcomp.nano.repeats import allowed, choose, stretches
-from vidcomp.nano.tower import FrameBatch, cut_windows, frame_batch
-from vidcomp.nano.train import start_from
-from vidcomp.nano.vocabulary import UNK, VOCABULARY
-from vidcomp.nano.world import WIDE, Options, make_video, sample_times
 
 
 def _tokens(shown: torch.Tensor) -> torch.Tensor:

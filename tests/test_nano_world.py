@@ -10,12 +10,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vidcomp.nano import seeds
-from vidcomp.nano.files import read_samples, seconds_of, write_mp4
-from vidcomp.nano.questions import ALL_KINDS, KINDS, PHRASINGS, make_questions
-from vidcomp.nano.render import DIGIT_LABEL, label_map, render
-from vidcomp.nano.vocabulary import DIGITS, UNK, VOCABULARY, encode
-from vidcomp.nano.world import DIRECTIONS, WIDE, Options, digit_at, make_video, sample_times, state
+from vidcomp.bench.world import seeds
+from vidcomp.bench.world.files import read_samples, seconds_of, write_mp4
+from vidcomp.bench.world.questions import ALL_KINDS, KINDS, PHRASINGS, make_questions
+from vidcomp.bench.world.render import DIGIT_LABEL, label_map, render
+from vidcomp.bench.world.videos import DIRECTIONS, WIDE, Options, digit_at, make_video, sample_times, state
+from vidcomp.bench.world.vocabulary import DIGITS, UNK, VOCABULARY, encode
 
 SEEDS = range(200)
 

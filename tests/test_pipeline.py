@@ -11,9 +11,9 @@ from clips import make_clip
 
 import vidcomp
 from vidcomp.config import RunConfig
+from vidcomp.engine.record import check_prepared
 from vidcomp.errors import InputError, NotApplied, UsageError
-from vidcomp.measured import check_prepared
-from vidcomp.models.probe import attention_of, encoder_layers, received_attention
+from vidcomp.tower.probe import attention_of, encoder_layers, received_attention
 
 QUESTION = "what happens at the end?"
 
@@ -167,7 +167,7 @@ def test_probing_leaves_the_features_as_they_are(nano, clip):
 def test_received_attention_in_blocks(monkeypatch):
     query, key = torch.randn(2, 4, 50, 8), torch.randn(2, 2, 50, 8)
     whole = (query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.3).softmax(-1).mean((1, 2))
-    monkeypatch.setattr("vidcomp.models.probe._SCRATCH_BYTES", 5000)
+    monkeypatch.setattr("vidcomp.tower.probe._SCRATCH_BYTES", 5000)
     torch.testing.assert_close(received_attention(query, key, 0.3), whole)
 
 
@@ -308,7 +308,7 @@ def test_closing_takes_all_hooks_off():
 
 def test_frames_are_encoded_while_later_ones_are_decoded(nano, clip, monkeypatch):
     """Chunk by chunk as frames arrive, with the bits of one go; a reader that takes over starts anew."""
-    from vidcomp.eager import EagerEncoder
+    from vidcomp.engine.streaming import EagerEncoder
     from vidcomp.video import Partial
 
     monkeypatch.setattr(type(nano.family), "chunk", 3)

@@ -8,10 +8,10 @@ from test_inllm import STEPS, Drop, sequence, visible_rows, with_answer
 from tiny import masked_reference, tiny_model
 from torch import nn
 
+from vidcomp.core.positions import GROUPS, spread_members
+from vidcomp.core.tokens import Reduction
+from vidcomp.engine.decoder import Attachment, CompressedCache
 from vidcomp.errors import UsageError
-from vidcomp.inllm import Attachment, CompressedCache
-from vidcomp.positions import GROUPS, spread_members
-from vidcomp.tokens import Reduction
 
 REDUCTION = Reduction(  # of 12 tokens: one alone, one of ten members, one dropped
     torch.tensor([0, 5]), torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, -1, 1, 1, 1]),

@@ -12,10 +12,11 @@ from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, run, sequence, with_a
 from tiny import tiny_model
 
 import vidcomp
+from vidcomp.core.ledger import StageLedger
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.inllm import Attachment, CompressedCache, PrefixCache, get_schedule
-from vidcomp.inllm.holitom import HolitomInner
-from vidcomp.ledger import StageLedger
+from vidcomp.schedules import get_schedule
+from vidcomp.schedules.holitom import HolitomInner
 
 QUESTIONS = ("what happens at the end?", "first?", "what color is the circle?")
 

@@ -11,15 +11,16 @@ from test_inllm import AFTER, BEFORE, VISUAL, run, sequence
 from tiny import tiny_model
 from torch.nn.functional import cosine_similarity, normalize
 
+from vidcomp.core.tokens import Reduction, Span, TokenView
+from vidcomp.engine.inner import visual_facts
 from vidcomp.errors import UsageError
-from vidcomp.inllm import Schedule, get_schedule, merge
-from vidcomp.inllm.base import best_rows
-from vidcomp.inllm.merge import most_similar
-from vidcomp.inllm.scoring import page_rank
-from vidcomp.inllm.visiondrop import contextual_merge
-from vidcomp.inner import visual_facts
+from vidcomp.schedules import Schedule, get_schedule
+from vidcomp.schedules.base import best_rows
+from vidcomp.schedules.blocks import merge
+from vidcomp.schedules.blocks.merge import most_similar
+from vidcomp.schedules.blocks.scoring import page_rank
+from vidcomp.schedules.visiondrop import contextual_merge
 from vidcomp.spans import FramePlan
-from vidcomp.tokens import Reduction, Span, TokenView
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_page_rank_follows_the_sharpened_map(seen):
 
 def test_blocks_do_not_change_a_score(monkeypatch):
     whole = noted("visiondrop", {})[-1].survivors
-    monkeypatch.setattr("vidcomp.inllm.scoring._SCRATCH_BYTES", 4 * 4 * LENGTH * 3)
+    monkeypatch.setattr("vidcomp.schedules.blocks.scoring._SCRATCH_BYTES", 4 * 4 * LENGTH * 3)
     parts = noted("visiondrop", {})[-1].survivors
     assert all(torch.equal(whole[layer], parts[layer]) for layer in whole)
 

@@ -10,12 +10,12 @@ from goldens import check, of, tensor
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from vidcomp.inllm import get_schedule
-from vidcomp.inllm.aim import shares_after
-from vidcomp.inllm.base import best_rows
-from vidcomp.inllm.framefusion import merge_repeats, required_removal
-from vidcomp.inllm.prunevid import best_of_groups
-from vidcomp.inllm.scoring import Attention, AttentionInput, page_rank
+from vidcomp.schedules import get_schedule
+from vidcomp.schedules.aim import shares_after
+from vidcomp.schedules.base import best_rows
+from vidcomp.schedules.blocks.scoring import Attention, AttentionInput, page_rank
+from vidcomp.schedules.framefusion import merge_repeats, required_removal
+from vidcomp.schedules.prunevid import best_of_groups
 
 __all__ = ["apply_rotary_pos_emb"]  # looked up in the module of the attention class
 

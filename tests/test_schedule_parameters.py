@@ -8,12 +8,12 @@ from schedule_runs import FACTS, LENGTH, TABLE, noted
 from test_inllm import AFTER, BEFORE, VISUAL, hooks_on, run, sequence, visible_rows
 from tiny import tiny_model
 
-from vidcomp.config import parse_spec
+from vidcomp.core.specs import parse_spec
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Cut, Schedule, get_schedule, schedule_names, schedules
-from vidcomp.inllm.gsearch import search_shares
-from vidcomp.inllm.psigmoid import sigmoid_shares
 from vidcomp.methods.base import described
+from vidcomp.schedules import Cut, Schedule, get_schedule, schedule_names, schedules
+from vidcomp.schedules.gsearch import search_shares
+from vidcomp.schedules.psigmoid import sigmoid_shares
 
 
 def test_shares_of_p_sigmoid_meet_the_budget_and_fall():

@@ -12,9 +12,10 @@ from schedule_runs import DEPTH, FACTS, LENGTH, TABLE, Noting, noted, reference
 from test_inllm import AFTER, BEFORE, STEPS, VISUAL, hooks_on, run, sequence
 from tiny import tiny_model
 
+from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.engine.decoder.frozen import park
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.inllm import Attachment, CompressedCache, Cut, Schedule, get_schedule, schedules
-from vidcomp.inllm.freeze import park
+from vidcomp.schedules import Cut, Schedule, get_schedule, schedules
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -163,7 +164,7 @@ def test_a_schedule_of_another_package_is_found(monkeypatch):
     point = SimpleNamespace(name="last", load=lambda: Last)
     broken = SimpleNamespace(name="broken", load=lambda: 1 / 0)
     points = {"vidcomp.schedules": [point, broken]}
-    monkeypatch.setattr("vidcomp.registry.entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr("vidcomp.core.registry.entry_points", lambda group: points.get(group, []))
     assert "last" in {info.name for info in schedules()} and "broken" not in {info.name for info in schedules()}
     with pytest.raises(UsageError, match="cannot be loaded"):
         get_schedule("broken")

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from clips import make_clip
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import Method, reads
-from vidcomp.models.probe import TOWER_SIGNALS, Heads, encoder_layers
-from vidcomp.tokens import Reduction, TokenView, identity
+from vidcomp.tower.probe import TOWER_SIGNALS, Heads, encoder_layers
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_signals_of_a_tower_with_class_token():
 
 @pytest.mark.parametrize("trust", [1.2, 99.0])
 def test_attention_from_patches_that_receive_much_themselves(monkeypatch, trust):
-    monkeypatch.setattr("vidcomp.models.probe._TRUST", trust)
+    monkeypatch.setattr("vidcomp.tower.probe._TRUST", trust)
     draw = torch.Generator().manual_seed(1)
     query, key, value = 2 * torch.randn(3, 2, 4, 9, 5, generator=draw)
     found = Heads(query, key, value, 0.4).trusted_attention()

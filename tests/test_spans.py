@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcomp.config import SpanConfig
+from vidcomp.core.tokens import Reduction, Span, TokenView, apply_reduction, compose, identity
 from vidcomp.errors import ModelError
 from vidcomp.spans import find_duplicates, frame_encoder
 from vidcomp.spans.encoders import Luma
-from vidcomp.tokens import Reduction, Span, TokenView, apply_reduction, compose, identity
 
 
 def still_then_change(side=120):

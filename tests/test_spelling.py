@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError
-from vidcomp.models import load_family
-from vidcomp.models.spelling import Covered
+from vidcomp.families import load_family
+from vidcomp.families.spelling import Covered
 
 NAMES = [name for name in FAMILY_NAMES if name not in ("qwen2_vl", "qwen3_vl_moe", "qwen2_5_vl_tied", "smolvlm2_2b")]
 PIECES = st.sampled_from(

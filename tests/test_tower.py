@@ -9,10 +9,10 @@ from tiny import tiny_model
 from torch.nn.functional import cosine_similarity
 
 from vidcomp.errors import UsageError
-from vidcomp.intower import get_merger, mergers
-from vidcomp.intower.earlytom import frame_groups, merged_middle
-from vidcomp.models.probe import encoder_layers
-from vidcomp.models.tower import merging_tower
+from vidcomp.tower import get_merger, mergers
+from vidcomp.tower.earlytom import frame_groups, merged_middle
+from vidcomp.tower.host import merging_tower
+from vidcomp.tower.probe import encoder_layers
 
 FRAMES, QUESTION = 9, "what happens?"
 

@@ -8,8 +8,8 @@ import pytest
 from clips import make_clip
 
 from vidcomp.video import Sampling, read_frames
-from vidcomp.video.arena import _SPARE, MOST_BYTES, Arena
-from vidcomp.video.reader import ReaderError
+from vidcomp.video.process.shared_memory import _SPARE, MOST_BYTES, Arena
+from vidcomp.video.readers.base import ReaderError
 
 
 @pytest.fixture(autouse=True)

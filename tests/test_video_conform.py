@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.video import Frames, Sampling, read_frames
-from vidcomp.video.conform import fitted, inside, squared
 from vidcomp.video.probe import probe
+from vidcomp.video.readers.conform import fitted, inside, squared
 
 ALL = Sampling(frames=100)
 FEW = 12
@@ -446,7 +446,7 @@ def test_matrix_and_range_are_followed(pix_fmt: str, full: bool, matrix: int, re
     """One colour, by the formula of the standards; the library's own default differs between its versions."""
     import av
 
-    from vidcomp.video.conform import Conformer, Form
+    from vidcomp.video.readers.conform import Conformer, Form
 
     full = full or pix_fmt == "yuvj420p"
     frame: Any = av.VideoFrame(64, 64, pix_fmt)

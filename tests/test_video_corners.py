@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.video import Frames, Sampling, read_frames
-from vidcomp.video.header import read_edits, turn_of
+from vidcomp.video.container.header import read_edits, turn_of
 from vidcomp.video.probe import probe
 from vidcomp.video.sampling import window
 

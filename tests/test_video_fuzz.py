@@ -13,7 +13,7 @@ from fuzz import DAMAGE, SOURCES, examine, make_corpus, make_sources
 
 from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
-from vidcomp.video.arena import _SPARE
+from vidcomp.video.process.shared_memory import _SPARE
 
 
 def test_damaged_files_through_the_command_line(tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ from test_video_isolation import decoding, descriptors
 from waiting import until
 
 from vidcomp.errors import IncompleteVideo
-from vidcomp.video import Frames, Sampling, hevc, read_frames, vp8
-from vidcomp.video.flv import broken_chain
-from vidcomp.video.header import Header
-from vidcomp.video.integrity import second_look
-from vidcomp.video.libav import demux
-from vidcomp.video.mpegts import broken_packets
+from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video.container.header import Header
+from vidcomp.video.container.libav import demux
+from vidcomp.video.damage import hevc, vp8
+from vidcomp.video.damage.flv import broken_chain
+from vidcomp.video.damage.inspect import second_look
+from vidcomp.video.damage.mpegts import broken_packets
 from vidcomp.video.probe import probe
-from vidcomp.video.reader import Source
+from vidcomp.video.readers.base import Source
 
 EVERY = Sampling(frames=100_000)
 X265 = "log-level=0:keyint=24:min-keyint=24:scenecut=0:"
@@ -334,7 +335,7 @@ def test_a_checksum_is_noticed_that_no_picture_depends_on(tmp_path: Path) -> Non
 
 
 def test_large_matroska_files_are_compared_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidcomp.video.integrity.SMALL_BYTES", 0)
+    monkeypatch.setattr("vidcomp.video.damage.inspect.SMALL_BYTES", 0)
     path = make_clip(tmp_path / "a.mkv", 60)
     source = Source(str(path), Header(kind="matroska"))
     assert second_look(source, [0], 60, thorough=False) is None
@@ -370,7 +371,7 @@ def test_an_avi_header_that_contradicts_itself_is_noticed(tmp_path: Path, why: s
 
 
 def test_long_streams_are_looked_at_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidcomp.video.mpegts.BLOCK", 7)
+    monkeypatch.setattr("vidcomp.video.damage.mpegts.BLOCK", 7)
     path = make_clip(tmp_path / "a.ts", 30)
     data = bytearray(path.read_bytes())
     assert broken_packets(str(path), len(data)) == ""

@@ -19,11 +19,11 @@ from waiting import PATIENCE_SECONDS, until
 
 from vidcomp.errors import InputError
 from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
-from vidcomp.video.header import Header
-from vidcomp.video.isolation import Job, run_job
-from vidcomp.video.line import stop_nursery
-from vidcomp.video.nursery import FREE, FULL, MOST_JOBS, _Child, _Nursery
-from vidcomp.video.worker import Request
+from vidcomp.video.container.header import Header
+from vidcomp.video.process.client import stop_nursery
+from vidcomp.video.process.isolation import Job, run_job
+from vidcomp.video.process.server import FREE, FULL, MOST_JOBS, _Child, _Nursery
+from vidcomp.video.process.worker import Request
 
 FOUR = Sampling(4)
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ def test_a_nursery_that_does_not_answer_is_ended_at_the_deadline(file: Path) -> 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads, which is what is tested
 def test_a_forked_process_has_a_nursery_of_its_own(file: Path) -> None:
-    from vidcomp.video import line
+    from vidcomp.video.process import client as line
 
     read_frames(file, FOUR, readers=[named(Painted)])
     with line._LINE._lock:  # as another thread may

@@ -18,7 +18,7 @@ from vidcomp.config import VideoConfig
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video import READERS, Sampling, read_frames
 from vidcomp.video.options import readers_of
-from vidcomp.video.reader import require_readers
+from vidcomp.video.readers.base import require_readers
 
 COUNT = 18
 SIZE = (128, 64)

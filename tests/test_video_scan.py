@@ -17,16 +17,18 @@ from clips import make_clip, make_cut, read_numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidcomp.sizes import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
-from vidcomp.video import Sampling, StockRule, index, matroska, read_frames
-from vidcomp.video.header import Header
-from vidcomp.video.matroska import block_table
-from vidcomp.video.packets import list_packets, start_video
-from vidcomp.video.plan import cheaper_frames, decoded_frames, segments
+from vidcomp.core.published import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
+from vidcomp.core.stock_rules import StockRule
+from vidcomp.video import Sampling, read_frames
+from vidcomp.video.container import index, matroska
+from vidcomp.video.container.header import Header
+from vidcomp.video.container.matroska import block_table
+from vidcomp.video.container.packets import list_packets, start_video
+from vidcomp.video.container.plan import cheaper_frames, decoded_frames, segments
+from vidcomp.video.container.scan import Scan, Timeline, scan_video
 from vidcomp.video.probe import probe
-from vidcomp.video.pyav_reader import PyAvReader
-from vidcomp.video.reader import Facts, Packets, Source
-from vidcomp.video.scan import Scan, Timeline, scan_video
+from vidcomp.video.readers.base import Facts, Packets, Source
+from vidcomp.video.readers.pyav import PyAvReader
 from vidcomp.video.scenes import find_cuts, thumbnail
 
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=24:min-keyint=12:bframes=3:b-pyramid=normal:scenecut=0", "preset": "fast"}
@@ -163,10 +165,10 @@ def test_skipping_and_jumping_change_no_bit(clips, name, wanted, monkeypatch):
     """Frames reached by jumps, with pictures skipped on the way, equal those of a plain decode from the start."""
     import av
 
-    monkeypatch.setattr("vidcomp.video.plan.JUMP_FRAMES", 2)
+    monkeypatch.setattr("vidcomp.video.container.plan.JUMP_FRAMES", 2)
     with av.open(str(clips[name])) as file:
         every = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    from vidcomp.video.header import read_header
+    from vidcomp.video.container.header import read_header
 
     with open(clips[name], "rb") as file, PyAvReader() as reader:
         codec = "mpeg4" if name.startswith("mpeg4") else "h264"

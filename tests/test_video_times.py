@@ -13,7 +13,7 @@ from clips import frame_image, make_clip, read_numbers
 from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
 from vidcomp.video.probe import probe
-from vidcomp.video.pyav_reader import _takes
+from vidcomp.video.readers.pyav import _takes
 
 FRAMES, SIZE = 24, (128, 96)
 FORMATS = {"avi": "avi", "mkv": "matroska", "mp4": "mp4", "flv": "flv", "ts": "mpegts", "nut": "nut", "h264": "h264",

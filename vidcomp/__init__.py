@@ -17,16 +17,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vidcomp._version import __version__
-from vidcomp.lazy import lazily
+from vidcomp.core.lazy import lazily
 
 if TYPE_CHECKING:
-    from vidcomp.dropin import compress
+    from vidcomp.core.ledger import StageLedger
+    from vidcomp.core.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
+    from vidcomp.engine.attach import compress
+    from vidcomp.engine.run import EncodedVideo, VideoLM, load
     from vidcomp.errors import VidcompError
-    from vidcomp.ledger import StageLedger
     from vidcomp.methods import get_method, methods
-    from vidcomp.pipeline import EncodedVideo, VideoLM, load
     from vidcomp.result import Answer
-    from vidcomp.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
     from vidcomp.video.given import FrameSequence
     from vidcomp.video.names import path_from_record
 
@@ -53,22 +53,22 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "compress": "dropin",
+        "compress": "engine.attach",
         "VidcompError": "errors",
-        "StageLedger": "ledger",
+        "StageLedger": "core.ledger",
         "get_method": "methods",
         "methods": "methods",
         "path_from_record": "video.names",
-        "EncodedVideo": "pipeline",
+        "EncodedVideo": "engine.run",
         "FrameSequence": "video.given",
-        "VideoLM": "pipeline",
-        "load": "pipeline",
+        "VideoLM": "engine.run",
+        "load": "engine.run",
         "Answer": "result",
-        "CompressedTokens": "tokens",
-        "Reduction": "tokens",
-        "Span": "tokens",
-        "TokenView": "tokens",
-        "apply_reduction": "tokens",
+        "CompressedTokens": "core.tokens",
+        "Reduction": "core.tokens",
+        "Span": "core.tokens",
+        "TokenView": "core.tokens",
+        "apply_reduction": "core.tokens",
     },
 )
 

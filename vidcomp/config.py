@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from vidcomp.border import kinds_of, suggest, typed
+from vidcomp.core.arguments import kinds_of, suggest, typed
 from vidcomp.errors import UsageError
 
 # Arguments of calls that take settings beside them: a misspelt one lands among the settings.
@@ -30,7 +30,6 @@ __all__ = [
     "newer_budget",
     "option_of",
     "parse_seconds",
-    "parse_spec",
     "settings_that_do_not_shape",
 ]
 
@@ -409,34 +408,3 @@ def newer_budget(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     replaced = {"keep": "keep_tokens", "keep_tokens": "keep"}
     gone = {replaced[name] for name in replaced if new.get(name) is not None}
     return {**{name: value for name, value in old.items() if name not in gone}, **new}
-
-
-def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``name:key=value,key=value`` into the name and its parameters.
-
-    Values become int, float, bool or None where they read as one.
-
-    Raises:
-        UsageError: a parameter without ``=``.
-    """
-    name, _, rest = text.partition(":")
-    parameters: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read {part!r} in {text!r}", why="parameters are written name:key=value,key=value",
-                             code="bad_option")  # fmt: skip
-        parameters[key.strip()] = _literal(value.strip())
-    return name.strip(), parameters
-
-
-def _literal(text: str) -> int | float | bool | str | None:
-    named: dict[str, bool | None] = {"true": True, "false": False, "none": None}
-    if text.lower() in named:
-        return named[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidcomp import index
+from vidcomp.core import index
+from vidcomp.core.published import PUBLISHED
 from vidcomp.errors import ModelError
-from vidcomp.sizes import PUBLISHED
 
 if TYPE_CHECKING:
     import torch

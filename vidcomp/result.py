@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp._version import __version__
-from vidcomp.endings import Finish
-from vidcomp.ledger import StageLedger
-from vidcomp.tokens import Span
+from vidcomp.core.endings import Finish
+from vidcomp.core.ledger import StageLedger
+from vidcomp.core.tokens import Span
 from vidcomp.video import Frames
 
 __all__ = ["SCHEMA", "Answer", "versions"]

@@ -15,7 +15,7 @@ from vidcomp.errors import VidcompError
 from vidcomp.video.names import recorded_name
 
 if TYPE_CHECKING:
-    from vidcomp.pipeline import VideoLM
+    from vidcomp.engine.run import VideoLM
 
 __all__ = ["Outcome", "caption_videos"]
 

@@ -22,21 +22,21 @@ from torch import Tensor
 
 from vidcomp.batch.journal import Journal
 from vidcomp.bench.statistics import Interval, Marks, bootstrap, mcnemar
-from vidcomp.border import checked, expect
-from vidcomp.budget import token_budget
-from vidcomp.config import parse_spec
+from vidcomp.bench.world.files import write_mp4
+from vidcomp.bench.world.questions import KINDS, Question, make_questions
+from vidcomp.bench.world.scoring import blind_floor
+from vidcomp.bench.world.seeds import TEST
+from vidcomp.bench.world.videos import Options, Video, make_video
+from vidcomp.core.arguments import checked, expect
+from vidcomp.core.budget import token_budget
+from vidcomp.core.library import CACHE
+from vidcomp.core.specs import parse_spec
+from vidcomp.engine.outer import ADDED
+from vidcomp.engine.run import EncodedVideo, VideoLM, WatchedVideo
 from vidcomp.hub import EMBEDDED
-from vidcomp.inllm import get_schedule
-from vidcomp.library import CACHE
 from vidcomp.methods import method_of
 from vidcomp.methods.base import reads
-from vidcomp.nano.files import write_mp4
-from vidcomp.nano.questions import KINDS, Question, make_questions
-from vidcomp.nano.scoring import blind_floor
-from vidcomp.nano.seeds import TEST
-from vidcomp.nano.world import Options, Video, make_video
-from vidcomp.outer import ADDED
-from vidcomp.pipeline import EncodedVideo, VideoLM, WatchedVideo
+from vidcomp.schedules import get_schedule
 
 __all__ = ["AccuracyBench", "AccuracyRow", "bench_accuracy"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from vidcomp.bench.break_even import BreakEven, break_even
 from vidcomp.bench.paired import FEWEST_PAIRS, MedianInterval, faster_or_slower, median_interval, paired_ratio
 from vidcomp.bench.timing import Timing
-from vidcomp.border import check_question, checked, expect
-from vidcomp.ledger import StageLedger
-from vidcomp.pipeline import VideoLM
+from vidcomp.core.arguments import check_question, checked, expect
+from vidcomp.core.ledger import StageLedger
+from vidcomp.engine.run import VideoLM
 
 __all__ = ["PLAIN", "AskBench", "StagePair", "bench_ask"]
 

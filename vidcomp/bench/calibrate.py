@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from vidcomp.bench.reading import expectations
-from vidcomp.border import checked, expect
+from vidcomp.core.arguments import checked, expect
+from vidcomp.engine.run import EncodedVideo, VideoLM
 from vidcomp.errors import UsageError
-from vidcomp.inllm import get_schedule
-from vidcomp.inllm.gsearch import search_shares
-from vidcomp.pipeline import EncodedVideo, VideoLM
+from vidcomp.schedules import get_schedule
+from vidcomp.schedules.gsearch import search_shares
 
 __all__ = ["Calibration", "Sample", "calibrate", "samples_of"]
 

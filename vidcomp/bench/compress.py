@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vidcomp.bench.memory import peak_memory
-from vidcomp.border import checked, expect
+from vidcomp.core.arguments import checked, expect
+from vidcomp.core.tokens import TokenView, apply_reduction
 from vidcomp.methods import Method, get_method
 from vidcomp.methods.base import reads
-from vidcomp.tokens import TokenView, apply_reduction
 
 __all__ = ["CompressTiming", "bench_compress", "made_up_view", "near_square", "with_signals"]
 

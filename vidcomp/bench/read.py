@@ -18,9 +18,9 @@ from typing import Any
 from vidcomp.bench.memory import peak_of_processes
 from vidcomp.bench.paired import MedianInterval, paired_ratio
 from vidcomp.bench.timing import Timing
-from vidcomp.border import checked, expect
+from vidcomp.core.arguments import checked, expect
 from vidcomp.video import READERS, Frames, Sampling, read_frames
-from vidcomp.video.line import stop_nursery
+from vidcomp.video.process.client import stop_nursery
 
 __all__ = ["RAW_CALLS", "ReadBench", "bench_read"]
 

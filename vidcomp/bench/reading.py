@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidcomp.generation import Prefill
-from vidcomp.library import CACHE
-from vidcomp.models import Family
+from vidcomp.core.library import CACHE
+from vidcomp.engine.generate import Prefill
+from vidcomp.families import Family
 
 __all__ = ["expectations"]
 

@@ -98,7 +98,7 @@ def run(args: Sequence[str]) -> int:
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
     finally:
-        if line := sys.modules.get("vidcomp.video.line"):
+        if line := sys.modules.get("vidcomp.video.process.client"):
             line.stop_nursery()
 
 

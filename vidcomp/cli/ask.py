@@ -43,7 +43,7 @@ def ask(
         if not also:
             _show(lm.ask(video, question, on_text=on_text), config, ui)
             return
-        from vidcomp.conversation import Conversation
+        from vidcomp.engine.conversation import Conversation
 
         talk = Conversation(lm, video, remember=False)
         for each in (question, *also):

@@ -13,7 +13,8 @@ import typer
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import RunConfig, VideoConfig, parse_spec
+from vidcomp.config import RunConfig, VideoConfig
+from vidcomp.core.specs import parse_spec
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -134,7 +135,8 @@ def read(
     """Time reading beside raw calls of decord, PyAV and OpenCV, in rounds whose order is drawn by chance."""
     from vidcomp.bench.paired import faster_or_slower
     from vidcomp.bench.read import bench_read
-    from vidcomp.video import READERS, StockRule
+    from vidcomp.core.stock_rules import StockRule
+    from vidcomp.video import READERS
     from vidcomp.video.options import readers_of, sampling_of
 
     result = bench_read(

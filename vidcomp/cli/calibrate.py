@@ -10,7 +10,8 @@ import typer
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import RunConfig, parse_spec
+from vidcomp.config import RunConfig
+from vidcomp.core.specs import parse_spec
 
 __all__ = ["calibrate"]
 
@@ -31,7 +32,7 @@ def calibrate(
 ) -> None:
     """Search a schedule's parameters on your own videos, without labels, and write them to a preset file."""
     from vidcomp.cli.session import check_names, open_model
-    from vidcomp.inllm import SCHEDULES
+    from vidcomp.schedules import SCHEDULES
 
     name, parameters = parse_spec(schedule)
     SCHEDULES.require(schedule)
@@ -41,7 +42,7 @@ def calibrate(
     with open_model(config, ui, videos[0]) as lm:
         from vidcomp.bench.calibrate import calibrate as search
         from vidcomp.bench.calibrate import samples_of
-        from vidcomp.inllm.presets import write_preset
+        from vidcomp.schedules.blocks.presets import write_preset
 
         samples = samples_of(lm, videos, questions)
         step = ui.note if ui.verbose else lambda text: None

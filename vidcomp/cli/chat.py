@@ -20,7 +20,7 @@ from vidcomp.config import OuterConfig, RunConfig, option_of
 from vidcomp.errors import UsageError, VidcompError
 
 if TYPE_CHECKING:
-    from vidcomp.conversation import Conversation
+    from vidcomp.engine.conversation import Conversation
 
 __all__ = ["chat"]
 
@@ -43,7 +43,7 @@ def chat(
     from vidcomp.cli.session import open_model
 
     with open_model(config, ui, video) as lm:
-        from vidcomp.conversation import Conversation
+        from vidcomp.engine.conversation import Conversation
 
         talk = _Talk(Conversation(lm, video), ui)
         talk.conversation.open()

@@ -52,7 +52,7 @@ def _version_of(package: str, otherwise: str = "missing: pip install -c constrai
 
 def _readers() -> dict[str, str]:
     """In the order in which they are tried."""
-    from vidcomp.video.reader import LIBRARIES, READERS
+    from vidcomp.video.readers.base import LIBRARIES, READERS
 
     return {name: _reader(name, LIBRARIES[name]) for name in READERS}
 

@@ -34,13 +34,13 @@ def frames(
 ) -> None:
     """List the frames that ask would read: index, seconds, exact time; -o writes the pictures. Loads no model."""
     from vidcomp.video import read_frames
-    from vidcomp.video.line import start_nursery
+    from vidcomp.video.process.client import start_nursery
 
     if output is not None:
         _require_new(output)
     os.close(open_video(video))
     start_nursery()
-    from vidcomp.processor import sampling_facts
+    from vidcomp.families.processor import sampling_facts
     from vidcomp.video.options import readers_of, sampling_of
 
     model = config.model

@@ -24,7 +24,7 @@ def methods(
     ui: Ui,
 ) -> None:
     """List the methods: what they do, what they need, whether their budget is exact and how they are proven."""
-    from vidcomp.border import suggest
+    from vidcomp.core.arguments import suggest
     from vidcomp.report.listing import described_method, methods_page
 
     if markdown:
@@ -53,9 +53,9 @@ def show_names(stage: str) -> None:
 
 
 def _stages(built_in: bool = False, fresh: bool = False) -> StageRows:
-    from vidcomp.inllm import schedules
-    from vidcomp.intower import mergers
     from vidcomp.methods import methods as outer
+    from vidcomp.schedules import schedules
+    from vidcomp.tower import mergers
 
     return {
         "outer": outer(built_in, fresh),

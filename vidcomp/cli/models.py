@@ -8,7 +8,7 @@ import typer
 
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.options import with_ui
-from vidcomp.index import FAMILIES, stored
+from vidcomp.core.index import FAMILIES, stored
 
 __all__ = ["models"]
 
@@ -19,9 +19,9 @@ def models(
 ) -> None:
     """List the model families, their checkpoints, tokens per frame and limits."""
     if markdown:
-        from vidcomp.models import FAMILIES as adapters
-        from vidcomp.models.catalog import catalog
-        from vidcomp.models.catalog import markdown as page
+        from vidcomp.families import FAMILIES as adapters
+        from vidcomp.families.catalog import catalog
+        from vidcomp.families.catalog import markdown as page
 
         data(page(catalog(adapters)).rstrip("\n"))
         return

@@ -15,8 +15,8 @@ from vidcomp.video.names import recorded_name
 if TYPE_CHECKING:
     from vidcomp.report.prices import Price
     from vidcomp.report.sheet import Sheet
-    from vidcomp.video.conform import Form
     from vidcomp.video.probe import Probe
+    from vidcomp.video.readers.conform import Form
 
 __all__ = ["probe"]
 
@@ -30,7 +30,7 @@ def probe(
     ui: Ui,
 ) -> None:
     """Say what files hold, whether they are whole, and what they would cost per model family. Loads no model."""
-    from vidcomp.video.line import start_nursery
+    from vidcomp.video.process.client import start_nursery
 
     start_nursery()  # it loads its libraries while this process loads its own
     from vidcomp.batch.discover import find_videos

@@ -14,8 +14,8 @@ from vidcomp.config import RunConfig
 from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
-    from vidcomp.inllm import AttentionBalance
-    from vidcomp.pipeline import VideoLM
+    from vidcomp.engine.decoder import AttentionBalance
+    from vidcomp.engine.run import VideoLM
     from vidcomp.result import Answer
 
 __all__ = ["report"]
@@ -67,7 +67,7 @@ def _looked_at(
     lm: VideoLM, video: Path, question: str
 ) -> tuple[Answer, tuple[AttentionBalance, AttentionBalance | None]]:
     """Ask as configured and without compression, over one pass of the vision tower."""
-    from vidcomp.inllm import AttentionBalance
+    from vidcomp.engine.decoder import AttentionBalance
 
     watched, compressed = lm.watch(video), AttentionBalance()
     answer = lm.ask(watched, question, balance=compressed)

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidcomp.border import check_question
 from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
-from vidcomp.config import RunConfig, parse_spec
+from vidcomp.config import RunConfig
+from vidcomp.core.arguments import check_question
+from vidcomp.core.specs import parse_spec
 from vidcomp.video.files import open_video, refuse_text
 from vidcomp.video.names import display_name
 from vidcomp.video.options import readers_of
 
 if TYPE_CHECKING:
-    from vidcomp.pipeline import VideoLM
+    from vidcomp.engine.run import VideoLM
 
 __all__ = ["check_file", "check_names", "check_request", "open_model"]
 
@@ -29,11 +30,11 @@ def open_model(
     if video is not None:
         check_file(video)
     check_request(config, question)
-    from vidcomp.pipeline import VideoLM, load_config
+    from vidcomp.engine.run import VideoLM, load_config
 
     _tame_libraries(ui)
     if arch is not None:
-        from vidcomp.models import random_family
+        from vidcomp.families import random_family
 
         lm = VideoLM(random_family(arch, config.model), config)
         ui.note(f"note: {arch} has random weights: its times are real, its answers mean nothing")
@@ -51,9 +52,9 @@ def check_names(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong question, or a wrong name of a method, inner schedule or merger, before a library is loaded."""
     if question is not None:
         check_question(question)
-    from vidcomp.inllm import SCHEDULES
-    from vidcomp.intower import MERGERS
     from vidcomp.methods import METHODS
+    from vidcomp.schedules import SCHEDULES
+    from vidcomp.tower import MERGERS
 
     METHODS.require(config.outer.method)
     SCHEDULES.require(config.outer.inner)
@@ -72,10 +73,10 @@ def check_file(video: Path) -> None:
 def check_request(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong method, inner schedule, merger, reader or question before any weight is read."""
     check_names(config, question)
-    from vidcomp.inllm import get_schedule
-    from vidcomp.intower import get_merger
     from vidcomp.methods import method_of
-    from vidcomp.video.reader import require_readers
+    from vidcomp.schedules import get_schedule
+    from vidcomp.tower import get_merger
+    from vidcomp.video.readers.base import require_readers
 
     if (readers := readers_of(config.video)) is not None:
         require_readers(readers)

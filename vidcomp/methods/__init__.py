@@ -6,10 +6,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vidcomp.border import checked, expect
-from vidcomp.config import parse_spec
+from vidcomp.core.arguments import checked, expect
+from vidcomp.core.registry import MethodInfo, Registry
+from vidcomp.core.specs import parse_spec
 from vidcomp.methods.base import Method
-from vidcomp.registry import MethodInfo, Registry
 
 __all__ = ["METHODS", "Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
 

@@ -23,10 +23,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity
-from vidcomp.methods.bipartite import Merging, pair_up
-from vidcomp.methods.select import even_budgets
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.bipartite import Merging, pair_up
+from vidcomp.methods.blocks.select import even_budgets
 
 __all__ = ["Aim"]
 

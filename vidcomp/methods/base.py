@@ -13,15 +13,15 @@ from dataclasses import MISSING, Field, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from vidcomp.border import expect, typed
-from vidcomp.budget import token_budget
+from vidcomp.core.arguments import expect, typed
+from vidcomp.core.budget import token_budget
+from vidcomp.core.registry import MethodInfo, Parity, parameters_of
 from vidcomp.errors import UsageError
-from vidcomp.registry import MethodInfo, Parity, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vidcomp.tokens import Reduction, TokenView
+    from vidcomp.core.tokens import Reduction, TokenView
 
 __all__ = [
     "Method",
@@ -46,12 +46,12 @@ class Method(Protocol):
         name: what the user types.
         summary: one line, what it does.
         source: paper and repository in words, with a URL or arXiv id.
-        needs: names of the :class:`~vidcomp.tokens.TokenView` signals it reads besides ``features``. One that needs
+        needs: signals of :class:`~vidcomp.core.tokens.TokenView` that it reads besides ``features``. One that needs
             ``query`` depends on the question.
         wants: signals it reads when the model can give them, and does without otherwise.
         inner: name of the in-LLM schedule that was published with it, None when there is none.
         exact: whether the number of survivors follows from shape and keep ratio alone, and :meth:`count` tells it
-            beforehand. A method that decides by thresholds says False; :func:`~vidcomp.methods.fitted.fitted` brings
+            beforehand. A method that decides by thresholds says False; ``blocks/fitted.py`` brings
             its decision to a number.
         rule: what keeps the number of survivors from being the budget, told of the method ("stores static positions
             once"); empty where nothing does.

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.budget import allocate, token_budget
+from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.tokens import Reduction, Span, TokenView, merge_rows
 from vidcomp.methods.base import Method
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.maxmin import farthest_first
-from vidcomp.methods.similarity import products
-from vidcomp.tokens import Reduction, Span, TokenView, merge_rows
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.maxmin import farthest_first
+from vidcomp.methods.blocks.similarity import products
 
 __all__ = ["Cluster", "spherical_means"]
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.methods.base import Method, Parity, check_seed
-from vidcomp.methods.select import keep_only
-from vidcomp.tokens import Reduction, TokenView, identity
+from vidcomp.methods.blocks.select import keep_only
 
 __all__ = ["FewerFrames", "Keep", "Pool", "Random", "Uniform"]
 

@@ -8,7 +8,7 @@ farthest, then again and again the token whose smallest distance to the taken on
 of the video.
 
 The published code picks a token twice when only copies are left; here every pick is another token, copies come last, in
-the order of the video. Its steps cost k * k * T * N * D; see :mod:`vidcomp.methods.maxmin` for what they cost here.
+the order of the video. Its steps cost k * k * T * N * D; see ``blocks/maxmin.py`` for what they cost here.
 Finding the first pick costs up to (T * N)**2 * D on a video in which nothing repeats.
 """
 
@@ -17,11 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity
-from vidcomp.methods.maxmin import farthest_first
-from vidcomp.methods.select import keep_only
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.maxmin import farthest_first
+from vidcomp.methods.blocks.select import keep_only
 
 __all__ = ["Divprune"]
 

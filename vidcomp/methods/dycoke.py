@@ -21,11 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep
-from vidcomp.methods.select import keep_marked, keep_only, top_mask
-from vidcomp.methods.similarity import frame_cosine
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import keep_marked, keep_only, top_mask
+from vidcomp.methods.blocks.similarity import frame_cosine
 
 __all__ = ["Dycoke"]
 

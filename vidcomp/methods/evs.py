@@ -21,11 +21,11 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.budget import guarded_floor, token_budget
+from vidcomp.core.budget import guarded_floor, token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep
-from vidcomp.methods.select import keep_only
-from vidcomp.methods.similarity import neighbour_cosine
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import keep_only
+from vidcomp.methods.blocks.similarity import neighbour_cosine
 
 __all__ = ["Evs"]
 

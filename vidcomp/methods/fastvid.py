@@ -34,13 +34,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import allocate, even_split, guarded_floor, token_budget
+from vidcomp.core.budget import allocate, even_split, guarded_floor, token_budget
+from vidcomp.core.tokens import Links, Reduction, Span, TokenView, identity
 from vidcomp.methods.base import Method, Parity, check_keep, exact_unless, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.dpc_knn import ranked_groups
-from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import cosines, widest_float
-from vidcomp.tokens import Links, Reduction, Span, TokenView, identity
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.dpc_knn import ranked_groups
+from vidcomp.methods.blocks.select import top_mask
+from vidcomp.methods.blocks.similarity import cosines, widest_float
 
 __all__ = ["Fastvid", "Quota", "cut_spans"]
 

@@ -29,15 +29,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import guarded_ceil
+from vidcomp.core.budget import guarded_ceil
+from vidcomp.core.tokens import Reduction, Span, TokenView, merge_rows
 from vidcomp.methods.base import Method, check_keep, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.dpc_knn import cluster_groups, squared_distances
-from vidcomp.methods.equal import first_equal
-from vidcomp.methods.maxmin import spread_out
-from vidcomp.methods.merge import weighted_mean
-from vidcomp.methods.similarity import block_bytes
-from vidcomp.tokens import Reduction, Span, TokenView, merge_rows
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.dpc_knn import cluster_groups, squared_distances
+from vidcomp.methods.blocks.equal import first_equal
+from vidcomp.methods.blocks.maxmin import spread_out
+from vidcomp.methods.blocks.merge import weighted_mean
+from vidcomp.methods.blocks.similarity import block_bytes
 
 __all__ = ["Flashvid", "attended_and_different", "cut_segments"]
 

@@ -22,9 +22,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
 
 __all__ = ["Flowcut", "cut_count", "flow_scores", "running_cut"]
 

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
-from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
 
 __all__ = ["Fopru"]
 

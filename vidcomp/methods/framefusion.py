@@ -22,12 +22,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import frame_cosine
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.select import top_mask
+from vidcomp.methods.blocks.similarity import frame_cosine
 
 __all__ = ["Framefusion", "repeats"]
 

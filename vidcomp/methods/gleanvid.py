@@ -30,13 +30,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import allocate, guarded_floor
+from vidcomp.core.budget import allocate, guarded_floor
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.equal import first_equal, first_of_same
-from vidcomp.methods.select import keep_marked, top_mask
-from vidcomp.methods.similarity import widest_float
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.equal import first_equal, first_of_same
+from vidcomp.methods.blocks.select import keep_marked, top_mask
+from vidcomp.methods.blocks.similarity import widest_float
 
 __all__ = ["Gleanvid", "cell_means", "frame_quota", "novelty", "without_main_direction"]
 

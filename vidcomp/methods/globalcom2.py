@@ -31,12 +31,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import allocate, token_budget
+from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import Method, check_keep, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.select import keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.select import keep_marked, top_mask
 
 __all__ = ["Globalcom2", "crop_budgets", "mosaic_parts"]
 

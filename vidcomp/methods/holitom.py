@@ -27,13 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import guarded_ceil
+from vidcomp.core.budget import guarded_ceil
+from vidcomp.core.tokens import Reduction, Span, TokenView, identity
 from vidcomp.methods.base import Method, Parity, check_keep, signal
-from vidcomp.methods.draft import ClusterRule, Draft
-from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import neighbour_cosine
-from vidcomp.spans.global_dp import global_spans, static_positions
-from vidcomp.tokens import Reduction, Span, TokenView, identity
+from vidcomp.methods.blocks.builder import ClusterRule, Draft
+from vidcomp.methods.blocks.global_dp import global_spans, static_positions
+from vidcomp.methods.blocks.select import top_mask
+from vidcomp.methods.blocks.similarity import neighbour_cosine
 
 __all__ = ["Holitom", "Plan", "effective_keep", "default_tau"]
 

@@ -21,13 +21,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import even_split, token_budget
+from vidcomp.core.budget import even_split, token_budget
+from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.methods.base import Method, signal
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import neighbour_cosine
-from vidcomp.tokens import Reduction, TokenView, identity
-from vidcomp.video.keyframes import standing_out
+from vidcomp.methods.blocks.deviations import standing_out
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.select import top_mask
+from vidcomp.methods.blocks.similarity import neighbour_cosine
 
 __all__ = ["Kffocus", "cells_of"]
 

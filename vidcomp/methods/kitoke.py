@@ -30,15 +30,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import guarded_floor
+from vidcomp.core.budget import guarded_floor
+from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, check_keep, check_seed
-from vidcomp.methods.cosine import nearest_kept
-from vidcomp.methods.equal import first_equal
-from vidcomp.methods.merge import weighted_mean
-from vidcomp.methods.projection import projected
-from vidcomp.methods.similarity import block_bytes
-from vidcomp.tokens import Reduction, Span, TokenView
-from vidcomp.video.keyframes import unusual_level
+from vidcomp.methods.blocks.cosine import nearest_kept
+from vidcomp.methods.blocks.deviations import unusual_level
+from vidcomp.methods.blocks.equal import first_equal
+from vidcomp.methods.blocks.merge import weighted_mean
+from vidcomp.methods.blocks.projection import projected
+from vidcomp.methods.blocks.similarity import block_bytes
 
 __all__ = ["Kitoke", "crowding", "inclusion", "intervals", "pivotal", "systematic"]
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.budget import even_split, token_budget
+from vidcomp.core.budget import even_split, token_budget
+from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.select import top_mask
-from vidcomp.tokens import Reduction, Span, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.select import top_mask
 
 __all__ = ["LftrLike", "distinctness", "merged_frames"]
 

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import torch
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method
-from vidcomp.tokens import Reduction, TokenView
 
 __all__ = ["Llavolta"]
 

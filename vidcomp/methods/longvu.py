@@ -31,12 +31,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Links, Reduction, TokenView, identity
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.select import top_mask
-from vidcomp.methods.similarity import frame_cosine, widest_float
-from vidcomp.tokens import Links, Reduction, TokenView, identity
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.select import top_mask
+from vidcomp.methods.blocks.similarity import frame_cosine, widest_float
 
 __all__ = ["Longvu", "LowResolution", "changed_tokens", "unusual_frames"]
 

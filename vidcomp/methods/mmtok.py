@@ -26,13 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.equal import first_equal, first_of_same
-from vidcomp.methods.facility import Coverage, facility_location
-from vidcomp.methods.select import keep_only
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.equal import first_equal, first_of_same
+from vidcomp.methods.blocks.facility import Coverage, facility_location
+from vidcomp.methods.blocks.select import keep_only
 
 __all__ = ["Mmtok", "picture_coverage", "word_coverage"]
 

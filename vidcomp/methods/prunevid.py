@@ -26,12 +26,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import allocate, token_budget
+from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.tokens import Reduction, Span, TokenView, identity
 from vidcomp.methods.base import Method, Parity
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.dpc_knn import ranked_peaks
-from vidcomp.methods.draft import ClusterRule, Draft
-from vidcomp.tokens import Reduction, Span, TokenView, identity
+from vidcomp.methods.blocks.builder import ClusterRule, Draft
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.dpc_knn import ranked_peaks
 
 __all__ = ["Prunevid", "contiguous_runs", "frame_labels"]
 

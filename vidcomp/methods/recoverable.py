@@ -31,14 +31,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.budget import allocate
+from vidcomp.core.budget import allocate
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, exact_unless, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.merge import weighted_mean
-from vidcomp.methods.outliers import outlier_share
-from vidcomp.methods.select import even_budgets, top_mask
-from vidcomp.methods.similarity import products
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.merge import weighted_mean
+from vidcomp.methods.blocks.outliers import outlier_share
+from vidcomp.methods.blocks.select import even_budgets, top_mask
+from vidcomp.methods.blocks.similarity import products
 
 __all__ = ["Recoverable"]
 

@@ -19,13 +19,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.equal import first_equal
-from vidcomp.methods.select import keep_only
-from vidcomp.methods.similarity import widest_float
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.equal import first_equal
+from vidcomp.methods.blocks.select import keep_only
+from vidcomp.methods.blocks.similarity import widest_float
 
 __all__ = ["Todre", "dispersed"]
 

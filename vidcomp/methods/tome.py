@@ -17,11 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
-from vidcomp.methods.folding import fold
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.select import even_budgets
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.folding import fold
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.select import even_budgets
 
 __all__ = ["Tome"]
 

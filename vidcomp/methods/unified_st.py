@@ -23,14 +23,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.dpc_blocks import density_peaks_of_many
-from vidcomp.methods.equal import first_equal
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.projection import projected
-from vidcomp.methods.similarity import block_bytes
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.dpc_blocks import density_peaks_of_many
+from vidcomp.methods.blocks.equal import first_equal
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.projection import projected
+from vidcomp.methods.blocks.similarity import block_bytes
 
 __all__ = ["UnifiedSt", "different_pool", "first_independent"]
 

@@ -21,11 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import allocate
+from vidcomp.core.budget import allocate
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.select import keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.select import keep_marked, top_mask
 
 __all__ = ["VCast", "bends"]
 

@@ -22,11 +22,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import token_budget
+from vidcomp.core.budget import token_budget
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
-from vidcomp.methods.equal import first_equal, first_of_same
-from vidcomp.methods.select import keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.equal import first_equal, first_of_same
+from vidcomp.methods.blocks.select import keep_marked, top_mask
 
 __all__ = ["Commonness", "Vidcom2"]
 

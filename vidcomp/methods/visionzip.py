@@ -22,12 +22,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidcomp.budget import guarded_floor
+from vidcomp.core.budget import guarded_floor
+from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.cosine import unit_rows
-from vidcomp.methods.select import even_budgets, listed, top_mask
-from vidcomp.methods.similarity import products
-from vidcomp.tokens import Reduction, TokenView, identity
+from vidcomp.methods.blocks.cosine import unit_rows
+from vidcomp.methods.blocks.select import even_budgets, listed, top_mask
+from vidcomp.methods.blocks.similarity import products
 
 __all__ = ["Visionzip", "evenly_spaced"]
 

@@ -21,10 +21,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
-from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.methods.similarity import cosines
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
+from vidcomp.methods.blocks.similarity import cosines
 
 __all__ = ["Fastervlm", "Vispruner", "without_duplicates"]
 

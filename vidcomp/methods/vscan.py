@@ -24,11 +24,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, check_keep, signal, tower_layer
-from vidcomp.methods.cosine import nearest_kept
-from vidcomp.methods.merge import mean_of_members
-from vidcomp.methods.select import even_budgets, top_mask
-from vidcomp.tokens import Reduction, Span, TokenView
+from vidcomp.methods.blocks.cosine import nearest_kept
+from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.select import even_budgets, top_mask
 
 __all__ = ["Vscan"]
 

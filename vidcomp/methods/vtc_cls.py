@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal, tower_layer
-from vidcomp.methods.select import even_budgets, keep_marked, top_mask
-from vidcomp.tokens import Reduction, TokenView
+from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
 
 __all__ = ["VtcCls"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vidcomp.sizes import ModelShape
+from vidcomp.core.published import ModelShape
 
 __all__ = ["Cost", "layer_flops", "prefill_cost"]
 

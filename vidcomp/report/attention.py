@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vidcomp.inllm import AttentionBalance, LayerBalance
+from vidcomp.engine.decoder import AttentionBalance, LayerBalance
 from vidcomp.report.sheet import Sheet
 
 __all__ = ["attention_record", "render_attention"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vidcomp.ledger import StageLedger, StageRecord
+from vidcomp.core.ledger import StageLedger, StageRecord
+from vidcomp.core.published import ModelShape
 from vidcomp.report.accounting import Cost, prefill_cost
-from vidcomp.sizes import ModelShape
 
 __all__ = ["Report", "ReportLine", "make_report"]
 

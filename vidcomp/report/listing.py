@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidcomp.registry import MethodInfo
+from vidcomp.core.registry import MethodInfo
 from vidcomp.report.sheet import Sheet
 
 __all__ = ["STAGES", "StageRows", "described_method", "methods_page", "methods_table"]

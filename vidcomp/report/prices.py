@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vidcomp.config import VideoConfig
+from vidcomp.core.published import PUBLISHED
 from vidcomp.report.accounting import prefill_cost
-from vidcomp.sizes import PUBLISHED
 from vidcomp.video.options import sampling_of
 from vidcomp.video.probe import Probe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vidcomp.ledger import SpanRecord, StageLedger
+from vidcomp.core.ledger import SpanRecord, StageLedger
 from vidcomp.report.lines import Report, ReportLine
 from vidcomp.report.sheet import Sheet
 

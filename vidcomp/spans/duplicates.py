@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidcomp.core.tokens import Span
 from vidcomp.spans.encoders import FrameEncoder
-from vidcomp.tokens import Span
 
 __all__ = ["FramePlan", "every_frame", "find_duplicates"]
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vidcomp.config import SpanConfig
+from vidcomp.core.pixels import RESAMPLE, normalize, resize, to_channels_first
 from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_folder, first_line, pick_device, read_json
-from vidcomp.pixels import RESAMPLE, normalize, resize, to_channels_first
 
 __all__ = ["FrameEncoder", "Luma", "VisionNetwork", "frame_encoder"]
 

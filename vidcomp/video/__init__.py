@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vidcomp.lazy import lazily
+from vidcomp.core.lazy import lazily
 
 if TYPE_CHECKING:
     from vidcomp.video.files import display_name
     from vidcomp.video.read import DEADLINE_SECONDS, read_frames
-    from vidcomp.video.reader import READERS, ReaderError, VideoReader
-    from vidcomp.video.sampling import Sampling, StockRule
+    from vidcomp.video.readers.base import READERS, ReaderError, VideoReader
+    from vidcomp.video.sampling import Sampling
     from vidcomp.video.types import Frames, Partial, VideoInfo
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "Partial",
     "ReaderError",
     "Sampling",
-    "StockRule",
     "VideoInfo",
     "VideoReader",
     "display_name",
@@ -40,11 +39,10 @@ __getattr__ = lazily(
         "display_name": "files",
         "DEADLINE_SECONDS": "read",
         "read_frames": "read",
-        "READERS": "reader",
-        "ReaderError": "reader",
-        "VideoReader": "reader",
+        "READERS": "readers.base",
+        "ReaderError": "readers.base",
+        "VideoReader": "readers.base",
         "Sampling": "sampling",
-        "StockRule": "sampling",
         "Frames": "types",
         "Partial": "types",
         "VideoInfo": "types",

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.border import checked, expect, shown, typed
 from vidcomp.config import VideoConfig
+from vidcomp.core.arguments import checked, expect, shown, typed
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video.options import readers_of
 from vidcomp.video.read import read_frames

@@ -1,5 +1,4 @@
-"""Which frames to look at: key frames of the video codec with evenly spaced ones between them, or frames that stand
-out.
+"""Which frames to look at: key frames of the video codec with evenly spaced ones between them.
 
 Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Its code is not public;
 the rule for gaps is known from an independent implementation. What happens before the first and after the last key
@@ -10,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["KeyTimes", "key_times", "standing_out", "unusual_level"]
+__all__ = ["KeyTimes", "key_times"]
 
 _HEAD = 0.05  # seconds: a first key frame later than this leaves the start unseen
 _PER_SECOND = 2.0  # more key frames than this say nothing about the content
-_SPREAD = 3 * 1.4826  # median deviations that make three standard deviations
 
 
 @dataclass(frozen=True)
@@ -83,23 +79,3 @@ def _between(keys: list[float], duration: float, delta: float, room: int | None)
         for start, gap, count in zip(keys, gaps, counts, strict=True)
         for i in range(count)
     ]
-
-
-def unusual_level(values: NDArray[Any]) -> float:
-    """Where values begin to stand out: the median plus three times the spread, robustly estimated; 0 for no values."""
-    if len(values) == 0:
-        return 0.0
-    middle = float(np.median(values))
-    return middle + _SPREAD * float(np.median(np.abs(values - middle)))
-
-
-def standing_out(change: NDArray[Any]) -> NDArray[np.bool_]:
-    """Key frames from frame differences, for videos whose codec says nothing.
-
-    Args:
-        change: [T - 1], how much each frame after the first differs from the one before.
-
-    Returns:
-        [T] bool: the first frame, and those that differ unusually much.
-    """
-    return np.concatenate([[True], np.asarray(change) > unusual_level(np.asarray(change))])

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from vidcomp.config import VideoConfig
-from vidcomp.video.sampling import DEFAULT_FPS, Sampling, StockRule
+from vidcomp.core.stock_rules import StockRule
+from vidcomp.video.sampling import DEFAULT_FPS, Sampling
 
 __all__ = ["readers_of", "sampling_of"]
 

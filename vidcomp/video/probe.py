@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.video.conform import Form, squared, swapped
-from vidcomp.video.header import Header
+from vidcomp.video.container.header import Header
+from vidcomp.video.container.scan import Timeline
 from vidcomp.video.names import local_path, recorded_name
 from vidcomp.video.read import DEADLINE_SECONDS, look_at
+from vidcomp.video.readers.conform import Form, squared, swapped
 from vidcomp.video.sampling import Sampling, choose_frames
-from vidcomp.video.scan import Timeline
 
 __all__ = ["Probe", "probe"]
 

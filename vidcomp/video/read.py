@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidcomp.errors import IncompleteVideo, InputError
+from vidcomp.video.container.header import Header, read_header, refuse_absurd
 from vidcomp.video.files import open_video, refuse_text
-from vidcomp.video.header import Header, read_header, refuse_absurd
 from vidcomp.video.names import display_name, local_path
-from vidcomp.video.reader import READERS, ReaderError, require_readers
+from vidcomp.video.readers.base import READERS, ReaderError, require_readers
 from vidcomp.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidcomp.video.isolation import Event, Listed, Planned
+    from vidcomp.video.process.isolation import Event, Listed, Planned
     from vidcomp.video.types import Frames, Partial
 
 __all__ = ["DEADLINE_SECONDS", "MAX_BYTES", "look_at", "read_frames"]
@@ -124,8 +124,8 @@ def look_at(
     Raises:
         InputError: as :func:`read_frames`.
     """
-    from vidcomp.video.isolation import Job, Listed, run_job
-    from vidcomp.video.worker import Request
+    from vidcomp.video.process.isolation import Job, Listed, run_job
+    from vidcomp.video.process.worker import Request
 
     with _opened(path) as file:
         request = Request((), file.absolute, file.header, Sampling(), None, MAX_BYTES)
@@ -191,8 +191,8 @@ def _require_positive(name: str, value: float) -> float:
 def _try_readers(
     names: Sequence[str], file: _File, wish: _Wish, limit: float, on_ready: Callable[[Partial], None] | None
 ) -> Frames:
-    from vidcomp.video.isolation import Job, run_job
-    from vidcomp.video.worker import Request
+    from vidcomp.video.process.isolation import Job, run_job
+    from vidcomp.video.process.worker import Request
 
     failures: Failures = []
     while len(failures) < len(names):
@@ -229,7 +229,7 @@ def _collect(
     on_ready: Callable[[Partial], None] | None,
 ) -> Frames:
     """Follow one job to its end, handing on its frames as they come."""
-    from vidcomp.video.isolation import Planned, Refused
+    from vidcomp.video.process.isolation import Planned, Refused
     from vidcomp.video.types import Partial
 
     plan: Planned | None = None

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcomp.core.stock_rules import StockRule
 from vidcomp.video.keyframes import key_times
 
-__all__ = ["RULES", "Sampling", "StockRule", "choose_frames", "choose_in_spans", "window"]
+__all__ = ["RULES", "Sampling", "choose_frames", "choose_in_spans", "window"]
 
 Times = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -25,64 +26,6 @@ DEFAULT_FPS = 1.0
 # times to milliseconds. Never more than a quarter of a frame.
 EARLY_SECONDS = 5e-4
 CROWDED_PER_SECOND = 2.0  # more key frames than this tell nothing about content
-
-
-@dataclass(frozen=True)
-class StockRule:
-    """How a model family's own processor samples a video of N frames, for ``--sample model``.
-
-    Attributes:
-        spacing: ``"arange"`` takes floor(i * N / n), ``"linspace"`` rounds i * (N - 1) / (n - 1), ``"floor"`` floors
-        it.
-        frames: n; None computes it from ``fps``.
-        fps: n = int(N / rate * fps); with neither, every frame is taken.
-        min_frames, max_frames: bounds of an n that comes from ``fps``.
-        multiple: n is rounded down to a multiple of this (frames that the model joins).
-        shift: ``"arange"`` starts at this frame; -1 starts in the middle of the first step.
-        skip_seconds: left out at both ends of videos longer than ``frames * fps + 2 * skip_seconds`` seconds.
-        cap_by_rate: n is at most round(fps * seconds) even when ``frames`` is given.
-    """
-
-    spacing: Literal["arange", "linspace", "floor"] = "arange"
-    frames: int | None = None
-    fps: float | None = None
-    min_frames: int = 1
-    max_frames: int = 4096
-    multiple: int = 1
-    shift: float = 0.0
-    skip_seconds: float = 0.0
-    cap_by_rate: bool = False
-
-    def choose(self, total: int, seconds: float) -> Indices:
-        """int64 ``[T]`` increasing indices into ``total`` frames that last ``seconds``."""
-        count = self._count(total, seconds)
-        first, last = self._ends(total, seconds)
-        if self.spacing == "arange":
-            step = total / count
-            start = step / 2 if self.shift < 0 else self.shift
-            places = np.arange(start, total, step)
-        else:
-            places = np.linspace(first, last, count)
-            places = places.round() if self.spacing == "linspace" else places
-        return np.unique(places.astype(np.int64).clip(0, total - 1))
-
-    def _count(self, total: int, seconds: float) -> int:
-        count = total if self.frames is None else self.frames
-        if self.frames is None and self.fps is not None:
-            rate = total / seconds if seconds else 1.0
-            count = max(int(total / rate * self.fps), self.min_frames)
-            count = min(count, self.max_frames)
-        elif self.cap_by_rate and self.fps is not None:
-            count = min(count, round(self.fps * seconds))
-        count = min(count, total)
-        return max(count // self.multiple * self.multiple, 1)
-
-    def _ends(self, total: int, seconds: float) -> tuple[int, int]:
-        if not self.skip_seconds or seconds - 2 * self.skip_seconds <= (self.frames or 0) * (self.fps or 1):
-            return 0, total - 1
-        skipped = self.skip_seconds * total / seconds
-        first, last = int(skipped), min(int(total - skipped), total - 1)
-        return (first, last) if first < last else (0, total - 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Recipes that made the embedded models. Not installed with the package."""

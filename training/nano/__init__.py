@@ -1,0 +1,1 @@
+"""How nano was trained, from scratch, on rendered shapes. Start: ``python -m training.nano.train --help``."""

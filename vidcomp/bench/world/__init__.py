@@ -1,0 +1,1 @@
+"""The rendered world that nano was trained on: videos, questions about them, and how answers are scored."""

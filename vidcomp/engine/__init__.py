@@ -1,0 +1,1 @@
+"""One request from file to answer: the steps, the order they run in, and what is remembered between questions."""

@@ -1,0 +1,127 @@
+"""A video and the questions about it, one after the other; settings may change in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vidcomp.config import newer_budget
+from vidcomp.core.arguments import check_question, checked, expect
+from vidcomp.engine.outer import signals_to_collect
+from vidcomp.engine.run import EncodedVideo, VideoLM, WatchedVideo
+from vidcomp.errors import UsageError
+from vidcomp.families.base import Turn
+from vidcomp.hub import EMBEDDED
+from vidcomp.methods import method_of
+from vidcomp.result import Answer
+from vidcomp.video.given import VideoInput
+
+__all__ = ["Conversation"]
+
+
+class Conversation:
+    """Questions about one video: it is read and encoded once, and the language model reads it once per setting.
+
+    Attributes:
+        watched: the video behind the vision tower, None before the first question.
+        encoded: what is left of it under the current settings.
+        turns: what was said so far, as the model will be told again.
+        last: the newest answer.
+    """
+
+    @checked
+    def __init__(self, lm: VideoLM, video: VideoInput, *, remember: bool | None = None, **settings: Any) -> None:
+        """Open a conversation; nothing is read yet.
+
+        Args:
+            lm: the loaded model.
+            video: a file, its bytes, an open file or frames.
+            remember: whether a question may refer to earlier ones. None is yes, except for the embedded model, which
+                has learnt single questions.
+            settings: as in :meth:`VideoLM.ask`.
+        """
+        expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
+        _check_settings(lm, settings)
+        self.lm, self.video, self.settings = lm, video, settings
+        self.remember = lm.family.checkpoint.name not in EMBEDDED if remember is None else remember
+        self.watched: WatchedVideo | None = None
+        self.encoded: EncodedVideo | None = None
+        self.turns: list[Turn] = []
+        self.last: Answer | None = None
+
+    @checked
+    def ask(
+        self,
+        question: str,
+        on_text: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """Answer the next question; arguments and errors as in :meth:`VideoLM.ask`.
+
+        When the conversation grows longer than the model can place, the oldest turns are forgotten.
+        """
+        check_question(question)
+        encoded = self.open()
+        while True:
+            try:
+                answer = self.lm.ask(
+                    encoded.watched if self._question_aware() else encoded,
+                    question,
+                    on_text=on_text,
+                    stop=stop,
+                    history=tuple(self.turns),
+                    **(self.settings if self._question_aware() else {}),
+                )
+                break
+            except UsageError as error:
+                if error.code != "too_long" or not self.turns:
+                    raise
+                del self.turns[0]
+        if self.remember:
+            self.turns.append((question, answer.text))
+        self.last = answer
+        return answer
+
+    def open(self) -> EncodedVideo:
+        """Read and encode the video unless that was done."""
+        if self.encoded is None:
+            self.watched = self.lm.watch(self.video, **self.settings)
+            self.encoded = self.lm.encode(self.watched, **self.settings)
+        return self.encoded
+
+    def change(self, **settings: Any) -> None:
+        """Go on with other settings, ``keep=0.2`` or ``method="uniform"``.
+
+        The vision tower runs again only when a method asks for a signal that it has not told yet. After an error the
+        old settings hold.
+        """
+        wanted = newer_budget(self.settings, settings)
+        _check_settings(self.lm, wanted)
+        method = method_of(wanted.get("method", self.lm.config.outer.method))
+        needs = signals_to_collect(method, self.lm.family)
+        if self.watched is not None:
+            told = {name for name in needs if getattr(self.watched.view, name) is not None}
+            watched = self.watched if needs <= told else self.lm.watch(self.video, **wanted)
+            encoded = self.lm.encode(watched, **wanted)
+            if watched is self.watched:  # earlier answers have paid for it
+                for stage in encoded.ledger.stages[: len(watched.ledger.stages)]:
+                    stage.reused = True
+            self.encoded, self.watched = encoded, watched
+        self.settings = wanted
+
+    def forget(self) -> None:
+        """The next question stands alone."""
+        self.turns.clear()
+
+    def _question_aware(self) -> bool:
+        """Whether the method chooses other tokens for every question."""
+        return "query" in method_of(self.settings.get("method", self.lm.config.outer.method)).needs
+
+
+def _check_settings(lm: VideoLM, settings: dict[str, Any]) -> None:
+    """Raise UsageError for a wrong name or value."""
+    method: Any = settings.get("method")
+    named = method is None or isinstance(method, str)
+    if not named:
+        method_of(method)
+    lm.config.replace(**{name: value for name, value in settings.items() if named or name != "method"})

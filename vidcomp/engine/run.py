@@ -1,0 +1,412 @@
+"""VideoLM: the stages in order. Frames in, answer out; the ledger fills as data passes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidcomp.config import ModelConfig, RunConfig
+from vidcomp.core.arguments import Maker, check_calls, check_history, check_names, check_question, checked, expect
+from vidcomp.core.ledger import StageLedger, TokenCounts
+from vidcomp.core.positions import GROUPS, spread_members
+from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView
+from vidcomp.engine.decoder import Attachment, AttentionBalance
+from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
+from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
+from vidcomp.engine.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
+from vidcomp.engine.prefill import assembled, check_prompt
+from vidcomp.engine.prefix import SharedPrefix
+from vidcomp.engine.record import check_prepared, record_generation, span_records
+from vidcomp.engine.streaming import EagerEncoder
+from vidcomp.errors import UsageError
+from vidcomp.families import Family, Layout, load_family
+from vidcomp.families.base import Turn
+from vidcomp.hub import EMBEDDED
+from vidcomp.methods import Method, method_of
+from vidcomp.methods.base import described, reads
+from vidcomp.result import Answer
+from vidcomp.schedules import Schedule
+from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
+from vidcomp.spans.encoders import FrameEncoder
+from vidcomp.tower.host import TowerMerger
+from vidcomp.video import Frames
+from vidcomp.video.given import StrPath, VideoInput, read_video
+from vidcomp.video.options import sampling_of
+from vidcomp.video.process.client import start_nursery
+
+__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "load", "load_config"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WatchedVideo:
+    """A video after the vision tower, before any token is removed by a method.
+
+    Attributes:
+        frames: the sampled frames and their times.
+        layout: how they become slices and tokens.
+        plan: which slices were encoded.
+        view: tokens of the encoded slices, [E, N, D].
+        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
+        config: the settings it was read with.
+        ledger: the stages so far.
+        maker: the model that made it, and the only one that can be asked about it.
+    """
+
+    frames: Frames
+    layout: Layout
+    plan: FramePlan
+    view: TokenView
+    seen: Tensor | None
+    config: RunConfig
+    ledger: StageLedger
+    maker: Maker | None = None
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video ready to be asked about: survivors, and the decision that made them.
+
+    Attributes:
+        watched: where it comes from.
+        tokens: survivors, [M, D].
+        reduction: the decision, about all T * N tokens.
+        method: the method's name, with its parameters as they were given.
+        schedule: what will be reduced inside the language model, None for nothing.
+        question: the one that the method chose tokens for, None when it looked at the video alone.
+        config: settings, the keep ratio among them.
+        ledger: the stages so far.
+        prefix: what the language model holds of it between questions.
+    """
+
+    watched: WatchedVideo
+    tokens: CompressedTokens
+    reduction: Reduction
+    method: str
+    schedule: Schedule | None
+    question: str | None
+    config: RunConfig
+    ledger: StageLedger
+    prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)
+
+
+class VideoLM:
+    """A loaded video-LLM that reads videos through the compressor.
+
+    Use :func:`load` to make one. ``close`` (or a ``with`` block) takes the hooks off the model.
+    """
+
+    def __init__(self, family: Family, config: RunConfig) -> None:
+        expect("family", family, isinstance(family, Family), "a loaded Family", hint="vidcomp.load(...)")
+        expect("config", config, isinstance(config, RunConfig), "a RunConfig")
+        self.family, self.config, self.closed = family, config, False
+        self._attachment = Attachment(family.model)
+        self._encoders: dict[Any, FrameEncoder | None] = {}
+
+    def close(self) -> None:
+        """Take the hooks off the model; it answers bit-identically to before."""
+        self.closed = True
+        self._attachment.remove()
+
+    def __enter__(self) -> VideoLM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- what people call
+
+    @checked
+    def ask(
+        self,
+        video: VideoInput | WatchedVideo | EncodedVideo,
+        question: str,
+        *,
+        method: str | Method | None = None,
+        on_text: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        balance: AttentionBalance | None = None,
+        history: Sequence[Turn] = (),
+        **settings: Any,
+    ) -> Answer:
+        """Answer a question about a video.
+
+        Args:
+            video: a file, its bytes, an open file or frames (:class:`~vidcomp.FrameSequence`), or what :meth:`encode`
+                returned; what :meth:`watch` returned is compressed anew.
+            question: plain text.
+            method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
+            on_text: called with each piece of the answer as it is written.
+            stop: asked after every token; True ends the answer there.
+            balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
+            history: turns of the conversation before this question, (question, answer) each.
+            settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
+
+        Raises:
+            InputError: the file cannot be read. UsageError: a setting is wrong, or this VideoLM was closed.
+            NotApplied: a reduction did not happen; no text has been handed on then.
+        """
+        check_question(question)
+        check_history(history)
+        check_calls(on_text=on_text, stop=stop)
+        expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
+        encoded = self._encoded(video, question, method, settings)
+        ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
+        config = encoded.config.replace(**settings)
+        prefill = self.prepare(encoded, question, balance, history)
+        if encoded is video:  # it may be asked again: what comes before the question is read once
+            prefill = encoded.prefix.continued(self.family, prefill, ledger)
+        check_prepared(len(encoded.tokens), prefill)
+        waited = time.perf_counter()
+        generation = generate(self.family, prefill, config.generate, on_text, stop)
+        record_generation(ledger, generation, prefill, waited)
+        return Answer(
+            text=generation.text, question=question, path=encoded.watched.frames.info.path,
+            model=self.family.checkpoint.name,
+            method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
+            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
+            encoder=encoded.config.outer.encoder, finish=generation.finish,
+        )  # fmt: skip
+
+    @checked
+    def stream(self, video: VideoInput | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
+        """Like :meth:`ask`, yielding the answer in pieces as it is written."""
+        check_question(question)
+        return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
+
+    def check(self, question: str) -> None:
+        """Raise what these settings and this model would raise for any video, before one is read.
+
+        Raises:
+            UsageError, ModelError: as :meth:`ask`.
+        """
+        check_question(question)
+        schedule = self._chosen(self.config, None, frozenset())[-1]
+        self._frame_encoder(self.config)
+        check_prompt(self.family, question, self.config.outer.positions, schedule)
+
+    @checked
+    def encode(
+        self,
+        video: VideoInput | WatchedVideo,
+        *,
+        question: str | None = None,
+        method: str | Method | None = None,
+        **settings: Any,
+    ) -> EncodedVideo:
+        """Read, encode and compress a video once, for many questions.
+
+        Args:
+            video: as in :meth:`ask`, or what :meth:`watch` returned.
+            question: what a question-aware method chooses tokens for; other methods do not look at it.
+            method, settings: as in :meth:`ask`.
+
+        Raises:
+            UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
+        """
+        if question is not None:
+            check_question(question)
+        watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
+        self._check(watched)
+        config = watched.config.replace(**_named(method, settings))
+        if config.outer.positions == "auto":
+            config = config.replace(positions=self.family.positions)
+        outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
+        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
+        watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
+        ledger = watched.ledger.copy()
+        ledger.keep_requested = outer.keep
+        with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
+            reduction, tokens = reduced(watched.view, watched.plan, chosen, outer, config.generate.seed)
+            record.into, record.out = watched.view.total, len(tokens)
+        ledger.tokens.kept = len(tokens)
+        ledger.notes += outer_notes(reduction, watched.plan, chosen, outer, watched.seen)
+        ledger.spans = span_records(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
+        name = config.outer.method if chosen is not method else described(chosen)
+        schedule = chosen_schedule(chosen, outer, self.family)
+        asked = question if "query" in reads(chosen, ADDED) else None
+        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
+
+    @checked
+    def watch(
+        self,
+        video: VideoInput,
+        *,
+        method: str | Method | None = None,
+        signals: frozenset[str] = frozenset(),
+        **settings: Any,
+    ) -> WatchedVideo:
+        """Read a video and run the vision tower without removing tokens.
+
+        Args:
+            video: a file, its bytes, an open file or frames.
+            method: the view gets the signals that it reads.
+            signals: more signals to collect, for other methods that :meth:`encode` will be called with.
+            settings: as in :meth:`ask`.
+        """
+        self._check(video)
+        config = self.config.replace(**_named(method, settings))
+        chosen, signals, merger, _ = self._chosen(config, method, signals)
+        ledger = StageLedger()
+        plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
+        eager = EagerEncoder(self.family, signals) if plain else None
+        frames = self._read(video, config, eager, ledger)
+        height, width = frames.pixels.shape[1:3]
+        layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
+        plan, seen = self._plan(frames, layout, config, ledger)
+        ledger.frame_times, apart = list(layout.frame_times), plan.encode
+        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, apart.tolist()))
+        with ledger.stage("encode", "tokens", self._settle) as record:
+            if eager is not None:
+                encoded = eager.result()
+            else:
+                with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
+                    encoded, plan, ledger.tower_rows = encoded_with(
+                        merger, self.family, frames.pixels, layout, plan, signals
+                    )
+            record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
+        if eager is not None:
+            ledger.move_seconds("read", "encode", eager.seconds)
+        times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
+        view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
+        ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
+        seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
+        view = completed(view, chosen, self.family, seen)
+        return WatchedVideo(frames, layout, plan, view, seen, config, ledger, self.family.maker)
+
+    # -- the stages
+
+    def _check(self, video: object) -> None:
+        """Refuse to work once closed, and on what another model made."""
+        if self.closed:
+            raise UsageError(f"{self.family.maker.name} is closed", why="close() has taken it apart",
+                             hint="ask inside the with block, or load it again", code="closed")  # fmt: skip
+        if isinstance(video, (WatchedVideo, EncodedVideo)):
+            watched = video if isinstance(video, WatchedVideo) else video.watched
+            self.family.maker.check(watched.maker, "a watched video" if watched is video else "an encoded video")
+
+    def _chosen(
+        self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
+    ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
+        """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
+        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
+        schedule = chosen_schedule(chosen, config.outer, self.family)
+        more = schedule.needs if schedule else frozenset()
+        signals = check_names("signals", signals, self.family.signals | ADDED) | more
+        signals |= signals_to_collect(chosen, self.family)
+        return chosen, signals, chosen_merger(config.outer, self.family, signals), schedule
+
+    def _read(self, video: VideoInput, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
+        with ledger.stage("read", "frames") as record:
+            sampling = sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
+            frames = read_video(video, config.video, sampling, eager)
+            record.into, record.out = frames.info.frames_total, len(frames.times)
+        return frames
+
+    def _encoded(
+        self,
+        video: VideoInput | WatchedVideo | EncodedVideo,
+        question: str,
+        method: str | Method | None,
+        settings: dict[str, Any],
+    ) -> EncodedVideo:
+        self._check(video)
+        if not isinstance(video, EncodedVideo):
+            return self.encode(video, question=question, method=method, **settings)
+        fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
+        if fixed or method is not None:
+            raise UsageError(
+                f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
+            )
+        if video.question not in (None, question):
+            _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
+        return video
+
+    def _plan(
+        self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger
+    ) -> tuple[FramePlan, Tensor | None]:
+        encoder = self._frame_encoder(config)
+        if encoder is None:
+            return every_frame(layout.slices), None
+        with ledger.stage("segment", "frames", self._settle) as record:
+            regions = layout.by_slice(encoder(frames.pixels))
+            plan = find_duplicates(regions, encoder, config.spans.same_frame)
+            record.into = layout.frames
+            record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+        return plan, regions[plan.encode].flatten(1) if encoder.describes else None
+
+    def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
+        key = (config.spans.segmenter, config.spans.segmenter_model)
+        if key not in self._encoders:
+            embedded = config.model.model in EMBEDDED
+            self._encoders[key] = frame_encoder(
+                config.spans, device=config.model.device, offline=config.model.offline, embedded=embedded
+            )
+        return self._encoders[key]
+
+    def prepare(
+        self,
+        encoded: EncodedVideo,
+        question: str,
+        balance: AttentionBalance | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prefill:
+        """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
+        expect("encoded", encoded, isinstance(encoded, EncodedVideo), "what encode() returned")
+        self._check(encoded)
+        watched, schedule = encoded.watched, encoded.schedule
+        reduction, separators = encoded.reduction, len(self.family.separators())
+        facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
+        policy = encoded.config.outer.positions
+        members = spread_members(reduction, GROUPS) if policy == "ppe" else None
+        return assembled(
+            self.family, watched.layout, encoded.tokens, question, policy, schedule,
+            history=history, facts=facts, balance=balance, members=members,
+        )  # fmt: skip
+
+    def _settle(self) -> None:
+        if self.family.device.type == "cuda":
+            torch.cuda.synchronize(self.family.device)
+
+
+@checked
+def load(
+    model: StrPath = "nano", *, device: str = "auto", dtype: str = "auto", attn: str = "sdpa", **settings: Any
+) -> VideoLM:
+    """Load a video-LLM: ``"nano"`` (embedded), a Hugging Face hub id, or a folder.
+
+    Args:
+        model: which checkpoint.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        attn: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        settings: defaults for every later call, such as ``keep=0.1``.
+
+    Raises:
+        ModelError: it cannot be loaded. UsageError: a setting is wrong.
+    """
+    config = RunConfig.from_flat(model=model, device=device, dtype=dtype, attn=attn, **settings)
+    return load_config(config)
+
+
+def load_config(config: RunConfig) -> VideoLM:
+    """Load the model that a full configuration names."""
+    start_nursery()  # the decoding libraries load beside the model
+    return VideoLM(load_family(config.model), config)
+
+
+def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:
+    if method is not None and not isinstance(method, str):
+        method_of(method)  # a wrong one is told here
+    named = {**settings, **({"method": method} if isinstance(method, str) else {})}
+    fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
+    if fixed:
+        raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
+    return named

@@ -1,0 +1,48 @@
+"""FlashVID's inner stage: one late drop by the attention of the last row.
+
+Source: "FlashVID", ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID.
+Needs: attention of the last row in layer k - 1.
+In plain words: as FastV, but late and with the number rounded up. The published pairs are layer 20 of 28 with keep 0.3,
+and layer 28 of 36 with keep 0.1; together with 1.25 times the budget before the language model the mean over layers is
+the requested ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vidcomp.core.budget import guarded_ceil
+from vidcomp.core.parameters import check_share
+from vidcomp.schedules.base import layer_within, scaled_layer
+from vidcomp.schedules.blocks.ranked import Ranked
+
+__all__ = ["FlashVidInner"]
+
+_LAYER, _DEPTH = 20, 28  # published
+
+
+@dataclass(frozen=True)
+class FlashVidInner(Ranked):
+    """Keep ceil(V * keep) visual rows before layer ``k``; None takes the published relative depth, 20 of 28."""
+
+    k: int | None = None
+    keep: float = 0.3
+
+    name: ClassVar[str] = "flashvid"
+    summary: ClassVar[str] = "one late drop: the visual rows that the last row looks at most stay"
+    source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
+
+    def __post_init__(self) -> None:
+        if self.k is not None:
+            layer_within("k", self.k, self.k + 1)
+        check_share("keep", self.keep)
+
+    def plan(self, depth: int) -> dict[int, float]:
+        """One layer."""
+        k = scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth)
+        return {k: self.keep}
+
+    def count(self, total: int, share: float) -> int:
+        """Rounded up."""
+        return guarded_ceil(total * share)

@@ -1,0 +1,1 @@
+"""What a file says of itself: headers, packets, indexes and the plan made from them. Nothing is decoded here."""

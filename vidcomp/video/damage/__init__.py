@@ -1,0 +1,1 @@
+"""A second look for damage that decoders do not report, behind one function."""

@@ -1,0 +1,1 @@
+"""Decoders behind one contract: PyAV, decord and OpenCV."""

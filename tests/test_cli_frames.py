@@ -25,7 +25,7 @@ def test_a_picture_of_unknown_size_has_no_price_and_the_rest_goes_on(cli, clip, 
 
     def look(path, *args):
         found = probe(path, *args)
-        return replace(found, width=0) if path == unknown else found
+        return replace(found, width=0, stored=(0, 0)) if path == unknown else found
 
     monkeypatch.setattr("vidcomp.video.probe.probe", look)
     status, out, _ = cli("probe", unknown, clip, "--json")

@@ -98,23 +98,15 @@ def test_a_cut_answer_says_so_in_the_record_and_on_stderr(nano, clip, tmp_path, 
     assert record["finish"] == "length"
 
 
-def test_an_answer_that_repeats_itself_is_a_loop(nano, clip, monkeypatch):
-    model = nano.family.model
-    head = model.lm_head.weight
-    monkeypatch.setattr(model, "lm_head", _Always(head.shape[0], 7))
-    answer = nano.ask(clip, "what?", max_new_tokens=40)
+def test_an_answer_that_repeats_itself_is_a_loop(nano, clip):
+    def always(head, args, logits):
+        """Prefer one token, whatever the head says."""
+        return torch.zeros_like(logits).index_fill_(-1, torch.tensor([7]), 1.0)
+
+    handle = nano.family.model.lm_head.register_forward_hook(always)
+    try:
+        answer = nano.ask(clip, "what?", max_new_tokens=40)
+    finally:
+        handle.remove()
     assert answer.finish == "loop"
     assert answer.notes[-1] == "the answer repeats the same one token until it is cut at 40 tokens"
-
-
-class _Always(torch.nn.Module):
-    """A head that always prefers one token."""
-
-    def __init__(self, size, token):
-        super().__init__()
-        self.size, self.token = size, token
-
-    def forward(self, hidden):
-        logits = hidden.new_zeros(*hidden.shape[:-1], self.size)
-        logits[..., self.token] = 1.0
-        return logits

@@ -150,7 +150,7 @@ def test_pruned_logits_equal_the_masked_reference(cases, name, outer, layers, po
     prefill = case.prefill(kept, positions, Drop(*layers) if layers else None)
     answer = case.answer(prefill, 5)
     expected = case.reference(answer, prefill, kept, positions)
-    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-4
+    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-5 * max(10.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -178,7 +178,7 @@ def test_slices_that_lost_everything_take_their_markers_along(cases, name):
     assert (prefill.dropped > 0) == bool(case.family.markers(case.layout).opening[0])
     answer = case.answer(prefill, 3)
     expected = case.reference(answer, prefill, kept, "keep")
-    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-4
+    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-5 * max(10.0, float(expected.abs().max()))
 
 
 def test_beams_carry_deepstack_and_rotary_axes(cases):

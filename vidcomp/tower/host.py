@@ -74,7 +74,7 @@ class TowerCut:
 
 
 class TowerMerger(Protocol):
-    """A frozen dataclass whose fields are its parameters; one file per published scheme in ``vidcomp/intower``."""
+    """A frozen dataclass whose fields are its parameters; one file per published scheme in ``vidcomp/tower``."""
 
     name: ClassVar[str]
     over_frames: ClassVar[bool]  # whether all frames must pass the tower together

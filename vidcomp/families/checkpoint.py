@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 # Towers and projectors are small, and reductions compare what they put out. The library leaves the head out too.
 _FULL_PRECISION = ("lm_head", ".*vision_tower", ".*vision_model", ".*visual", ".*projector", ".*connector")
 _INSTALL = {
-    "bitsandbytes": 'pip install "vidcomp[quantize]"',
-    "accelerate": 'pip install "vidcomp[quantize]"',
+    "bitsandbytes": 'pip install "vidcomp-llm[quantize]"',
+    "accelerate": 'pip install "vidcomp-llm[quantize]"',
     "flash_attn": "pip install flash-attn --no-build-isolation   (Linux with CUDA), or --attn sdpa",
 }
 

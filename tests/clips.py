@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small test clips whose truth can be read back from the pixels.
 
 Every frame carries its number as sixteen black or white cells in a band across the top, and a white block in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: replicas of hub checkpoints, the samples, the embedded model, and what every test keeps to."""
 
 from __future__ import annotations

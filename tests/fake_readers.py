@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers that misbehave, for the tests of isolation. Imported in the decoding child, so kept light."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replicas of every family, and what the stock model would be handed for the same clip."""
 
 from __future__ import annotations

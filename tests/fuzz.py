@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged videos through the real command line: ``python -m tests.fuzz --n 1000``.
 
 A seeded corpus is made anew at every run: five codec and container pairs, or fifteen others with ``--other``, each

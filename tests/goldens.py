@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What published implementations returned: cases, tensors and how to compare.
 
 The repository holds a few cases of every method and stage; where the full set lies beside it, all of them run.

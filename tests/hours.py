@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A long video out of a short one: ``python -m tests.hours SOURCE DESTINATION --seconds 3600 [--sound]``.
 
 The packets are repeated, not decoded, with a clock that goes on. The container follows the name of DESTINATION.

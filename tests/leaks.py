@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stays behind when many videos are read in one process: ``python -m tests.leaks --n 500 [FILE...]``.
 
 The files are read in turn, eight frames each; without any, five clips made anew and a damaged one. Printed are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HoliTom's outer stage as plain loops: our own literal reading of the method, kept slow and simple.
 
 Used as an oracle on random inputs, and as the "published loops" that the vectorised method is timed against. It follows

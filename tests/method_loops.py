@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outer methods without published code as plain loops, written from their formulas and kept slow and literal.
 
 Each returns who survives and who joined whom: a list of flat indices, for every token the one it joined, -1 for none.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several devices on a machine that has one: tensors that say where they live, and operations that refuse to mix them.
 
 Values are computed on the CPU. As on real devices only copies may cross, and indices and numbers may come from the CPU.

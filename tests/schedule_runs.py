@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the tiny model under inner schedules, and the masked reference of what they decided."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public names, as README and the outside use them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Full-size architectures: the true shapes, without their memory."""
 
 from __future__ import annotations

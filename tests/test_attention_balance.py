@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the answer looks at: against eager attention maps, and through the command line."""
 
 from __future__ import annotations

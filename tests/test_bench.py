@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benches: their statistics against known values, their runs on a few questions."""
 
 from __future__ import annotations

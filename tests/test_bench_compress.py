@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Timing of the outer stage alone: every method runs on made-up signals, and memory is measured where it can be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts of the benches on made-up times: heavy tails, warming up, second runs that find warm caches."""
 
 from __future__ import annotations

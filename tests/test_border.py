@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrong arguments of the Python API: each is a UsageError that says what was given and what is wanted."""
 
 from __future__ import annotations

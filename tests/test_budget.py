@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact integers from a keep ratio, and settings from text."""
 
 from __future__ import annotations

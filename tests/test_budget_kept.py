@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The budget means what it says: counts told beforehand, exact numbers on request, and a word where it is not met."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Searches for a schedule's parameters: on the embedded model, through the command line, and back into an answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp chat and ask --also, in a pipe and on a terminal; conversations in the library."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers, reports, lists and benches as people and scripts meet them: data on stdout, words on stderr."""
 
 from __future__ import annotations

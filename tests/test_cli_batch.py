@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """caption: one record per video, whatever becomes of it; a second run does what is left."""
 
 from __future__ import annotations

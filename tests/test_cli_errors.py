@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrong usage, bad input, missing models: each its own message and its documented exit status."""
 
 from __future__ import annotations

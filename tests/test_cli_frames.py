@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """frames and probe: what is looked at without a model."""
 
 from __future__ import annotations

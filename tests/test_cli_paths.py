@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and rights of files that the system makes difficult."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line as a process: what it loads, its streams, its signals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stays on a screen, and what stands in a log."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers on several devices, as a device map leaves them: every index follows the rows to the device of their layer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp.compress on a user's own stock model: equal to the explicit route, and no trace of it afterwards."""
 
 from __future__ import annotations

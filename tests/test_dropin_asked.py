@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What else a user may ask of a model inside a compress block: each is right in every family, or refused with the true
 reason."""
 

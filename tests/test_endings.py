@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an answer ended: loops of any period are found, lists are none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers that are not finite end a run with one error, whatever the method, and never with an empty answer."""
 
 from __future__ import annotations

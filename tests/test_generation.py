@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling, seeds, the checkpoint's generation defaults, and answers that are given up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Videos that are no files: frames in memory, bytes, open files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The goldens that the repository holds: every method that claims them has some, and they are those of the full set."""
 
 from __future__ import annotations

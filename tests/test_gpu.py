@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What only a CUDA device can show. Skipped without one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HoliTom: what the published implementation returns with its random noise at zero."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HoliTom against plain loops written from the description of the method, on inputs that no golden covers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waits of the host for the device. They are counted on a CPU: the operations that would wait on a GPU run here too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The in-LLM stage against things we did not write: the stock model's own logits, and a slow masked reference."""
 
 from __future__ import annotations

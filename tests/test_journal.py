@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A results file after kills, losses of power and editors: whole records stay, the door stays open."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger: whose seconds are whose."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A token that feeds several survivors: merging, order and copies of frames, against sums written out by hand."""
 
 from __future__ import annotations

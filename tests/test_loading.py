@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints by hub id: cache, revisions, offline, number formats, devices, optional packages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blocks that several methods share, against loops written from their definitions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outer methods against what their published implementations return, case by case.
 
 Where the published code adds separators (newlines) or sorts, the test does that to our survivors: separators are the

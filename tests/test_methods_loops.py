@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outer methods without goldens equal loops written from their formulas, and small cases worked out by hand."""
 
 from __future__ import annotations

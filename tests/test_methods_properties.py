@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every method must do for every shape, dtype and keep ratio. A new method adds one row to ``SETTINGS``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Methods by name: what is listed, what is refused and how it is said, and methods of other packages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading by name, damaged checkpoints, facts of a family."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every family: slices encoded alone or in chunks, signals in the place of their tokens, a whole run from a file."""
 
 from __future__ import annotations

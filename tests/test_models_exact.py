@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every family against the stock model: bit-equal without reduction, equal to a masked reference with it.
 
 The reference starts from what the stock model itself hands to its decoder for the uncompressed clip, hides rows instead

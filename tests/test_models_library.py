@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every family against the library's own processor: pixels bit for bit, prompt ids one by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of files in records lead back to the files; folders say what they leave out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is shipped: the checkpoint answers in its world, blindness does not, and the samples keep their promise."""
 
 from __future__ import annotations

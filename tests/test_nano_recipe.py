@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training recipe: what it trains is what the stock model runs, and every stage starts and stops."""
 
 from __future__ import annotations

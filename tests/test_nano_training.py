@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the last training stage does to visual tokens: contrast, averages of what repeats, remembered videos."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The little world: exact, deterministic, fair to the questions that are asked about it."""
 
 from __future__ import annotations

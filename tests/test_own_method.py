@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worked example of docs/own-method.md, taken from the page, installed into a folder, and used by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole flow through the Python API: exactness at keep 1, budgets, counts measured in the forward pass, signals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position ids of survivors: the policies by hand, and several positions per row against rotary tables made by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many questions about one video: what a second question costs, and that its answer is the one it would get alone."""
 
 from __future__ import annotations

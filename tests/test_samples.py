@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped samples: their questions are answered truthfully at keep 1.0, 0.25 and 0.1, through the command line."""
 
 from __future__ import annotations

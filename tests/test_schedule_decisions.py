@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stage tells against eager attention maps, and what schedules decide against loops."""
 
 from __future__ import annotations

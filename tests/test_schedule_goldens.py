@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inner schedules against outputs of the published code: PyramidDrop, FrameFusion and AIM."""
 
 from __future__ import annotations

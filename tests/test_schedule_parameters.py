@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans and parameters of inner schedules, their names in records, and their combinations with outer methods."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every inner schedule against the slow masked reference: logits, cache lengths, samples, beams, threads, few rows."""
 
 from __future__ import annotations

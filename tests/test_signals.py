@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signals of the vision tower and of the pipeline, against the stock model's own outputs and slow formulas."""
 
 from __future__ import annotations

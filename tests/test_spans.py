@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that show the same picture again are not encoded, and their tokens are absorbed with correct counts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control tokens that a question spells are text, in every family; other text goes the stock processor's way."""
 
 from __future__ import annotations

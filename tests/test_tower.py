@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merging inside the vision tower: against slow loops over the stock layers, and against the untouched tower."""
 
 from __future__ import annotations

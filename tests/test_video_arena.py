@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory shared with the decoding child is used again only when nobody can see it any more."""
 
 import gc

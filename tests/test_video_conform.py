@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures as meant: the shape of pixels, one frame for all, tone mapping, interlacing, transparency.
 
 Every clip has its frame numbers burned in, so that whatever is done to a picture, it is still that picture.

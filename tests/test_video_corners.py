@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that are whole and unusual: each was once read wrongly without a word, or called damaged."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The footage beside the repository: what every clip gives, against a full decode by the other reader and by PyAV."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged files: a short run of ``python -m tests.fuzz``, and leaks over many files in one process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad input: each kind has its own code, one line per part, and no decoder is started for most of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damage that decoders take without a word is noticed, and sound files are not accused."""
 
 from __future__ import annotations

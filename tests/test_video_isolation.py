@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reader that hangs, crashes or prints costs only itself: the next one answers, and nothing is left behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """However a stream was packed, every reader gives the pictures that were asked for, or refuses the file.
 
 Streams of every codec at hand, with short and long groups of pictures, with and without B-frames, are packed in every

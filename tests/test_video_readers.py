@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One contract for every reader: each frame returned is the one it says, at the time it says, or the reader refuses.
 
 The truth is the number burned into every frame, and PyAV's presentation times.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which frames are taken: first and last included, uniform in time, none twice."""
 
 from __future__ import annotations

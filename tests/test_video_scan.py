@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packet scan against a full decode, the plans made from it, and the sampling rules against the stock
 processors."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times are those that were muxed, whatever container holds the pictures, and however they came into it."""
 
 from __future__ import annotations

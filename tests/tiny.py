@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tiny random LLaVA-OneVision, initialised so widely that attention is far from uniform and errors show."""
 
 from __future__ import annotations

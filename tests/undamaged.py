@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound videos of every kind that FFmpeg writes must be called sound: ``python -m tests.undamaged``.
 
 Every codec below is written into every container, with and without sound, as far as the muxer takes it. What no reader

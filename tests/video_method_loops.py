@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """More outer methods as plain loops, those with several steps; see :mod:`method_loops` for the conventions."""
 
 from __future__ import annotations

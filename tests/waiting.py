@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting for what can be seen. How long it takes does not matter: the limit ends what would wait for ever."""
 
 from __future__ import annotations

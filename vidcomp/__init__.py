@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp makes video-LLMs fast without training them.
 
     import vidcomp

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m vidcomp`` is the command line."""
 
 from vidcomp.cli import main

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every setting of a run: named, defaulted, ranged and explained once.
 
 One frozen dataclass per stage, nested into :class:`RunConfig`. The command line builds its options from these fields,

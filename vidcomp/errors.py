@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every error that vidcomp raises on purpose, as one tree. Each class knows its exit status.
 
     VidcompError                1

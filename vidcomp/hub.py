@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of checkpoints, the folders they live in, and the devices they run on. The only place that may touch the
 network."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An answer with everything that is needed to believe it, and its JSON form."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How library_goldens.json was made: the processors of transformers themselves, on replicas and on made-up clips.
 
 Needs Pillow, num2words and a torchvision that imports beside the installed torch; neither vidcomp nor its tests need

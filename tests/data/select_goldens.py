@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the folder goldens was made: of every method and stage a few small cases of the full set.
 
     python tests/data/select_goldens.py FULL OUT

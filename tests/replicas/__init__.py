@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiny stand-ins for the checkpoints that vidcomp supports.
 
 Every replica is a folder that `AutoConfig`, `AutoTokenizer`, `AutoProcessor` and `AutoModelForImageTextToText` accept

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write replicas into a folder: all, or those that are named."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the configurations of several families share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LLaVA-OneVision and LLaVA-NeXT-Video, as on the hub but for their sizes."""
 
 from __future__ import annotations

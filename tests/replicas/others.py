@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """InternVL, SmolVLM2 and VideoLLaMA3, as on the hub but for their sizes."""
 
 from __future__ import annotations

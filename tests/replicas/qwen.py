@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Qwen2.5-VL and Qwen3-VL, as on the hub but for their sizes."""
 
 from __future__ import annotations

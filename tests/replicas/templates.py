@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chat templates, written for the replicas: they render what those of the hub do for text, images and videos."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizers of the replicas: trained on a few sentences, with the special tokens of the real ones in their order."""
 
 from __future__ import annotations

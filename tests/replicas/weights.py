@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of the replicas, and the files that hold them."""
 
 from __future__ import annotations

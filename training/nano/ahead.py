@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training data made ahead of time by other processes, so that a fast device does not wait for rendering."""
 
 from __future__ import annotations

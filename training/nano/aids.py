@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Auxiliary losses that make binding and change easy to learn; dropped again at the end of training.
 
 Grounding: words that name an object look at the tokens that show it. Answer attention: answer rows look at the object

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the model card from measured reports: ``python -m training.nano.card REPORT.json ... --history H.json``.
 
 No accuracy is typed by hand: the tables come from files that ``python -m training.nano.evaluate --json`` wrote, the

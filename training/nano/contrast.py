@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contrast of the visual tokens: alike where the picture is alike, unlike where it differs, in time and within a frame.
 
 Features of large image encoders have this property, and methods that merge what repeats rely on it. A tower trained

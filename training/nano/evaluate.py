@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy of a checkpoint on held-out videos: ``python -m training.nano.evaluate [--mp4]``.
 
 An answer is right if greedy decoding gives exactly the true answer. The blind floor is what the most common answer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the checkpoint folder: the files of a hub repository of llava-hf/llava-onevision-qwen2-0.5b-ov-hf."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage "encoder": a small Dinov2-architecture frame encoder whose patch features tell where two frames differ.
 
 Pairs of moments of the same video, each with its own noise: patches that show the same thing must have equal features,

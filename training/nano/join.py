@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage "join": the projector learns to speak the symbolic language that the language model has learnt.
 
 The pooled output of tower and projector on a rendered frame is drawn towards the embedding of the symbolic tokens of

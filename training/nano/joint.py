@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stages "joint" and "robust": the whole model on rendered videos, with all kinds of questions.
 
 "joint" starts from the joined model, keeps the matching and auxiliary losses at first and lets them fade out.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage "lm": the language model learns to bind and to tell time on symbolic visual tokens.
 
 The curriculum is decisive: one still object, several still objects with the grounding loss, four frames kind by kind,

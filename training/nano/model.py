@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network: a stock LLaVA-OneVision of about 1.3 million parameters, and the pieces the recipe trains one by one."""
 
 from __future__ import annotations

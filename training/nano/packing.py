@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many questions about one video in a single forward pass.
 
 The visual prefix is computed once; all question and answer rows follow it, each allowed to see the prefix and the

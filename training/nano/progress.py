@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Budgets, logs and saved state shared by all stages of the recipe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random merging of what repeats while training: averages over stretches of frames, and clusters of places.
 
 What compression methods for video have in common, with every decision left to chance within wide limits: a video is cut

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage "salience": in the last tower layer, patches look at objects, as they do in large image encoders.
 
 Compression methods read a token's salience off the attention that it receives in the tower. The stage "tower" leaves it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the sample videos: ``python -m training.nano.samples``.
 
 Candidates come from the sample seeds, in order. A video is kept if the shipped model, asked through vidcomp on the

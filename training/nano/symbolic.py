@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Symbolic visual tokens: the scene state as vectors at the pooled resolution, without pixels or vision tower.
 
 They let the language model practise on endless fresh videos while the vision tower is still learning to see.

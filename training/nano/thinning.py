@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random thinning of the visual tokens while training, so that a small model survives what large ones survive.
 
 Four in five batches see a random number of tokens. Which ones stay is a random blend of novelty against the previous

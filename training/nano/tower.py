@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage "tower": the vision tower learns to see with dense supervision on rendered frames.
 
 Every patch must name the colour and shape of the object it shows, point at the object's centre, know its size and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command line of the recipe: ``python -m training.nano.train --stage all --state DIR``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several single-threaded processes that train one model: their parameters are averaged every few steps.
 
 On a CPU two processes of one thread each are faster than one process of two threads, and this needs no shared memory.

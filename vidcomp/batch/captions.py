@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captioning many videos: one record per video, failures are records, finished work is skipped."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which files a batch works on, and what it leaves out."""
 
 from __future__ import annotations

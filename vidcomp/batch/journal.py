@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A results file of JSON lines that survives kills: whole lines only, flushed and synced, one writer at a time."""
 
 from __future__ import annotations

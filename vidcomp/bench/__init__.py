@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed, always beside the uncompressed model, in one process."""
 
 from vidcomp.bench.ask import AskBench, bench_ask

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy of methods at several keep ratios on the embedded model's held-out world, through encoded files.
 
 An answer is right when greedy decoding gives exactly the true answer. That is read off without decoding: feeding the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stages of one answer, timed with and without compression, side by side in one process with the same kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """At which length of the answer compression pays: what it saves before the first token against what a token costs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Searches for the parameters that a paper leaves to a search, on one's own videos and without labels.
 
 The model's own answer without an inner stage is the yardstick: harm is the mean KL divergence, over the tokens of that

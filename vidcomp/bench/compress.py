@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of the outer stage alone, on made-up features: decide and merge, without a model."""
 
 from __future__ import annotations

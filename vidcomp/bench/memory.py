@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much memory a piece of work took at its height."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/accuracy.md: the accuracy of methods at several keep ratios, as one table."""
 
 from __future__ import annotations

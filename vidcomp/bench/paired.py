@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two ways compared pair by pair: the median of what the pairs say, and how far chance alone can move it.
 
 The times of a busy machine have heavy tails and drift while it warms up, so nothing is assumed about them but what the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy against tokens kept, as SVG or PNG, drawn from one list of shapes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a video beside raw calls of the same library, in rounds in one process.
 
 The raw calls are the best that each library offers for the same frames, without isolation, checks or exact times: they

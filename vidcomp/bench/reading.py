@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model expects at every token of a given answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Macro accuracy over question types, with intervals that respect that questions about one video hang together."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Medians and spreads of repeated measurements."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: parses into config, calls the library, prints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp bench accuracy: methods x keep ratios x question types on held-out videos of the embedded model's world."""
 
 from __future__ import annotations

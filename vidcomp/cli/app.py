@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All commands, and the one place where exceptions become exit statuses. Imports nothing heavy."""
 
 from __future__ import annotations

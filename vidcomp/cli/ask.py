@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp ask: one question about one video, or several for one encode."""
 
 from __future__ import annotations

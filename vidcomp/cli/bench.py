@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp bench: speed, side by side in one process, and accuracy."""
 
 from __future__ import annotations

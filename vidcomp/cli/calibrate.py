@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp calibrate: find the parameters that a schedule leaves to a search."""
 
 from __future__ import annotations

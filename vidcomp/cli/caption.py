@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp caption: one sentence about each of many videos."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp chat: questions about one video, one after the other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where words go: data to stdout, everything else to stderr, around the one status line. One error is three lines."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp doctor: what works on this machine, on one screen, fit for a bug report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp frames: which frames a sampling takes, and the pictures themselves."""
 
 from __future__ import annotations

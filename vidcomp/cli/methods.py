@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp methods: what can reduce tokens, before and inside the networks."""
 
 from __future__ import annotations

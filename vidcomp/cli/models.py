@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp models: the model families that can be compressed."""
 
 from __future__ import annotations

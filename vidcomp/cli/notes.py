@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sentences that more than one command says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command-line options made from the fields of the config dataclasses, so that each is written down once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp probe: what a file holds and what it would cost, without loading a model."""
 
 from __future__ import annotations

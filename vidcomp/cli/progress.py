@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a batch is: one line that is redrawn in a terminal, a plain line every now and then in a log."""
 
 from __future__ import annotations

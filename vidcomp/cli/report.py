@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vidcomp report: what each stage removed, cost and saved."""
 
 from __future__ import annotations

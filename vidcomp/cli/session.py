@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opening a model for a command: arguments first, then the file, then the weights."""
 
 from __future__ import annotations

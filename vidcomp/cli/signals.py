@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Ctrl-C, SIGTERM and a closed terminal do. Imports nothing heavy: listening early is what it is for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Standard streams that may be full or closed: output that is lost is an error of its own, lost words are none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the keep ratio to exact integer budgets, and their division among frames, spans or crops."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an answer ended: by itself, at its limit, in a loop, or because it was told to."""
 
 from __future__ import annotations

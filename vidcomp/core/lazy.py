@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages whose names are imported on first use, so that importing the package stays cheap."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of one run: what entered and left each stage, and how long it took. Filled as data passes, never from
 the request."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of parameters that schedules and mergers share."""
 
 from __future__ import annotations

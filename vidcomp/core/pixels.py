@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixels to tensors with torch alone: the arithmetic of the stock video processors, without torchvision or Pillow.
 
 Dimension letters: T frames, h and w the decoded size, H and W the size a network takes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position ids of the rows that the language model reads, by the policies of ``--positions``.
 
 ``compact`` renumbers the rows without gaps, ``keep`` leaves each survivor where its anchor stood in the full

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of published models, and how many tokens a clip becomes in them: arithmetic that needs no model and no torch.
 
 The numbers are those of the checkpoints' own config files; the names are those of ``bench ask --arch`` where both

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Things by name: built-in ones and those of installed packages, imported when they are asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names with parameters as they are typed: ``name:key=value,key=value``."""
 
 from __future__ import annotations

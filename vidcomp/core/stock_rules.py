@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the families' own processors sample a video, as arithmetic on frame numbers."""
 
 from __future__ import annotations

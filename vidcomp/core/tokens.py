@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visual tokens, what a method decided about them, and the one place where they are gathered and merged.
 
 Dimension letters used in the whole package: T frames, N tokens per frame, D width of the language model, M survivors.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drop-in: a user's own stock model compresses the video in its prompt while a ``with`` block is open.
 
 The stock model runs as always: it embeds the ids, runs its tower and places the features. Where its decoder is about to

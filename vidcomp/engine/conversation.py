@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A video and the questions about it, one after the other; settings may change in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers that are not finite, found behind the vision tower and behind the language model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prefill and decoding through the stock ``generate``, with streaming and a clock on the first token."""
 
 from __future__ import annotations

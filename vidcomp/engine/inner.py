@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stages inside the networks: which merger runs in the vision tower, which schedule in the language model, and what
 the schedule may know about the visual rows."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outer stage: signals for the view, the method's decision, and its merge."""
 
 from __future__ import annotations

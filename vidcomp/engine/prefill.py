@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compressed sequence: survivors, separators and text in the order in which the language model reads them."""
 
 from __future__ import annotations

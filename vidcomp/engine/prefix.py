@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many questions about one encoded video: the language model reads it once, every question goes on from there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stock model was handed: which rows of its prompt are the frames of a video, and which run of the vision tower
 read them."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a finished generation to the ledger: what the forward pass measured, and whether it is what was asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VideoLM: the stages in order. Frames in, answer out; the ledger fills as data passes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoding frames while later ones are still being decoded in the child process."""
 
 from __future__ import annotations

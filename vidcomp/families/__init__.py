@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model families: one adapter per file, found by the ``model_type`` of the checkpoint."""
 
 from __future__ import annotations

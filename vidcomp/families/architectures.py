@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Full-size architectures with random weights, for timing: true shapes, no download, no sense in the answers.
 
 Sizes are those of the hub's checkpoints. Tokenizer and chat template are those of the embedded model, so that text has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pipeline asks of a model family: layout, pixels, prompt, features, signals, positions. One adapter per
 family."""
 

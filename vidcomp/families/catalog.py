@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The supported families in words, and docs/models.md, made from the adapter classes themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stock model with its tokenizer, loaded from a local folder."""
 
 from __future__ import annotations

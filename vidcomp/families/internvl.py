@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """InternVL3 and InternVL3.5: InternViT tower with a class token, pixel shuffle, a numbered line per frame, Qwen2 or 3.
 
 The stock model takes the frames of a video as images, without times.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How one clip becomes tokens: settled from its size and times, before a pixel is touched.
 
 A *slice* is what the tower turns into one grid of tokens: a frame in most families, a pair of frames in Qwen's.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT-Video: CLIP tower, 2x2 average pooling before the projector, Vicuna."""
 
 from __future__ import annotations

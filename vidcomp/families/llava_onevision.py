@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LLaVA-OneVision: SigLIP tower, projector, 2x2 bilinear pooling, one newline row after the last frame, Qwen2.
 
 A stock prompt holds ``T * N + 1`` video placeholders, one for the newline.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Families that read pictures of any size as rows of patches: the token grid depends on the clip.
 
 A row holds one patch of one slice; the M x M patches that become one token stand next to each other, tokens row by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the JSON files of a checkpoint say about its video processor: how many frames, and which. Loads no library."""
 
 from __future__ import annotations

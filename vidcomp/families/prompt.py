@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text of a request, the places in it where visual tokens go, and the sequence that is left after compression.
 
 Letters: T slices, N tokens per slice, L text tokens, M survivors, S separator rows.

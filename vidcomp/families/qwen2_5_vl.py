@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Qwen2.5-VL and Qwen2-VL: pairs of frames, pictures of any size, three rotary axes that carry time and place.
 
 Positions are those that the installed library computes, so that the plain model stays what it is: temporal ids follow

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Qwen3-VL, dense and mixture of experts: pairs of frames, each behind a written time, and DeepStack.
 
 DeepStack: features of three earlier tower layers are added to the visual rows after the first three layers of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SmolVLM2: SigLIP-like tower, pixel shuffle, a sentence about the video, a time before every frame, Llama.
 
 The stock processor ignores the repository's chat template when there is a video, and so does this adapter. Frames are

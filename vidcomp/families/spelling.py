@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions that spell control tokens: ``<|im_end|>`` in a user's words is text, and ends no turn.
 
 A tokenizer takes the name of a control token for the token wherever it stands. Here such names are covered before the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Families that bring every frame to one square, so that every frame costs the same number of tokens."""
 
 from __future__ import annotations

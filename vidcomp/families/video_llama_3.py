@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VideoLLaMA3, native conversion: SigLIP tower at any size, 2x2 patches to one token, a time before every frame, Qwen2.
 
 The stock processor of this family drops tokens by itself: those whose pixels hardly changed since the frame before. It

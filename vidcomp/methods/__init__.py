@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token-reduction methods by name. Listing names imports nothing heavy: a method is imported when it is asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AIM, outer stage: pairs of similar tokens of a frame are averaged, again and again, until the budget is met.
 
 Source: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV 2025, arXiv 2412.03248,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a method is: a frozen dataclass whose fields are its parameters, called with a view and a keep ratio.
 
 To add one: write ``vidcomp/methods/<name>.py`` with such a class, add its line to the table in

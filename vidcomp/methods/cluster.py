@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token Sequence Compression: cluster the tokens and average each cluster.
 
 Source: "Token Sequence Compression for Efficient Multimodal Computing", arXiv 2504.17892; no code was found. Needs

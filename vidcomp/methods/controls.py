@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Controls that every comparison needs: no reduction, random or evenly spaced tokens, fewer frames, lower resolution.
 
 A method that does not beat these at equal budget has shown nothing; at high drop rates random is hard to beat.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DivPrune: the subset of the video's tokens whose closest pair is as far apart as possible.
 
 Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025, arXiv 2503.02175,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DyCoke, outer stage: of four frames the first stays whole, the others lose the positions that repeat.
 
 Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", CVPR 2025, arXiv 2411.15024,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EVS (Efficient Video Sampling): keep the first frame, and of the others the tokens that changed most.
 
 Source: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference", arXiv 2510.14624;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FastVID: cut the video where it changes, keep each frame's salient tokens, and let a few anchors absorb the rest.
 
 Source: "FastVID: Dynamic Density Pruning for Fast Video Large Language Models", NeurIPS 2025, arXiv 2503.11187,

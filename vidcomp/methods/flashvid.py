@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashVID, outer stage: attended and mutually different tokens per frame, and trees of similar tokens across frames.
 
 Source: "FlashVID", ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID. Needs: salience.

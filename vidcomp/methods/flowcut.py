@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlowCut, in its single-layer form: patches that a frame's summary attends to, resembles and that carry much.
 
 Source: "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models", NeurIPS 2025,

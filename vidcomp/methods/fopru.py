@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FoPru (focal pruning): keep the patches, or the rows of patches, that the vision tower attends to most.
 
 Source: "FoPru: Focal Pruning for Efficient Large Vision-Language Models", arXiv 2411.14164. Needs: salience.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FrameFusion, outer form: tokens join the same position of the previous frame while they repeat it.
 
 Source: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",

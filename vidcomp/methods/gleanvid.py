@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GleanVID: frames get tokens for what they add to earlier frames, tokens are kept for what they add to kept ones.
 
 Source: "GleanVID", arXiv 2609.37042. Needs nothing but features.

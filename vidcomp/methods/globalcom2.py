@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GlobalCom2: a thumbnail decides how much each crop of a picture may keep.
 
 Source: "Global Compression Commander", AAAI 2026, arXiv 2501.05179, https://github.com/xuyang-liu16/GlobalCom2.

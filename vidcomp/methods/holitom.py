@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HoliTom, outer stage: merge what repeats over whole spans of frames, select the rest by salience.
 
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334,

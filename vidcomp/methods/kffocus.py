@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KFFocus, training-free parts: key frames keep a finer grid than the others, salient tokens stay as they are.
 
 Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Needs: salience. The

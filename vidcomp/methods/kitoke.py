@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KiToke: sample tokens that have few neighbours in feature space, merge the rest into them within intervals.
 
 Source: "KiToke: Kernel-based Interval-aware Token Compression for Video Large Language Models", arXiv 2604.03414. Needs

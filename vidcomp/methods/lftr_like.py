@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LFTR-like: merge alike neighbouring frames, then keep the most distinct positions of each.
 
 After: "LFTR: Learning-Free Token Reduction for Multimodal Large Language Models", arXiv 2501.17391. Needs nothing but

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LLaVolta, test-time part: average pooling along the raster of the whole visual sequence.
 
 Source: "Efficient Large Multi-modal Models via Visual Context Compression", NeurIPS 2024, arXiv 2406.20092,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LongVU's reducers: drop frames that look like their neighbourhood, keep detail where the question asks, drop repeats.
 
 Source: "LongVU: Spatiotemporal Adaptive Compression for Long Video-Language Understanding", ICML 2025,

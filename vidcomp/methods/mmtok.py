@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MMTok: chosen tokens must cover the words of the question and the picture at once.
 
 Source: "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026, arXiv 2508.18264,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PruneVid, outer stage: average what stays the same within a scene, then cluster it, and cluster each frame's rest.
 
 Source: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models", Findings of ACL 2025,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recoverable Compression: salient tokens, tokens brought back for the question, and clusters of the rest.
 
 Source: "Recoverable Compression", AAAI 2025, arXiv 2409.01179,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToDRE, stage 1: again and again the token least similar, in sum, to those already chosen.
 
 Source: "ToDRE", arXiv 2505.18757; no official code was found. Needs: the class token's attention (attention received,

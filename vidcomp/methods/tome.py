@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToMe after the tower: merge the most similar pairs of each frame's tokens, pass after pass.
 
 Source: "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turbo, in FOLDER's one-shot form: merge similar pairs, and spare the tokens that the tower attends to.
 
 Source: Turbo, ECCV 2024, arXiv 2407.11717, and FOLDER, ICCV 2025, arXiv 2501.02430,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unified spatiotemporal compression (USTC), outer stage: one pool of tokens for the whole video.
 
 Source: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention", CVPR 2026, arXiv 2603.21957.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """V-CAST: more tokens where the video's path bends, and in each frame the tokens that differ from it.
 
 Source: "V-CAST", arXiv 2603.27650, https://github.com/xinyouu/V-CAST. Needs nothing but features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VidCom2: tokens unlike their video and their frame survive, and unusual frames may keep a little more.
 
 Source: "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models", EMNLP 2025,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VisionZip: the tokens that the tower attends to, and a few evenly spaced ones that absorb the rest.
 
 Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025, arXiv 2412.04467,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VisPruner and FasterVLM: tokens that the tower attends to, and others that are not duplicates of each other.
 
 Source: VisPruner, "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs", ICCV

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VScan, outer stage: half of the tokens from a local look in a shallow tower layer, half from a global one in a deep
 layer.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VTC-CLS: keep the patches with the most attention of the class token, added up over several tower layers.
 
 Source: "[CLS] Token Tells Everything Needed for Training-free Efficient MLLMs", arXiv 2412.05819,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded model: a tiny video-LLM trained from scratch on a procedural world, and the recipe that made it.
 
 Importing this package is cheap: it imports neither torch nor transformers.

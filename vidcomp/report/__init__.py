@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ledger to report: FLOPs and KV accounting, terminal tables, JSON. What this package imports needs no torch."""
 
 from vidcomp.report.accounting import Cost, prefill_cost

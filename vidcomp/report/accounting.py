@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FLOPs and cache bytes of a prefill, counted from the rows that entered each layer.
 
 One named convention: multiply-adds of grouped-query attention and a gated MLP, the exact count of FastVID's formula

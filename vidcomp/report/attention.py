@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the answer looked at, as a table and as JSON: MDI and AEI of every layer, compressed beside uncompressed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The index of methods, schedules, mergers and families, taken from their classes.
 
 ``python -m vidcomp.report.index`` writes it to ``vidcomp/core/index.json``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a ledger to the lines of a report: what each stage removed, cost and left behind."""
 
 from __future__ import annotations

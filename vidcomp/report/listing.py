@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists of methods: a table for the terminal, one method in full, and the page docs/methods.md."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A table that becomes lines where the terminal is too narrow for it: figures are never cut."""
 
 from __future__ import annotations

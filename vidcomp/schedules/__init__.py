@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reduction inside the language model: schedules by name, each in a file of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AIM's inner stages: drop visual rows layer by layer, by a page rank over the attention, until none is left.
 
 Source: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV 2025, arXiv 2412.03248,

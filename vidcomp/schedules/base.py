@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reduction inside the language model has to say: at which layers, and what happens to the visual rows there.
 
 To add one: write ``schedules/<name>.py`` with a frozen dataclass that derives from :class:`Schedule`, and add its line

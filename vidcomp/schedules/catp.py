@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CATP's inner stages: rows whose attention from the question grows between two early layers.
 
 Source: "Contextually Adaptive Token Pruning", AAAI 2026, arXiv 2508.07871. No official code was found.

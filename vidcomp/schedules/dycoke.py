@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DyCoke's second stage: while the answer is written, deeper layers read only the visual keys that matter now.
 
 Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", CVPR 2025, arXiv 2411.15024,

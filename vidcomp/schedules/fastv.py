@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FastV: drop the least attended visual rows once, in an early layer.
 
 Source: "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764.

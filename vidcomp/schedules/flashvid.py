@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashVID's inner stage: one late drop by the attention of the last row.
 
 Source: "FlashVID", ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FrameFusion's inner form: merge rows that repeat the previous frame, layer after layer, then prune once to the cost.
 
 Source: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",

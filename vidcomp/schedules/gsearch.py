@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """G-Search: a searched number of visual rows for every layer.
 
 Source: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction", CVPR 2025,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HoliTom's inner stage: halve the visual rows once, merging each dropped row into its most similar kept row.
 
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.

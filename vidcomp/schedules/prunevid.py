@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PruneVid's inner stage: in every scene, the rows that some word of the question looks at most.
 
 Source: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models", Findings of ACL 2025,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """P-Sigmoid: the number of visual rows falls with depth along a sigmoid that meets a budget.
 
 Source: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction", CVPR 2025,

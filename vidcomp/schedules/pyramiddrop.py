@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyramidDrop: several drops at increasing depth.
 
 Source: "PyramidDrop", CVPR 2025, arXiv 2410.17247, https://github.com/Cooperx521/PyramidDrop.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ShortV: visual rows pass unchanged through the layers that do little to them; none is dropped.
 
 Source: "ShortV", ICCV 2025, arXiv 2504.00502, https://github.com/icip-cas/ShortV.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a schedule sees at one of its layers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToDRE's second stage: all visual rows leave once text and picture no longer look at each other.
 
 Source: "ToDRE", arXiv 2505.18757 (v2). No official code was found.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inner stage of unified spatiotemporal compression: rows that text attends to or resembles stay, others merge.
 
 Source: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention", CVPR 2026, arXiv 2603.21957.

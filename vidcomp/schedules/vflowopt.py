@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VFlowOpt's inner stages: drops by the vision tower's own scores, which every stage shares.
 
 Source: "VFlowOpt", ICCV 2025, arXiv 2508.05211, https://github.com/sihany077/VFlowOpt (read, not copied: CC-BY-NC).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VisionDrop's inner stages: visual rows ranked by other visual rows, the rest folded into a few of them.
 
 Source: "Rethinking Visual Token Reduction in LVLMs under Cross-Modal Misalignment", AAAI 2026, arXiv 2506.22283,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VScan's inner stage: one drop in the middle of the language model.
 
 Source: "VScan", TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent (VScan/).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which frames show the same picture again, and therefore need not be encoded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a frame looks like before the vision tower: a feature per region, from luma, DINOv2 or CLIP.
 
 Regions rather than one vector per frame: a small object that appears changes one region a lot and the whole picture

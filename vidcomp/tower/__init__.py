@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mergers that work inside the vision tower: fewer rows, or fewer frames, for its later layers."""
 
 from __future__ import annotations

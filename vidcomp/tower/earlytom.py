@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EarlyTom's merge in the tower: frames of a still stretch become fewer frames, behind three layers.
 
 Source: "EarlyTom", CVPR 2026, arXiv 2605.30010, https://github.com/viridisGreen/EarlyTom.

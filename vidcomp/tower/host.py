@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merging inside the vision tower, through hooks on its stock layers.
 
 Between two layers the rows of a frame, or whole frames, may be merged. The layers behind run on fewer rows; before the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the vision tower can tell besides features, without attention outputs and without family code.
 
 The config object of an attention module is swapped for a proxy that names a registered attention function. That

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToMe in the tower: the most similar pairs of a frame's rows merge behind every layer.
 
 Source: "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turbo: ToMe in the tower, where rows with much semantic value are slower to merge.
 
 Source: "Turbo: Informativity-Driven Acceleration Plug-In for Vision-Language Large Models", ECCV 2024,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading video: true frames with true times, in a child process that may hang or crash without harm.
 
     frames = read_frames("movie.mp4", Sampling(frames=32))

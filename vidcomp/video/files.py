@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking at a path before any decoder does: every kind of bad input has its own error."""
 
 from __future__ import annotations

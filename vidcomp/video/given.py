@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Videos that are no files: frames in memory, the bytes of a file, an open file.
 
 Letters used in shapes: T frames given, h and w height and width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of files as text: what a record says, what a person reads, and what a caller may give.
 
 A file name is bytes, and need not be UTF-8. A record holds it as text that leads back to the file: bytes that are no

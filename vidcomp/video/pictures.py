@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames as picture files: all of them, or none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a file holds, from its headers and packets, without decoding a picture and without torch."""
 
 from __future__ import annotations

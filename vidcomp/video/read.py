@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``read_frames``: look at the file, try the readers in order, say what is missing."""
 
 from __future__ import annotations

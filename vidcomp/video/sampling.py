@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which frames to take, decided from presentation times and key frames alone.
 
 Letters used in shapes: N presentable frames of the file, T chosen frames.

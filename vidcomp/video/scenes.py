@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cuts, for ``--sample scene``: where the picture changes at once, found on thumbnails with numpy alone.
 
 A cut is a step at which the brightness of a 16 x 16 thumbnail changes by more than ``CUT_LEVEL`` grey levels on average

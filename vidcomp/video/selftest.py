@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a reader works on this machine: it decodes a small clip of known pictures."""
 
 from __future__ import annotations

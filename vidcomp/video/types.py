@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What reading a video gives: frames with their times, and facts about the file.
 
 Letters used in shapes: T frames returned, N presentable frames of the file, h and w height and width.

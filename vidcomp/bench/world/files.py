@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Descriptions to H.264 files and back to the frames that the model samples."""
 
 from __future__ import annotations

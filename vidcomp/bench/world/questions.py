@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions about a video with exact answers, in several phrasings each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixels of a video description at any size and frame rate, and label maps for dense supervision.
 
 A frame whose width to height ratio equals the aspect of the video shows undistorted shapes; any other size shows the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy per question kind, beside the floor of answering without seeing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Disjoint seed ranges: what is trained on is never asked about afterwards."""
 
 from __future__ import annotations

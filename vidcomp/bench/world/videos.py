@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The little world: scene descriptions in continuous time, and the exact state at any moment.
 
 Time runs from 0 (first frame) to 1 (last frame). Positions are fractions of the frame, radii are fractions of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of the little world and the word-level tokenizer made of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The language model's side of a reduction: a cache that carries the plan, stateless hooks that carry it out."""
 
 from vidcomp.engine.decoder.cache import CompressedCache

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A KV cache that carries the plan of an in-LLM reduction and remembers which rows each layer still holds.
 
 Words: a *column* is an index on the timeline of layer 0, which is never reduced. A reduced layer stores a static map of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visual rows that pass through a layer unchanged: text is updated and still reads their keys and values.
 
 The layer is run on the text rows alone. Keys and values of the visual rows are computed from their unchanged states

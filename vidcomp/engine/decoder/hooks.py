@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stateless hooks on stock decoder layers. They act only when the forward runs on a CompressedCache."""
 
 from __future__ import annotations

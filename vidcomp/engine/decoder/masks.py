@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stock attention masks, cut to the rows and keys that a layer still has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of a language model's attention goes to the picture: MDI and AEI, layer by layer.
 
 Source: "When Language Overrules: Revealing Text Dominance in Multimodal Large Language Models", arXiv 2508.10552; no

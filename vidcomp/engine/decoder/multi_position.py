@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary tables in which each part of the frequencies turns with a position of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the hooks do what the plan relies on: proven for a model when they are installed, and for every prefill
 before its first token is chosen."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One video, many questions: the cache of everything before the question, and forks of it that ask.
 
 Nothing that looks at a question reduces the shared cache. Where a schedule has a stage, a fork shows it the rows of a

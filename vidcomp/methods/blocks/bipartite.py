@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bipartite merging: tokens at even places join their most similar token at an odd place, the best pairs first.
 
 Source: "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461; the step of ToMe, Turbo and AIM. Ties go to

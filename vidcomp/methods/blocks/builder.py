@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reduction in the making, for methods that merge over spans of frames and within frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine similarity between tokens of a frame, a span or a video, in blocks."""
 
 from __future__ import annotations

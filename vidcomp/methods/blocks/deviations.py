@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values that stand out from the rest, by median deviation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DPC-KNN of one large group, in blocks of rows: the rule of ``dpc_knn`` without its P x P table."""
 
 from __future__ import annotations

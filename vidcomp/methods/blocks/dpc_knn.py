@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Density-peak clustering with k nearest neighbours (DPC-KNN), many groups of points at once, without noise.
 
 Source: Du, Ding and Jia, "Study on density peaks clustering based on k-nearest neighbors and principal component

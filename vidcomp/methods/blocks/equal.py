@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens that are equal to the last bit, so that ties among them are ties.
 
 Matrix products may round differently per row and per number of threads: without this, noise would choose among the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facility location: choose candidates so that every row is covered well by its best chosen candidate.
 
 Maximises the sum over rows of the largest value among the chosen candidates, greedily. The gain of a candidate can

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any method's decision brought to an exact number of survivors.
 
 A method that decides by thresholds, or rounds per frame, keeps what it finds; comparisons at equal tokens, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bipartite merging of each frame alone, pass after pass, down to a budget."""
 
 from __future__ import annotations

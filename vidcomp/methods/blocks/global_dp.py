@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Globally best spans: cut the video where storing repeated positions once saves the most tokens.
 
 Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Max-min selection: repeatedly take the point that is farthest from everything taken so far.
 
 Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 1985; the

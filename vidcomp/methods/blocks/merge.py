@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From "who joins whom" to a reduction."""
 
 from __future__ import annotations

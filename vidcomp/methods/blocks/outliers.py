@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Local outlier factor of single numbers: how much sparser a value's surroundings are than those of its neighbours.
 
 Source: Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000.

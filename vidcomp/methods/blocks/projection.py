@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fixed random projection, for distances among many wide tokens."""
 
 from __future__ import annotations

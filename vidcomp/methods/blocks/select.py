@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blocks for methods that keep some tokens as they are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine similarity: between tokens at the same position of two frames, and products that tie when they should."""
 
 from __future__ import annotations

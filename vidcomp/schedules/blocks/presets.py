@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of counts and orders that a calibration found: JSON with the schedule's name and its parameters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules that only drop: at some layers the rows that the last row of the prompt looks at most stay."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows by index, per sequence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention recomputed from a layer's own projections, for the rows that are asked for: no attention outputs, any
 kernel, never a whole map at once."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts that a file's own headers state, read without any decoder and without trusting them.
 
 Decoders do not report edit lists, cut files or absurd sizes. A few hundred bytes of the file do. Reads are bounded and

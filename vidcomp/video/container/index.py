@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packet table of a long MP4 or Matroska file without reading the whole file.
 
 MP4: FFmpeg's index gives decoding time, size, key flag and place of every packet, edits applied; what it lacks is the

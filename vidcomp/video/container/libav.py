@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corners of PyAV that several modules have to go round."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks of a long Matroska or WebM file, by walking from element head to element head.
 
 FFmpeg's demuxer reads every byte of a file to list its packets; walking touches a page per block, in all clusters side

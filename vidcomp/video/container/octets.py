@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes of a file by their place, read a piece at a time.
 
 A file that shrinks, or a disk that goes away, ends a process that has it mapped; here it only gives fewer bytes.

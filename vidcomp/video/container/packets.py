@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opening a file with PyAV and listing its packets: the look that comes before any decoding."""
 
 from __future__ import annotations

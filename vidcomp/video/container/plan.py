@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which packets to decode: go on from where the decoder stands, or jump to the key frame before the next wanted frame.
 
 Pure arithmetic on a packet scan. A jump costs a seek and a cold decoder, about as much as a few frames.

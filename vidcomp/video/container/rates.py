@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast pictures follow one another where a container does not tell the time of each.
 
 - A raw stream has no container. Its pictures come at the rate that the stream itself states (timing information of

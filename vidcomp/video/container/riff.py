@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chunks of an AVI: what its index and its header say.
 
 Numbers are little-endian; a chunk has a name, a length and as many bytes, made even (Microsoft's AVI RIFF reference).

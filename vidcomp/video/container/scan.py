@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packet scan: when every frame is shown and where decoding may start, read from a container without decoding.
 
 Demuxing costs about a hundredth of decoding, and it is the source of truth for frame counts, times and plans. Packets

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Native libraries that come inside the wheels of other packages, found without importing those."""
 
 from __future__ import annotations

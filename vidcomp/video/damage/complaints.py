@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What native libraries print about damaged data: the log of the decoding child, and what of it counts."""
 
 from __future__ import annotations

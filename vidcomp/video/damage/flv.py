@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tags of a Flash video: a chain of lengths that has to fit, each told before and after its tag.
 
 Adobe Flash Video File Format Specification 10.1, annex E.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether HEVC data decodes as it was written, asked of libde265.
 
 FFmpeg's decoder makes wrong pictures of damaged HEVC without a word. libde265, which comes with ``pi-heif``, says where

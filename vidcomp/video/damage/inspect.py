@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second look at a file of which no decoder complained, for damage that decoders take without a word.
 
 - HEVC and VP8: FFmpeg makes wrong pictures of damaged data. libde265 and libvpx decode the same packets again and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packets of a transport stream: what their fixed bytes and their checksums say.
 
 A transport stream has no length, and demuxers step over what is wrong with it. Its packets are all of one size, its

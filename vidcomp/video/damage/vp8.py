@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether VP8 data decodes as it was written, asked of libvpx.
 
 The arithmetic code of VP8 takes any bits. FFmpeg's decoders do not tell when it runs beyond its end, which is where

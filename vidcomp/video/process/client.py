@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This process's line to its nursery (``nursery.py``). Imports nothing heavy: starting early is what it is for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a decoder in a child process that can be killed, and taking its frames while it works.
 
 Nothing outlives a job: the pixels and the library noise go to files without names, and the child is killed whatever

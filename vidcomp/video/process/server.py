@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nursery: a small process that has the decoding libraries loaded and gives every job to a child of its own.
 
 Starting Python, numpy and the decoders takes a quarter of a second, longer than many clips take to decode; a fork takes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory shared with the decoding child: first the request, then the frames. Files without names.
 
 The kernel takes four times as long to find new pages as to fill old ones: for a short clip a tenth of the whole job.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoding child: one reader, one file, one answer. Forked by the nursery for every job.
 
 It owns three descriptors: the video, an anonymous memory file for the pixels, and a pipe for messages (one JSON object

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoders behind one contract: PyAV, decord and OpenCV."""

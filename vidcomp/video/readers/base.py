@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface behind which decoders stand, and the table of those that exist."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From stored pictures to what a viewer sees: square pixels, one frame for all, usual colours, no combs, no holes.
 
 An ordinary picture is converted and scaled in one step, as before. What is done beyond that is decided by what the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """decord, used where the packet scan proves it right, and refusing every other file.
 
 What it does wrong (decord 0.6.0, measured on clips with the frame number burned in, see docs/reading.md), and what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interlaced pictures: two fields, taken one after the other, woven line by line.
 
 Only a picture itself is looked at, never its neighbours, so the picture at an index stays that picture. Where its lines

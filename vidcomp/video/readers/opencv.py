@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenCV, the last reader: one pass through the file, checked against the packet scan, or two where there is none.
 
 ``grab`` goes through the whole file in order and never seeks, because seeking by frame number is inexact and slow. Its

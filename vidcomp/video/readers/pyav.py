@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyAV: exact times, safe jumps, every codec that FFmpeg decodes.
 
 It decodes only what the wanted frames need. Jumps go to key frames of the packet scan, and frames are recognised by

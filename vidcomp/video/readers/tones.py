@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """High dynamic range and wide colours brought to what screens of bt.709 show, with numpy alone.
 
 Stored values become light (candela per square metre: SMPTE ST 2084 for PQ; ITU-R BT.2100 for HLG, on a screen of 1000),

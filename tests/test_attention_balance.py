@@ -21,7 +21,9 @@ def balanced(monkeypatch, schedule=None, attn="sdpa"):
     """Run the tiny model with a balance; :func:`run` builds the cache."""
     balance = AttentionBalance()
     build = CompressedCache.__init__
-    monkeypatch.setattr(CompressedCache, "__init__", lambda self, *args: build(self, *args, balance=balance))
+    monkeypatch.setattr(
+        CompressedCache, "__init__", lambda self, *args, **named: build(self, *args, **{"balance": balance, **named})
+    )
     model = tiny_model(attn)
     rows, flags = sequence(model)
     out, cache = run(model, rows, flags, schedule)

@@ -28,7 +28,15 @@ PLAIN = dict(do_sample=False, repetition_penalty=1.0, temperature=None, top_p=No
 @pytest.fixture(scope="module")
 def cases(replicas, tmp_path_factory):
     folder = tmp_path_factory.mktemp("siblings")
-    return cache(lambda name, attn="sdpa": Case(load(checkpoint(replicas, folder, name), attn)))
+
+    @cache
+    def case(name, attn="sdpa", double=False):
+        family = load(checkpoint(replicas, folder, name), attn)
+        if double:
+            family.model.double()
+        return Case(family)
+
+    return case
 
 
 class Case:
@@ -146,12 +154,15 @@ SETTINGS = [  # outer, inner layers, positions, kernel: every value of one meets
 @pytest.mark.parametrize(("outer", "layers", "positions", "attn"), SETTINGS)
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_pruned_logits_equal_the_masked_reference(cases, name, outer, layers, positions, attn):
-    case = cases(name, attn)
-    kept = random_tokens(case, outer)
-    prefill = case.prefill(kept, positions, Drop(*layers) if layers else None)
-    answer = case.answer(prefill, 5)
-    expected = case.reference(answer, prefill, kept, positions)
-    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-5 * max(10.0, float(expected.abs().max()))
+    def difference(case):
+        kept = random_tokens(case, outer)
+        prefill = case.prefill(kept, positions, Drop(*layers) if layers else None)
+        answer = case.answer(prefill, 5)
+        expected = case.reference(answer, prefill, kept, positions)
+        return torch.stack(answer.logits)[:, 0].sub(expected).abs().max()
+
+    # Where logits are large, rounding alone may reach the bound on some processors; in double precision it does not.
+    assert difference(cases(name, attn)) < 1e-4 or difference(cases(name, attn, double=True)) < 1e-4
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -179,7 +190,7 @@ def test_slices_that_lost_everything_take_their_markers_along(cases, name):
     assert (prefill.dropped > 0) == bool(case.family.markers(case.layout).opening[0])
     answer = case.answer(prefill, 3)
     expected = case.reference(answer, prefill, kept, "keep")
-    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-5 * max(10.0, float(expected.abs().max()))
+    assert torch.stack(answer.logits)[:, 0].sub(expected).abs().max() < 1e-4
 
 
 def test_beams_carry_deepstack_and_rotary_axes(cases):

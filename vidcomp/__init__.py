@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from vidcomp.core.ledger import StageLedger
     from vidcomp.core.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
     from vidcomp.engine.attach import compress
-    from vidcomp.engine.run import EncodedVideo, VideoLM, load
+    from vidcomp.engine.run import VideoLM, load
+    from vidcomp.engine.videos import EncodedVideo
     from vidcomp.errors import VidcompError
     from vidcomp.methods import get_method, methods
     from vidcomp.result import Answer
@@ -60,7 +61,7 @@ __getattr__ = lazily(
         "get_method": "methods",
         "methods": "methods",
         "path_from_record": "video.names",
-        "EncodedVideo": "engine.run",
+        "EncodedVideo": "engine.videos",
         "FrameSequence": "video.given",
         "VideoLM": "engine.run",
         "load": "engine.run",

@@ -7,14 +7,14 @@ the JSON record writes them, and the Python API takes the same names. Importing 
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from vidcomp.core.arguments import kinds_of, suggest, typed
+from vidcomp.core.arguments import suggest
+from vidcomp.core.options import Checked, option, option_of
 from vidcomp.errors import UsageError
 
 # Arguments of calls that take settings beside them: a misspelt one lands among the settings.
@@ -23,95 +23,14 @@ _BESIDE = ("on_text", "stop", "balance", "history", "question", "signals", "vide
 __all__ = [
     "GenerateConfig",
     "ModelConfig",
-    "Option",
     "OuterConfig",
     "RunConfig",
     "SpanConfig",
     "VideoConfig",
     "newer_budget",
-    "option_of",
     "parse_seconds",
     "settings_that_do_not_shape",
 ]
-
-
-@dataclass(frozen=True)
-class Option:
-    """How one field appears on the command line.
-
-    Attributes:
-        flag: the long option, such as ``--keep``.
-        help: one line; the default and the range are added by whoever prints it.
-        choices: the allowed values of a text option.
-        numbered: the one among them that may carry a number, as in ``cuda:1``.
-        low, high: inclusive range of a number.
-        above: exclusive lower limit of a number.
-        listing: stage whose methods the word ``help`` prints instead of a value.
-        shapes: whether another value makes it another answer; finished work with another one is done again.
-    """
-
-    flag: str
-    help: str
-    choices: tuple[str, ...] = ()
-    numbered: str | None = None
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    listing: str = ""
-    shapes: bool = True
-
-    def check(self, value: Any) -> None:
-        """Raise UsageError when the value is outside the range or the choices."""
-        if value is None:
-            return
-        name, colon, number = str(value).partition(":")
-        numbered = bool(colon) and name == self.numbered and number.isdecimal()
-        if self.choices and value not in self.choices and not numbered:
-            raise UsageError(
-                f"{self.flag} {value}", why=f"it must be one of {', '.join(self.choices)}", code="bad_option"
-            )
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not self._inside(value):
-            meant = f"did you mean {self.flag} {value / 100:g}?" if self._a_share and 1 < value <= 100 else ""
-            raise UsageError(
-                f"{self.flag} {value:g}", why=f"it must be {self.range_text()}", hint=meant, code="bad_option"
-            )
-
-    @property
-    def _a_share(self) -> bool:
-        return (self.above, self.high) == (0, 1)
-
-    def _inside(self, value: float) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-        )
-
-    def range_text(self) -> str:
-        """The range in words, empty when there is none."""
-        parts = []
-        if self.above is not None:
-            parts.append(f"above {_plain(self.above)}")
-        if self.low is not None:
-            parts.append(f"at least {_plain(self.low)}")
-        if self.high is not None:
-            parts.append(f"at most {_plain(self.high)}")
-        return " and ".join(parts)
-
-
-def _plain(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-def option(default: Any, flag: str, help: str, **limits: Any) -> Any:
-    """A dataclass field with its command-line face."""
-    return field(default=default, metadata={"option": Option(flag, help, **limits)})
-
-
-def option_of(item: dataclasses.Field[Any]) -> Option:
-    """The command-line face of a config field."""
-    found: Option = item.metadata["option"]
-    return found
 
 
 def parse_seconds(flag: str, text: str | float) -> float:
@@ -132,19 +51,8 @@ def parse_seconds(flag: str, text: str | float) -> float:
     return seconds
 
 
-class _Checked:
-    """Checks every field against its type and its Option; numbers of numpy become plain ones."""
-
-    def __post_init__(self) -> None:
-        for item in fields(self):  # type: ignore[arg-type]
-            kind: Any = type(self)
-            plain = typed(item.name, getattr(self, item.name), kinds_of(kind)[item.name])
-            object.__setattr__(self, item.name, plain)
-            option_of(item).check(plain)
-
-
 @dataclass(frozen=True)
-class VideoConfig(_Checked):
+class VideoConfig(Checked):
     """Which frames are read."""
 
     frames: int | None = option(
@@ -218,7 +126,7 @@ class VideoConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class SpanConfig(_Checked):
+class SpanConfig(Checked):
     """How repeated pictures are found before the vision tower."""
 
     segmenter: str = option(
@@ -238,7 +146,7 @@ class SpanConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """Which checkpoint answers, and where it runs."""
 
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
@@ -275,7 +183,7 @@ class ModelConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class OuterConfig(_Checked):
+class OuterConfig(Checked):
     """What is merged or dropped before and inside the language model."""
 
     method: str = option(
@@ -323,7 +231,7 @@ class OuterConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class GenerateConfig(_Checked):
+class GenerateConfig(Checked):
     """How the answer is written."""
 
     max_new_tokens: int = option(256, "--max-new-tokens", "longest answer, in tokens", low=1, high=32768)

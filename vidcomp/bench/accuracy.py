@@ -33,7 +33,8 @@ from vidcomp.core.budget import token_budget
 from vidcomp.core.library import CACHE
 from vidcomp.core.specs import parse_spec
 from vidcomp.engine.outer import ADDED
-from vidcomp.engine.run import EncodedVideo, VideoLM, WatchedVideo
+from vidcomp.engine.run import VideoLM
+from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import method_of
 from vidcomp.methods.base import reads

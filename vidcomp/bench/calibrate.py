@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vidcomp.bench.reading import expectations
 from vidcomp.core.arguments import checked, expect
-from vidcomp.engine.run import EncodedVideo, VideoLM
+from vidcomp.engine.run import VideoLM
+from vidcomp.engine.videos import EncodedVideo
 from vidcomp.errors import UsageError
 from vidcomp.schedules import get_schedule
 from vidcomp.schedules.gsearch import search_shares

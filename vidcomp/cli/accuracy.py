@@ -12,7 +12,8 @@ import typer
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import with_config, with_ui
 from vidcomp.cli.progress import Progress
-from vidcomp.config import OuterConfig, RunConfig, SpanConfig, option_of
+from vidcomp.config import OuterConfig, RunConfig, SpanConfig
+from vidcomp.core.options import option_of
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 

@@ -17,7 +17,8 @@ from vidcomp.cli.console import Ui, data, out_console, print_error
 from vidcomp.cli.notes import summary
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.cli.signals import raise_exceptions
-from vidcomp.config import OuterConfig, RunConfig, option_of
+from vidcomp.config import OuterConfig, RunConfig
+from vidcomp.core.options import option_of
 from vidcomp.errors import UsageError, VidcompError
 
 if TYPE_CHECKING:

@@ -13,16 +13,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from vidcomp.cli.console import Ui
-from vidcomp.config import (
-    GenerateConfig,
-    ModelConfig,
-    Option,
-    OuterConfig,
-    RunConfig,
-    SpanConfig,
-    VideoConfig,
-    option_of,
-)
+from vidcomp.config import GenerateConfig, ModelConfig, OuterConfig, RunConfig, SpanConfig, VideoConfig
+from vidcomp.core.options import Option, option_of
 from vidcomp.video.names import local_path
 
 __all__ = ["ALL_GROUPS", "path_argument", "with_config", "with_ui"]

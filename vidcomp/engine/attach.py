@@ -25,7 +25,8 @@ from vidcomp.core.arguments import checked
 from vidcomp.core.ledger import StageLedger, TokenCounts
 from vidcomp.core.library import CACHE
 from vidcomp.core.tokens import TokenView
-from vidcomp.engine.decoder import Attachment, CompressedCache, check_forward
+from vidcomp.engine.decoder import Attachment, check_forward
+from vidcomp.engine.decoder.prompt_cache import PromptCache
 from vidcomp.engine.finite import check_finite_rows
 from vidcomp.engine.inner import chosen_schedule, visual_facts
 from vidcomp.engine.outer import completed, outer_notes, reduced, signals_to_collect
@@ -124,7 +125,7 @@ class _Call:
     runs: list[TowerRun] = field(default_factory=list)  # of the tower, not yet seen in a prompt
     seen: list[TowerRun] = field(default_factory=list)  # those of the last prompt, which returns whole without a cache
     stack: ExitStack = field(default_factory=ExitStack)
-    cache: _ReducedCache | None = None
+    cache: PromptCache | None = None
 
 
 class Compression:
@@ -216,8 +217,8 @@ class Compression:
 
     def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache, call = kwargs.get(CACHE), self._call
-        known = isinstance(cache, _ReducedCache)
-        if isinstance(cache, _ReducedCache):
+        known = isinstance(cache, PromptCache)
+        if isinstance(cache, PromptCache):
             cache.continue_with(kwargs)
         runs, call.runs = call.runs, []  # they belong to this prompt, whatever becomes of it
         call.seen = runs if runs or cache is not None else call.seen
@@ -315,7 +316,7 @@ class Compression:
         facts = visual_facts(schedule, view, plan, reduction.anchors, separators, reduction)
         in_order = cut[cut < len(tokens) + separators]
         text = self.family.model.config.get_text_config()
-        cache = _ReducedCache(
+        cache = PromptCache(
             text, order.order < len(tokens) + separators, schedule, text.num_hidden_layers,
             {name: values[in_order] for name, values in facts.items()}, uncompressed=total + separators,
             deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
@@ -351,58 +352,11 @@ class Compression:
         return completed(view, self.method, self.family)
 
 
-class _ReducedCache(CompressedCache):
-    """The cache of a prompt that its owner believes to be longer: lengths and positions are told in full numbers."""
-
-    number = 0
-    is_token: Tensor
-    _kept: Tensor
-    _full = 0
-    _shift: Tensor | None = None
-
-    def place(self, kept: Tensor, full: int, compact: bool, kwargs: dict[str, Any]) -> None:
-        """Note which columns [S'] of the full prompt stay, and cut positions and mask of the prefill to them."""
-        self._kept, self._full = kept, full
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(full, device=kept.device)[None]
-        chosen = positions[..., kept]
-        if compact:
-            renumbered = torch.arange(len(kept), device=kept.device).expand_as(chosen)
-            self._shift = positions[..., -1:] - renumbered[..., -1:]
-            chosen = renumbered
-        kwargs.update(position_ids=chosen, attention_mask=self._cut(kwargs.get("attention_mask")))
-
-    def continue_with(self, kwargs: dict[str, Any]) -> None:
-        """Cut mask and positions of a later forward, which are those of the full sequence."""
-        positions, length = kwargs.get("position_ids"), kwargs["inputs_embeds"].shape[1]
-        if positions is None:
-            positions = self.get_seq_length() + torch.arange(length, device=self._kept.device)[None]
-        if self._shift is not None:
-            shift = self._shift if positions.dim() == self._shift.dim() else self._shift[-1]
-            positions = positions - shift[..., : positions.shape[-2], :]
-        kwargs.update(position_ids=positions, attention_mask=self._cut(kwargs.get("attention_mask")))
-
-    def get_seq_length(self, layer_idx: int | None = None) -> int:
-        """Of a layer by number: what it holds. Without a number: what the owner of the prompt counts."""
-        if layer_idx is not None:
-            return int(super().get_seq_length(layer_idx))
-        return int(super().get_seq_length(0)) + self._full - len(self._kept) if self.layers else 0
-
-    def _cut(self, mask: Any) -> Any:
-        if mask is None:
-            return None
-        if not isinstance(mask, Tensor) or mask.dim() != 2:
-            raise UsageError("an attention mask that was prepared elsewhere", hint="a mask [B, S], or none",
-                             code="dropin")  # fmt: skip
-        return torch.cat([mask[:, self._kept.to(mask.device)], mask[:, self._full :]], 1)
-
-
 def _is_pixels(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _count(ledger: StageLedger, cache: _ReducedCache) -> None:
+def _count(ledger: StageLedger, cache: PromptCache) -> None:
     """Write down what the prefill did."""
     check_forward(cache, 1)
     record_prefill(ledger, cache, cache.is_token)

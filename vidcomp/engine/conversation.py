@@ -9,7 +9,8 @@ from typing import Any
 from vidcomp.config import newer_budget
 from vidcomp.core.arguments import check_question, checked, expect
 from vidcomp.engine.outer import signals_to_collect
-from vidcomp.engine.run import EncodedVideo, VideoLM, WatchedVideo
+from vidcomp.engine.run import VideoLM
+from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.errors import UsageError
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED

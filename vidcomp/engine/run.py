@@ -6,25 +6,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig
-from vidcomp.core.arguments import Maker, check_calls, check_history, check_names, check_question, checked, expect
+from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.core.ledger import StageLedger, TokenCounts
 from vidcomp.core.positions import GROUPS, spread_members
-from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView
+from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.engine.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
 from vidcomp.engine.prefill import assembled, check_prompt
-from vidcomp.engine.prefix import SharedPrefix
 from vidcomp.engine.record import check_prepared, record_generation, span_records
 from vidcomp.engine.streaming import EagerEncoder
+from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.errors import UsageError
 from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
@@ -41,61 +41,9 @@ from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
 from vidcomp.video.process.client import start_nursery
 
-__all__ = ["EncodedVideo", "VideoLM", "WatchedVideo", "load", "load_config"]
+__all__ = ["VideoLM", "load", "load_config"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WatchedVideo:
-    """A video after the vision tower, before any token is removed by a method.
-
-    Attributes:
-        frames: the sampled frames and their times.
-        layout: how they become slices and tokens.
-        plan: which slices were encoded.
-        view: tokens of the encoded slices, [E, N, D].
-        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
-        config: the settings it was read with.
-        ledger: the stages so far.
-        maker: the model that made it, and the only one that can be asked about it.
-    """
-
-    frames: Frames
-    layout: Layout
-    plan: FramePlan
-    view: TokenView
-    seen: Tensor | None
-    config: RunConfig
-    ledger: StageLedger
-    maker: Maker | None = None
-
-
-@dataclass(frozen=True)
-class EncodedVideo:
-    """A video ready to be asked about: survivors, and the decision that made them.
-
-    Attributes:
-        watched: where it comes from.
-        tokens: survivors, [M, D].
-        reduction: the decision, about all T * N tokens.
-        method: the method's name, with its parameters as they were given.
-        schedule: what will be reduced inside the language model, None for nothing.
-        question: the one that the method chose tokens for, None when it looked at the video alone.
-        config: settings, the keep ratio among them.
-        ledger: the stages so far.
-        prefix: what the language model holds of it between questions.
-    """
-
-    watched: WatchedVideo
-    tokens: CompressedTokens
-    reduction: Reduction
-    method: str
-    schedule: Schedule | None
-    question: str | None
-    config: RunConfig
-    ledger: StageLedger
-    prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)
 
 
 class VideoLM:
@@ -220,7 +168,7 @@ class VideoLM:
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
         outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
-        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
+        chosen = _chosen_method(method, config)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
         ledger.keep_requested = outer.keep
@@ -297,7 +245,7 @@ class VideoLM:
         self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
     ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
         """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
-        chosen = method if method is not None and not isinstance(method, str) else method_of(config.outer.method)
+        chosen = _chosen_method(method, config)
         schedule = chosen_schedule(chosen, config.outer, self.family)
         more = schedule.needs if schedule else frozenset()
         signals = check_names("signals", signals, self.family.signals | ADDED) | more
@@ -401,6 +349,11 @@ def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
     start_nursery()  # the decoding libraries load beside the model
     return VideoLM(load_family(config.model), config)
+
+
+def _chosen_method(method: str | Method | None, config: RunConfig) -> Method:
+    """A method object as it was given, otherwise the one that the configuration names."""
+    return method_of(config.outer.method) if method is None or isinstance(method, str) else method
 
 
 def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video between the steps of a request: after the vision tower, and ready to be asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from vidcomp.config import RunConfig
+from vidcomp.core.arguments import Maker
+from vidcomp.core.ledger import StageLedger
+from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView
+from vidcomp.engine.prefix import SharedPrefix
+from vidcomp.families import Layout
+from vidcomp.schedules import Schedule
+from vidcomp.spans import FramePlan
+from vidcomp.video import Frames
+
+__all__ = ["EncodedVideo", "WatchedVideo"]
+
+
+@dataclass(frozen=True)
+class WatchedVideo:
+    """A video after the vision tower, before any token is removed by a method.
+
+    Attributes:
+        frames: the sampled frames and their times.
+        layout: how they become slices and tokens.
+        plan: which slices were encoded.
+        view: tokens of the encoded slices, [E, N, D].
+        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
+        config: the settings it was read with.
+        ledger: the stages so far.
+        maker: the model that made it, and the only one that can be asked about it.
+    """
+
+    frames: Frames
+    layout: Layout
+    plan: FramePlan
+    view: TokenView
+    seen: Tensor | None
+    config: RunConfig
+    ledger: StageLedger
+    maker: Maker | None = None
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video ready to be asked about: survivors, and the decision that made them.
+
+    Attributes:
+        watched: where it comes from.
+        tokens: survivors, [M, D].
+        reduction: the decision, about all T * N tokens.
+        method: the method's name, with its parameters as they were given.
+        schedule: what will be reduced inside the language model, None for nothing.
+        question: the one that the method chose tokens for, None when it looked at the video alone.
+        config: settings, the keep ratio among them.
+        ledger: the stages so far.
+        prefix: what the language model holds of it between questions.
+    """
+
+    watched: WatchedVideo
+    tokens: CompressedTokens
+    reduction: Reduction
+    method: str
+    schedule: Schedule | None
+    question: str | None
+    config: RunConfig
+    ledger: StageLedger
+    prefix: SharedPrefix = field(default_factory=SharedPrefix, repr=False, compare=False)

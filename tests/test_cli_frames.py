@@ -15,7 +15,7 @@ from vidcomp.core import index
 from vidcomp.core.published import PUBLISHED
 from vidcomp.core.stock_rules import StockRule
 from vidcomp.families import FAMILIES
-from vidcomp.families.processor import sampling_facts
+from vidcomp.hub.processor import sampling_facts
 from vidcomp.video import Sampling, read_frames
 from vidcomp.video.probe import probe
 

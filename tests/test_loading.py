@@ -107,7 +107,7 @@ def test_each_answer_of_the_hub_has_its_own_message(monkeypatch, kind, code, wor
             raise answer_of_the_hub(kind)
         raise kind("No space left on device")
 
-    monkeypatch.setattr("vidcomp.hub._require_answer", lambda *_: None)
+    monkeypatch.setattr("vidcomp.hub.folders._require_answer", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(ModelError, match=words) as caught:
         checkpoint_config("a/b", revision="x")

@@ -39,6 +39,7 @@ def accuracy(
             "--method",
             help="methods, comma-separated, or all; holitom+fastv:k=2 is a pair; "
             "controls are random, uniform, frames, pool (resolution)",
+            show_default="holitom, random, uniform, frames",
         ),
     ] = "holitom,random,uniform,frames",
     keep: Annotated[str, typer.Option("--keep", help="keep ratios, comma-separated")] = "1.0,0.5,0.25,0.15,0.1",

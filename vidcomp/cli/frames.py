@@ -41,7 +41,7 @@ def frames(
         _require_new(output)
     os.close(open_video(video))
     start_nursery()
-    from vidcomp.families.processor import sampling_facts
+    from vidcomp.hub.processor import sampling_facts
     from vidcomp.video.options import readers_of, sampling_of
 
     model = config.model

@@ -22,9 +22,9 @@ from vidcomp.core.stock_rules import StockRule
 from vidcomp.errors import ModelError
 from vidcomp.families.checkpoint import Checkpoint
 from vidcomp.families.layout import Layout
-from vidcomp.families.processor import customary_frames, stock_rule
 from vidcomp.families.prompt import Markers, Prompt, tokenized
 from vidcomp.families.spelling import Spelling
+from vidcomp.hub.processor import customary_frames, stock_rule
 from vidcomp.tower.probe import TOWER_SIGNALS, encoder_layers, probe_signals
 
 __all__ = ["About", "Encoded", "Family", "ModelShape", "Turn"]

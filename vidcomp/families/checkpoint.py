@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError, OutOfMemory
-from vidcomp.families.processor import video_settings
 from vidcomp.hub import check_weights, first_line, pick_device, pick_dtype, read_json
+from vidcomp.hub.processor import video_settings
 
 __all__ = ["Checkpoint", "chat_template", "load_checkpoint", "video_settings"]
 

@@ -34,7 +34,7 @@ __all__ = [
     "unsupported_family",
 ]
 
-_NANO = Path(__file__).parent / "nano"
+_NANO = Path(__file__).parents[1] / "nano"
 EMBEDDED = {"nano": _NANO / "checkpoint", "embedded": _NANO / "frame_encoder"}
 """Checkpoints that ship inside the package: the video-LLM, and the frame encoder of ``--segmenter dinov2``."""
 

@@ -11,7 +11,14 @@ from typing import Any
 from vidcomp.core import index
 from vidcomp.core.published import PUBLISHED
 from vidcomp.core.stock_rules import StockRule
-from vidcomp.hub import checkpoint_config, local_folder, published, read_json, settings_folder, unsupported_family
+from vidcomp.hub.folders import (
+    checkpoint_config,
+    local_folder,
+    published,
+    read_json,
+    settings_folder,
+    unsupported_family,
+)
 
 __all__ = ["DEFAULT_FRAMES", "customary_frames", "sampling_facts", "stock_rule", "video_settings"]
 

@@ -26,7 +26,7 @@ from training.nano.packing import SPLIT, forward_packed
 from training.nano.progress import RunSettings, adamw, set_rate, step
 from training.nano.symbolic import SymbolicProjector
 from training.nano.thinning import late_mask, thin
-from training.nano.workers import SYNC_STEPS, average, run_workers
+from training.nano.workers import average, run_workers
 from vidcomp.bench.world.scoring import Tally, rounded
 from vidcomp.bench.world.seeds import JOINT_TRAIN, VALIDATION
 from vidcomp.bench.world.videos import make_video, sample_times
@@ -118,7 +118,7 @@ def _train(run: RunSettings, name: str, seconds: float) -> None:
         loss, answer = video_loss(model, symbolic, batch, hidden, tuning, budget.share, dice, run.device)
         step(optimizer, loss, budget)
         loss_average = answer if not loss_average else 0.98 * loss_average + 0.02 * answer
-        if budget.done % SYNC_STEPS:
+        if budget.done % run.sync_steps:
             continue
         share = average(run, trained, budget.share)
         if run.rank == 0 and (budget.elapsed - checked > _CHECK_SECONDS or share >= 1):

@@ -22,7 +22,7 @@ from training.nano.model import VisualPrompt, build_model
 from training.nano.packing import SPLIT, Packed, TextOutput, exact_matches, forward_packed, pack
 from training.nano.progress import Budget, RunSettings, adamw, set_rate, step
 from training.nano.symbolic import SymbolicProjector, symbolic_batch
-from training.nano.workers import SYNC_STEPS, average, run_workers
+from training.nano.workers import average, run_workers
 from vidcomp.bench.world.questions import ALL_KINDS, KINDS, STILL_KINDS, Question, make_questions
 from vidcomp.bench.world.scoring import Tally, rounded
 from vidcomp.bench.world.seeds import SYMBOLIC_TRAIN, VALIDATION
@@ -219,7 +219,7 @@ def _finish_language(run: RunSettings, seconds: float) -> None:
         loss, answer, seed = _lesson_loss(run, model, phase, seed, dice, noise)
         step(optimizer, loss, budget)
         average_loss = answer if not average_loss else 0.98 * average_loss + 0.02 * answer
-        if budget.done % SYNC_STEPS:
+        if budget.done % run.sync_steps:
             continue
         share = average(run, parameters, budget.share)
         if run.rank == 0 and (budget.elapsed - checked > 60 or share >= 1):

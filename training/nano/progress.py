@@ -17,8 +17,8 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-SMOKE_STEPS = 20
-"""Optimiser steps of each stage in smoke mode."""
+SMOKE_STEPS = 4
+"""Optimiser steps of each stage in smoke mode; of a stage in phases at least one each."""
 
 
 @dataclass
@@ -65,13 +65,18 @@ class RunSettings:
         """How many times larger a batch is than on a CPU."""
         return 1 if self.device == "cpu" or self.smoke else 8
 
+    @property
+    def sync_steps(self) -> int:
+        """Optimiser steps between two averagings of the workers."""
+        return 2 if self.smoke else 10
+
     def budget(self, seconds: float, parts: int = 1) -> Budget:
         """A budget of `seconds`, or in smoke mode of the smoke steps shared by `parts` phases."""
-        return Budget(seconds, SMOKE_STEPS // parts if self.smoke else None)
+        return Budget(seconds, max(1, SMOKE_STEPS // parts) if self.smoke else None)
 
     def held_out(self, count: int) -> int:
         """How many held-out items to score: `count`, fewer in smoke mode."""
-        return min(count, 8) if self.smoke else count
+        return min(count, 4) if self.smoke else count
 
     def log(self, stage: str, **values: Any) -> None:
         """Append one JSON line to the log of this run and show it."""

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes for the stages joint and robust (default: 1)")
     parser.add_argument("--world", choices=list(WORLDS), default="small", help="what is in the videos (default: small)")
     parser.add_argument("--loaders", type=int, help="processes that make data ahead (default: 0; with cuda, all cores)")
-    parser.add_argument("--smoke", action="store_true", help="20 optimiser steps per stage, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few optimiser steps per stage, to see that it runs")
     parser.add_argument("--out", type=Path, help="folder for --stage export (default: STATE/checkpoint)")
     return parser
 

@@ -18,9 +18,6 @@ from torch import distributed, multiprocessing, nn
 
 from training.nano.progress import RunSettings
 
-SYNC_STEPS = 10
-"""Optimiser steps between two averagings."""
-
 
 def run_workers(run: RunSettings, job: Callable[[RunSettings], None]) -> None:
     """Run `job` in `run.workers` processes; with one worker it runs right here."""

@@ -221,9 +221,6 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> d
     full = [_read_answer(lm, plain, question) for question in paper.questions]
     marks = {"full": _compare(full, full, watched.view.total)}
     for method, keep in settings:
-        if keep >= 1:
-            marks[_label(method, keep)] = marks["full"]
-            continue
         budget = {"keep_tokens": token_budget(watched.view.total, keep)} if equal else {"keep": keep}
         encoded = _encoded(lm, watched, method, budget, paper.questions)
         pairs = zip(encoded, paper.questions, strict=True)

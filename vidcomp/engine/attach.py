@@ -147,7 +147,7 @@ class Compression:
             raise UsageError(f"method {method.name!r} chooses tokens for a question",
                              why="a ready prompt does not tell the question from the template around it",
                              hint="vidcomp.load(...).ask(video, question)", code="missing_question")  # fmt: skip
-        self.plain = config.keep >= 1 and self.schedule is None
+        self.plain = config.whole and self.schedule is None
         self.ledgers: list[StageLedger] = []
         self._calls: list[_Call] = []  # one per thread
         self._stack = ExitStack()
@@ -234,8 +234,8 @@ class Compression:
             raise UsageError(kind, why="only a first prompt is compressed, and whole: no prefill_chunk_size",
                              hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
         config = self._settled(rows)
-        schedule = self.schedule if config.keep < 1 or config.inner != "auto" else None
-        if config.keep >= 1 and schedule is None:
+        schedule = chosen_schedule(self.method, config, self.family)
+        if config.whole and schedule is None:
             check_finite_rows(kwargs["inputs_embeds"])
             return None
         if cache is not None and type(cache) is not DynamicCache:

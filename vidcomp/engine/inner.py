@@ -33,8 +33,8 @@ def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Sche
         UsageError: unknown name or parameter, a layer or a signal that this model does not have.
     """
     name, parameters = parse_spec(config.inner)
-    if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
-        name = (method.inner or "none") if config.keep < 1 else "none"
+    if name == "auto":
+        name = "none" if config.whole else method.inner or "none"
     if name == "none":
         return None
     schedule = get_schedule(name, **parameters)

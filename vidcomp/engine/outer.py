@@ -88,7 +88,7 @@ def reduced(
     slices, (encoded, tokens) = plan.source.numel(), view.features.shape[:2]
     device = view.features.device
     keep = config.keep * slices / encoded  # the budget counts all slices
-    if keep >= 1:
+    if keep >= 1:  # every encoded slice fits
         reduction = identity(encoded, tokens, device)
         merged = CompressedTokens(view.features.flatten(0, 1), reduction.anchors, reduction.members,
                                   tuple(level.flatten(0, 1) for level in view.deepstack))  # fmt: skip
@@ -145,7 +145,7 @@ def outer_notes(
         kept = reduction.kept / total
         yield f"kept {_percent(kept)} of the tokens where {_percent(config.keep)} were asked for: {reason}"
     wanted: str | None = getattr(method, "frame_encoder", None)
-    if wanted is not None and seen is None and config.keep < 1:
+    if wanted is not None and seen is None and not config.whole:
         yield (
             f"{method.name} compared frames by means of the model's own features; its thresholds were published for "
             f"a frame encoder: --segmenter {wanted}"

@@ -20,7 +20,7 @@ from vidcomp.methods.base import Method, described, reads, settled
 from vidcomp.methods.blocks.fitted import fitted
 from vidcomp.spans import FramePlan
 
-__all__ = ["ADDED", "completed", "outer_notes", "reduced", "signals_to_collect"]
+__all__ = ["ADDED", "completed", "outer_notes", "reads_question", "reduced", "signals_to_collect"]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
@@ -44,6 +44,11 @@ def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
             code="missing_signal",
         )
     return reads(method, family.signals) & family.signals
+
+
+def reads_question(method: Method) -> bool:
+    """Whether the method chooses other tokens for another question."""
+    return "query" in reads(method, ADDED)
 
 
 def completed(

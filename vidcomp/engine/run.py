@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
-from vidcomp.engine.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
+from vidcomp.engine.outer import ADDED, completed, outer_notes, reads_question, reduced, signals_to_collect
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import check_prepared, record_generation, span_records
 from vidcomp.engine.streaming import EagerEncoder
@@ -30,7 +30,7 @@ from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, method_of
-from vidcomp.methods.base import described, reads
+from vidcomp.methods.base import described
 from vidcomp.result import Answer
 from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -41,7 +41,7 @@ from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
 from vidcomp.video.process.client import start_nursery
 
-__all__ = ["VideoLM", "load", "load_config"]
+__all__ = ["VideoLM", "configured", "load", "load_config"]
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class VideoLM:
             UsageError, ModelError: as :meth:`ask`.
         """
         check_question(question)
-        schedule = self._chosen(self.config, None, frozenset())[-1]
+        *_, schedule = self._chosen(*configured(self.config, None, {}), frozenset())
         self._frame_encoder(self.config)
         check_prompt(self.family, question, self.config.outer.positions, schedule)
 
@@ -164,11 +164,10 @@ class VideoLM:
             check_question(question)
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         self._check(watched)
-        config = watched.config.replace(**_named(method, settings))
+        config, chosen = configured(watched.config, method, settings)
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
         outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
-        chosen = _chosen_method(method, config)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         ledger = watched.ledger.copy()
         ledger.keep_requested = outer.keep
@@ -180,7 +179,7 @@ class VideoLM:
         ledger.spans = span_records(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)
         schedule = chosen_schedule(chosen, outer, self.family)
-        asked = question if "query" in reads(chosen, ADDED) else None
+        asked = question if reads_question(chosen) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
 
     @checked
@@ -201,8 +200,8 @@ class VideoLM:
             settings: as in :meth:`ask`.
         """
         self._check(video)
-        config = self.config.replace(**_named(method, settings))
-        chosen, signals, merger, _ = self._chosen(config, method, signals)
+        config, chosen = configured(self.config, method, settings)
+        signals, merger, _ = self._chosen(config, chosen, signals)
         ledger = StageLedger()
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
@@ -242,15 +241,14 @@ class VideoLM:
             self.family.maker.check(watched.maker, "a watched video" if watched is video else "an encoded video")
 
     def _chosen(
-        self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
-    ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
-        """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
-        chosen = _chosen_method(method, config)
+        self, config: RunConfig, chosen: Method, signals: frozenset[str]
+    ) -> tuple[frozenset[str], TowerMerger | None, Schedule | None]:
+        """Signals to collect, merger and schedule; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
         more = schedule.needs if schedule else frozenset()
         signals = check_names("signals", signals, self.family.signals | ADDED) | more
         signals |= signals_to_collect(chosen, self.family)
-        return chosen, signals, chosen_merger(config.outer, self.family, signals), schedule
+        return signals, chosen_merger(config.outer, self.family, signals), schedule
 
     def _read(self, video: VideoInput, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
         with ledger.stage("read", "frames") as record:
@@ -351,16 +349,15 @@ def load_config(config: RunConfig) -> VideoLM:
     return VideoLM(load_family(config.model), config)
 
 
-def _chosen_method(method: str | Method | None, config: RunConfig) -> Method:
-    """A method object as it was given, otherwise the one that the configuration names."""
-    return method_of(config.outer.method) if method is None or isinstance(method, str) else method
+def configured(config: RunConfig, method: str | Method | None, settings: Mapping[str, Any]) -> tuple[RunConfig, Method]:
+    """The settings of a call, and its method: an object as it is given, else the one that the settings name.
 
-
-def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:
-    if method is not None and not isinstance(method, str):
-        method_of(method)  # a wrong one is told here
+    Raises:
+        UsageError: a wrong name or value, or a setting of the loaded model.
+    """
     named = {**settings, **({"method": method} if isinstance(method, str) else {})}
     fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
-    return named
+    config = config.replace(**named)
+    return config, method_of(config.outer.method if method is None else method)

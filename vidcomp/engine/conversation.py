@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from vidcomp.config import newer_budget
 from vidcomp.core.arguments import check_question, checked, expect
 from vidcomp.engine.outer import reads_question, signals_to_collect
+from vidcomp.engine.record import Recorder
 from vidcomp.engine.run import VideoLM, configured
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.errors import UsageError
@@ -102,12 +104,11 @@ class Conversation:
         needs = signals_to_collect(method, self.lm.family)
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
-            watched = self.watched if needs <= told else self.lm.watch(self.video, **wanted)
-            encoded = self.lm.encode(watched, **wanted)
-            if watched is self.watched:  # earlier answers have paid for it
-                for stage in encoded.ledger.stages[: len(watched.ledger.stages)]:
-                    stage.reused = True
-            self.encoded, self.watched = encoded, watched
+            if needs <= told:  # earlier answers have paid for it
+                watched = replace(self.watched, ledger=Recorder(self.watched.ledger, reused=True).ledger)
+            else:
+                watched = self.lm.watch(self.video, **wanted)
+            self.encoded, self.watched = self.lm.encode(watched, **wanted), watched
         self.settings, self._method = wanted, method
 
     def forget(self) -> None:

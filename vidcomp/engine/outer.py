@@ -14,13 +14,14 @@ from vidcomp.core.budget import token_budget
 from vidcomp.core.positions import raster_policies
 from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 from vidcomp.engine.finite import check_finite
+from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Family
 from vidcomp.methods.base import Method, described, reads, settled
 from vidcomp.methods.blocks.fitted import fitted
 from vidcomp.spans import FramePlan
 
-__all__ = ["ADDED", "completed", "outer_notes", "reads_question", "reduced", "signals_to_collect"]
+__all__ = ["ADDED", "completed", "compressed", "outer_notes", "reads_question", "reduced", "signals_to_collect"]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
@@ -70,6 +71,22 @@ def completed(
         ids = torch.tensor(family.spelling.ids(question), dtype=torch.long)
         view = replace(view, query=family.embed(ids).detach())
     return view
+
+
+def compressed(
+    recorder: Recorder,
+    view: TokenView,
+    plan: FramePlan,
+    method: Method,
+    config: OuterConfig,
+    seed: int = 0,
+    seen: Tensor | None = None,
+) -> tuple[Reduction, CompressedTokens]:
+    """:func:`reduced`, with its time, its counts and :func:`outer_notes` recorded."""
+    with recorder.timed():
+        reduction, tokens = reduced(view, plan, method, config, seed)
+    recorder.compressed(view.total, len(tokens), config.keep, outer_notes(reduction, plan, method, config, seen))
+    return reduction, tokens
 
 
 def reduced(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +84,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("recoverable", {"adaptive": True}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
-PUBLISHED = {"fastvid", "vidcom2"}
+PUBLISHED = {"fastvid", "holitom", "longvu", "prunevid", "vidcom2"}
 IDS = [f"{name}-{'-'.join(map(str, given_.values()))}" for name, given_ in SETTINGS]
 every_setting = pytest.mark.parametrize(("name", "parameters"), SETTINGS, ids=IDS)
 
@@ -159,10 +158,9 @@ def test_every_method(
     assert float(merged.features.float().min()) >= float(low) - slack
     assert float(merged.features.float().max()) <= float(high) + slack
 
-    # As published, a threshold of one's own stores static positions once, vidcom2 takes from common frames, and fastvid
-    # merges what is no anchor.
-    as_published = name in PUBLISHED and bool(parameters.get("official"))
-    if keep == 1.0 and "tau" not in parameters and not as_published:
+    # As published, vidcom2 takes from common frames, fastvid and prunevid merge, longvu drops what repeats, and HoliTom
+    # with a threshold of its own stores static positions once.
+    if keep == 1.0 and (name not in PUBLISHED or not method.decides_at_one):
         assert torch.equal(merged.features, view.features.reshape(view.total, -1))
         assert torch.equal(merged.positions, torch.arange(view.total))
     assert same(reduction, method(view, keep))
@@ -359,9 +357,7 @@ def test_uniform_and_random_positions() -> None:
 
 
 def test_default_tau() -> None:
-    assert [default_tau(keep) for keep in (0.05, 0.1, 0.1 + 1e-12, 0.11, 0.15, 1.0)] == [0.65] * 3 + [0.8] * 2 + [
-        math.inf
-    ]
+    assert [default_tau(keep) for keep in (0.05, 0.1, 0.1 + 1e-12, 0.11, 0.15)] == [0.65] * 3 + [0.8] * 2
 
 
 def test_salience_with_holes_still_selects_dynamic_tokens() -> None:

@@ -13,8 +13,8 @@ from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, run, sequence, with_a
 from tiny import tiny_model
 
 import vidcomp
-from vidcomp.core.ledger import StageLedger
 from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
+from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.schedules import get_schedule
 from vidcomp.schedules.holitom import HolitomInner
@@ -48,7 +48,7 @@ def test_a_question_alone_and_a_later_question_get_the_same_logits(replicas, cli
         encoded = lm.encode(clip, **settings)
         for question in QUESTIONS:
             alone = logits(lm, lm.prepare(encoded, question))
-            later = logits(lm, encoded.prefix.continued(lm.family, lm.prepare(encoded, question), StageLedger()))
+            later = logits(lm, encoded.prefix.continued(lm.family, lm.prepare(encoded, question), Recorder()))
             assert (alone - later).abs().max() < 1e-4
 
 

@@ -225,6 +225,11 @@ class OuterConfig(Checked):
         choices=("auto", "compact", "keep", "ppe"),
     )
 
+    @property
+    def whole(self) -> bool:
+        """Whether this is the plain model: no method runs, and ``inner="auto"`` means no reduction inside either."""
+        return self.keep >= 1
+
     def settled(self, total: int) -> OuterConfig:
         """The same for a video of ``total`` tokens, whose ``keep`` is the share that ``keep_tokens`` asks for."""
         return self if self.keep_tokens is None else replace(self, keep=min(1.0, self.keep_tokens / total))

@@ -31,14 +31,12 @@ from vidcomp.bench.world.videos import Options, Video, make_video
 from vidcomp.core.arguments import checked, expect
 from vidcomp.core.budget import token_budget
 from vidcomp.core.library import CACHE
-from vidcomp.core.specs import parse_spec
-from vidcomp.engine.outer import ADDED
+from vidcomp.engine.outer import reads_question, signals_to_collect
 from vidcomp.engine.run import VideoLM
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import method_of
-from vidcomp.methods.base import reads
-from vidcomp.schedules import get_schedule
+from vidcomp.schedules import SCHEDULES
 
 __all__ = ["AccuracyBench", "AccuracyRow", "bench_accuracy"]
 
@@ -221,9 +219,6 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> d
     full = [_read_answer(lm, plain, question) for question in paper.questions]
     marks = {"full": _compare(full, full, watched.view.total)}
     for method, keep in settings:
-        if keep >= 1:
-            marks[_label(method, keep)] = marks["full"]
-            continue
         budget = {"keep_tokens": token_budget(watched.view.total, keep)} if equal else {"keep": keep}
         encoded = _encoded(lm, watched, method, budget, paper.questions)
         pairs = zip(encoded, paper.questions, strict=True)
@@ -238,7 +233,7 @@ def _encoded(
 ) -> list[EncodedVideo]:
     """The compressed video for each question: the same one, unless the method looks at the question."""
     outer, inner = split_pair(method)
-    if "query" in reads(method_of(outer), ADDED):
+    if reads_question(method_of(outer)):
         return [lm.encode(watched, method=outer, inner=inner, question=q.text, **budget) for q in questions]
     return [lm.encode(watched, method=outer, inner=inner, **budget)] * len(questions)
 
@@ -251,11 +246,8 @@ def split_pair(name: str) -> tuple[str, str]:
 
 def _signals(lm: VideoLM, name: str) -> frozenset[str]:
     outer, inner = split_pair(name)
-    found = reads(method_of(outer), lm.family.signals) & lm.family.signals
-    if inner in ("auto", "none"):
-        return found
-    schedule, parameters = parse_spec(inner)
-    return found | get_schedule(schedule, **parameters).needs
+    schedule = SCHEDULES.build(inner)
+    return signals_to_collect(method_of(outer), lm.family) | (schedule.needs if schedule else frozenset())
 
 
 def _label(method: str, keep: float) -> str:

@@ -15,7 +15,6 @@ from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig, VideoConfig
-from vidcomp.core.specs import parse_spec
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -81,12 +80,13 @@ def compress(
     if not 0 < keep <= 1:
         raise UsageError(f"--keep {keep:g}", why="it must be above 0 and at most 1", code="bad_option")
     from vidcomp.bench.compress import bench_compress
+    from vidcomp.methods import METHODS
 
     run: Any = partial(bench_compress, shape=sizes, keep=keep, repeats=repeats, threads=threads, seed=seed)
     if method == "all":
         _compare(run, ui)
         return
-    name, parameters = parse_spec(method)
+    name, parameters = METHODS.parse(method)
     result = run(name, **parameters)
     if ui.json:
         data(result.to_dict())

@@ -12,7 +12,6 @@ from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
-from vidcomp.core.specs import parse_spec
 
 __all__ = ["calibrate"]
 
@@ -35,8 +34,7 @@ def calibrate(
     from vidcomp.cli.session import check_names, open_model
     from vidcomp.schedules import SCHEDULES
 
-    name, parameters = parse_spec(schedule)
-    SCHEDULES.require(schedule)
+    name, parameters = SCHEDULES.parse(schedule)
     questions = question or ["describe the video."]
     for text in questions:
         check_names(config, text)

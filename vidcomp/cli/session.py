@@ -12,7 +12,6 @@ from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
 from vidcomp.config import RunConfig
 from vidcomp.core.arguments import check_question
-from vidcomp.core.specs import parse_spec
 from vidcomp.video.files import open_video, refuse_text
 from vidcomp.video.names import display_name
 from vidcomp.video.options import readers_of
@@ -57,9 +56,9 @@ def check_names(config: RunConfig, question: str | None) -> None:
     from vidcomp.schedules import SCHEDULES
     from vidcomp.tower import MERGERS
 
-    METHODS.require(config.outer.method)
-    SCHEDULES.require(config.outer.inner)
-    MERGERS.require(config.outer.encoder)
+    METHODS.parse(config.outer.method)
+    SCHEDULES.parse(config.outer.inner)
+    MERGERS.parse(config.outer.encoder)
 
 
 def check_file(video: Path) -> None:
@@ -74,20 +73,16 @@ def check_file(video: Path) -> None:
 def check_request(config: RunConfig, question: str | None) -> None:
     """Fail on a wrong method, inner schedule, merger, reader or question before any weight is read."""
     check_names(config, question)
-    from vidcomp.methods import method_of
-    from vidcomp.schedules import get_schedule
-    from vidcomp.tower import get_merger
+    from vidcomp.methods import METHODS
+    from vidcomp.schedules import SCHEDULES
+    from vidcomp.tower import MERGERS
     from vidcomp.video.readers.base import require_readers
 
     if (readers := readers_of(config.video)) is not None:
         require_readers(readers)
-    method_of(config.outer.method)
-    name, parameters = parse_spec(config.outer.inner)
-    if name not in ("auto", "none") or parameters:
-        get_schedule(name, **parameters)
-    name, parameters = parse_spec(config.outer.encoder)
-    if name != "none" or parameters:
-        get_merger(name, **parameters)
+    METHODS.build(config.outer.method)
+    SCHEDULES.build(config.outer.inner)
+    MERGERS.build(config.outer.encoder)
 
 
 def _tame_libraries(ui: Ui) -> None:

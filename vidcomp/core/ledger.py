@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of one run: what entered and left each stage, and how long it took. Filled as data passes, never from
-the request."""
+"""The record of one run: what entered and left each stage, and how long it took. :mod:`vidcomp.engine.record` fills it
+as data passes, never from the request."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["SpanRecord", "StageLedger", "StageRecord", "TokenCounts"]
+__all__ = ["SpanRecord", "StageLedger", "StageRecord", "TokenCounts", "Unit"]
 
 Unit = Literal["frames", "tokens"]
 
@@ -129,32 +126,6 @@ class StageLedger:
     time_to_first_token: float = 0.0
     new_tokens: int = 0
     notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str, unit: Unit, settle: Callable[[], None] = lambda: None) -> Iterator[StageRecord]:
-        """Time a block; ``settle`` waits for the device before the clock is read."""
-        record = StageRecord(name, unit)
-        start = time.perf_counter()
-        yield record
-        settle()
-        record.seconds = time.perf_counter() - start
-        self.stages.append(record)
-
-    def move_seconds(self, source: str, target: str, seconds: float) -> None:
-        """Count time that passed during one stage for another, which ran inside it."""
-        for name, change in ((source, -seconds), (target, seconds)):
-            next(stage for stage in self.stages if stage.name == name).seconds += change
-
-    def copy(self, *, reused: bool = False) -> StageLedger:
-        """A ledger that further stages can be added to without touching this one; ``reused`` marks its stages."""
-        return StageLedger(
-            stages=[replace(stage, reused=reused or stage.reused) for stage in self.stages],
-            tokens=TokenCounts(**self.tokens.__dict__), spans=list(self.spans), tower_rows=list(self.tower_rows),
-            layer_rows=list(self.layer_rows), layer_updated=list(self.layer_updated),
-            layer_cached=list(self.layer_cached), frame_times=list(self.frame_times),
-            frames_encoded=self.frames_encoded, keep_requested=self.keep_requested,
-            notes=list(self.notes),
-        )  # fmt: skip
 
     @property
     def keep_actual(self) -> float:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of published models, and how many tokens a clip becomes in them: arithmetic that needs no model and no torch.
+"""Published checkpoints, and how many tokens a clip becomes in them: arithmetic that needs no model and no torch.
 
-The numbers are those of the checkpoints' own config files; the names are those of ``bench ask --arch`` where both
-exist.
+Their names are those of ``bench ask --arch``, and so are their sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vidcomp.core.architectures import ARCHITECTURES, ModelShape
 from vidcomp.core.stock_rules import StockRule
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "QWEN3_RULE",
     "SMOLVLM_RULE",
     "VIDEO_LLAMA_3_RULE",
-    "ModelShape",
     "Published",
     "fitted",
 ]
@@ -32,19 +31,6 @@ INTERNVL_RULE = StockRule(shift=-1)
 SMOLVLM_RULE = StockRule("floor", frames=64, fps=1.0, skip_seconds=1.0, cap_by_rate=True)
 VIDEO_LLAMA_3_RULE = StockRule(fps=1.0, min_frames=4, max_frames=180)
 """How the families' own processors sample."""
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes that decide FLOPs and cache bytes of a language model."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    mlp_width: int
-    bytes_per_value: int
 
 
 @dataclass(frozen=True)
@@ -105,39 +91,22 @@ def _video_llama_3(frames: int, height: int, width: int) -> int:
     return frames * (high // 28) * (wide // 28)
 
 
-def _shape(width: int, layers: int, heads: int, kv_heads: int, head_size: int, mlp_width: int) -> ModelShape:
-    return ModelShape(layers, width, heads, kv_heads, head_size, mlp_width, bytes_per_value=2)
-
-
-_QWEN2_7B = _shape(3584, 28, 28, 4, 128, 18944)
-_QWEN3_8B = _shape(4096, 36, 32, 8, 128, 12288)
 _ANY = StockRule(frames=32)
 
 PUBLISHED: dict[str, Published] = {
-    "llava-onevision-0.5b": Published(
-        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", _shape(896, 24, 14, 2, 64, 4864), _per_frame(196, 1), _ANY
-    ),
-    "llava-onevision-7b": Published("llava-hf/llava-onevision-qwen2-7b-ov-hf", _QWEN2_7B, _per_frame(196, 1), _ANY),
-    "llava-next-video-7b": Published(
-        "llava-hf/LLaVA-NeXT-Video-7B-hf", _shape(4096, 32, 32, 32, 128, 11008), _per_frame(144), _ANY
-    ),
-    "qwen2.5-vl-3b": Published(
-        "Qwen/Qwen2.5-VL-3B-Instruct", _shape(2048, 36, 16, 2, 128, 11008), _qwen2_5, QWEN2_RULE
-    ),
-    "qwen2.5-vl-7b": Published("Qwen/Qwen2.5-VL-7B-Instruct", _QWEN2_7B, _qwen2_5, QWEN2_RULE),
-    "qwen3-vl-4b": Published("Qwen/Qwen3-VL-4B-Instruct", _shape(2560, 36, 32, 8, 128, 9728), _qwen3, QWEN3_RULE),
-    "qwen3-vl-8b": Published("Qwen/Qwen3-VL-8B-Instruct", _QWEN3_8B, _qwen3, QWEN3_RULE),
-    "internvl3-8b": Published(
-        "OpenGVLab/InternVL3-8B-hf", _QWEN2_7B, _per_frame(256), replace(INTERNVL_RULE, frames=32)
-    ),
-    "internvl3.5-8b": Published(
-        "OpenGVLab/InternVL3_5-8B-HF", _QWEN3_8B, _per_frame(256), replace(INTERNVL_RULE, frames=32)
-    ),
-    "smolvlm2-500m": Published(
-        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", _shape(960, 32, 15, 5, 64, 2560), _per_frame(64), SMOLVLM_RULE
-    ),
-    "smolvlm2-2.2b": Published(
-        "HuggingFaceTB/SmolVLM2-2.2B-Instruct", _shape(2048, 24, 32, 32, 64, 8192), _per_frame(81), SMOLVLM_RULE
-    ),
-    "videollama3-7b": Published("lkhl/VideoLLaMA3-7B-Image-HF", _QWEN2_7B, _video_llama_3, VIDEO_LLAMA_3_RULE),
+    name: Published(checkpoint, ARCHITECTURES[name].shape, tokens, stock)
+    for name, checkpoint, tokens, stock in (
+        ("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", _per_frame(196, 1), _ANY),
+        ("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", _per_frame(196, 1), _ANY),
+        ("llava-next-video-7b", "llava-hf/LLaVA-NeXT-Video-7B-hf", _per_frame(144), _ANY),
+        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", _qwen2_5, QWEN2_RULE),
+        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", _qwen2_5, QWEN2_RULE),
+        ("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", _qwen3, QWEN3_RULE),
+        ("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", _qwen3, QWEN3_RULE),
+        ("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", _per_frame(256), replace(INTERNVL_RULE, frames=32)),
+        ("internvl3.5-8b", "OpenGVLab/InternVL3_5-8B-HF", _per_frame(256), replace(INTERNVL_RULE, frames=32)),
+        ("smolvlm2-500m", "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", _per_frame(64), SMOLVLM_RULE),
+        ("smolvlm2-2.2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", _per_frame(81), SMOLVLM_RULE),
+        ("videollama3-7b", "lkhl/VideoLLaMA3-7B-Image-HF", _video_llama_3, VIDEO_LLAMA_3_RULE),
+    )
 }

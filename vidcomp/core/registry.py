@@ -143,18 +143,27 @@ class Registry(Generic[T]):
             raise UsageError(what, why=str(error), code="bad_option") from error
         return built
 
-    def require(self, spec: str) -> None:
-        """Check a text like ``name:key=value`` as far as that loads no library.
+    def parse(self, spec: str) -> tuple[str, dict[str, Any]]:
+        """Name and parameters of a text like ``name:key=value``, checked as far as that loads no library.
 
         Raises:
             UsageError: unknown name or parameter.
         """
         name, parameters = parse_spec(spec)
-        if name in self.also and not parameters:
-            return
-        self._require_name(name)
-        if name in self._built_in and name in (rows := self._stored()):
-            self._check(name, rows[name].parameters, parameters)
+        if name not in self.also or parameters:
+            self._require_name(name)
+            if name in self._built_in and name in (rows := self._stored()):
+                self._check(name, rows[name].parameters, parameters)
+        return name, parameters
+
+    def build(self, spec: str) -> T | None:
+        """The one that a text like ``name:key=value`` means; None for a word in ``also``.
+
+        Raises:
+            UsageError: as :meth:`get`.
+        """
+        name, parameters = parse_spec(spec)
+        return None if name in self.also and not parameters else self.get(name, **parameters)
 
     def rows(self, built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
         """Every one that can be loaded, or only the built-in ones. What cannot is left out, with a warning.

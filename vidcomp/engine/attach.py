@@ -22,14 +22,14 @@ from transformers import AutoTokenizer, DynamicCache
 
 from vidcomp.config import OuterConfig, RunConfig
 from vidcomp.core.arguments import checked
-from vidcomp.core.ledger import StageLedger, TokenCounts
+from vidcomp.core.ledger import StageLedger
 from vidcomp.core.library import CACHE
 from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, check_forward
 from vidcomp.engine.decoder.prompt_cache import PromptCache
 from vidcomp.engine.finite import check_finite_rows
 from vidcomp.engine.inner import chosen_schedule, visual_facts
-from vidcomp.engine.outer import completed, outer_notes, reduced, signals_to_collect
+from vidcomp.engine.outer import completed, compressed, signals_to_collect
 from vidcomp.engine.prompt_video import (
     TowerRun,
     VideoRows,
@@ -41,7 +41,7 @@ from vidcomp.engine.prompt_video import (
     split_levels,
     videos_given,
 )
-from vidcomp.engine.record import record_prefill
+from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Family, Layout, adapter_of
 from vidcomp.methods import Method, method_of
@@ -126,6 +126,7 @@ class _Call:
     seen: list[TowerRun] = field(default_factory=list)  # those of the last prompt, which returns whole without a cache
     stack: ExitStack = field(default_factory=ExitStack)
     cache: PromptCache | None = None
+    recorder: Recorder = field(default_factory=Recorder)  # of the prompt in that cache
 
 
 class Compression:
@@ -147,7 +148,7 @@ class Compression:
             raise UsageError(f"method {method.name!r} chooses tokens for a question",
                              why="a ready prompt does not tell the question from the template around it",
                              hint="vidcomp.load(...).ask(video, question)", code="missing_question")  # fmt: skip
-        self.plain = config.keep >= 1 and self.schedule is None
+        self.plain = config.whole and self.schedule is None
         self.ledgers: list[StageLedger] = []
         self._calls: list[_Call] = []  # one per thread
         self._stack = ExitStack()
@@ -234,8 +235,8 @@ class Compression:
             raise UsageError(kind, why="only a first prompt is compressed, and whole: no prefill_chunk_size",
                              hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
         config = self._settled(rows)
-        schedule = self.schedule if config.keep < 1 or config.inner != "auto" else None
-        if config.keep >= 1 and schedule is None:
+        schedule = chosen_schedule(self.method, config, self.family)
+        if config.whole and schedule is None:
             check_finite_rows(kwargs["inputs_embeds"])
             return None
         if cache is not None and type(cache) is not DynamicCache:
@@ -280,7 +281,8 @@ class Compression:
         if output is None:  # it failed
             call.runs.clear()
         elif cache is not None:
-            _count(self.ledgers[cache.number], cache)
+            check_forward(cache, 1)
+            call.recorder.prompt_read(cache, cache.is_token)
             if not call.returns_cache:
                 output[CACHE] = None
 
@@ -302,14 +304,11 @@ class Compression:
         prompt, separators = prompt_around(ids[0].cpu(), visual, layout), len(self.family.separators())
         total, where = layout.slices * layout.tokens, visual.nonzero()[:, 0].to(rows.device)
         levels, beside = split_levels(kwargs, visual)
-        ledger = StageLedger(keep_requested=config.keep, frames_encoded=layout.frames)
-        with ledger.stage("compress", "tokens") as record:
-            view = self._view(rows[where[:total]], levels, layout, run, shown.pictures)
-            plan = every_frame(layout.slices)
-            reduction, tokens = reduced(view, plan, self.method, config)
-            record.into, record.out = total, len(tokens)
-        ledger.notes += outer_notes(reduction, plan, self.method, config)
-        ledger.tokens = TokenCounts(uncompressed=total, separators=separators)
+        recorder = Recorder()
+        recorder.given(layout, separators)
+        view = self._view(rows[where[:total]], levels, layout, run, shown.pictures)
+        plan = every_frame(layout.slices)
+        reduction, tokens = compressed(recorder, view, plan, self.method, config)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, separators)
         joined = torch.cat([tokens.features.to(rows), rows[where[total:]], rows[~visual.to(rows.device)]])
         cut = order.order.to(rows.device)
@@ -321,14 +320,14 @@ class Compression:
             {name: values[in_order] for name, values in facts.items()}, uncompressed=total + separators,
             deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
         )  # fmt: skip
-        cache.is_token, cache.number = order.order < len(tokens), len(self.ledgers)
+        cache.is_token, self._call.recorder = order.order < len(tokens), recorder
         if beside is not None:
             cache.beside = (torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1])
         cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
         kwargs["inputs_embeds"] = joined[cut].expand(len(ids), -1, -1)
         kwargs[CACHE] = self._call.cache = cache
-        ledger.notes += self._surprises(len(ids[0]), len(cut))
-        self.ledgers.append(ledger)
+        recorder.note(*self._surprises(len(ids[0]), len(cut)))
+        self.ledgers.append(recorder.ledger)
 
     def _surprises(self, full: int, left: int) -> list[str]:
         """What the caller of this forward might not expect."""
@@ -354,10 +353,3 @@ class Compression:
 
 def _is_pixels(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _count(ledger: StageLedger, cache: PromptCache) -> None:
-    """Write down what the prefill did."""
-    check_forward(cache, 1)
-    record_prefill(ledger, cache, cache.is_token)
-    ledger.tokens.text = ledger.tokens.sequence - ledger.tokens.kept - ledger.tokens.separators

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from vidcomp.config import newer_budget
 from vidcomp.core.arguments import check_question, checked, expect
-from vidcomp.engine.outer import signals_to_collect
-from vidcomp.engine.run import VideoLM
+from vidcomp.engine.outer import reads_question, signals_to_collect
+from vidcomp.engine.record import Recorder
+from vidcomp.engine.run import VideoLM, configured
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.errors import UsageError
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
-from vidcomp.methods import method_of
+from vidcomp.methods import Method
 from vidcomp.result import Answer
 from vidcomp.video.given import VideoInput
 
@@ -43,8 +45,8 @@ class Conversation:
             settings: as in :meth:`VideoLM.ask`.
         """
         expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
-        _check_settings(lm, settings)
         self.lm, self.video, self.settings = lm, video, settings
+        self._method = _method_of(lm, settings)
         self.remember = lm.family.checkpoint.name not in EMBEDDED if remember is None else remember
         self.watched: WatchedVideo | None = None
         self.encoded: EncodedVideo | None = None
@@ -67,12 +69,12 @@ class Conversation:
         while True:
             try:
                 answer = self.lm.ask(
-                    encoded.watched if self._question_aware() else encoded,
+                    encoded.watched if reads_question(self._method) else encoded,
                     question,
                     on_text=on_text,
                     stop=stop,
                     history=tuple(self.turns),
-                    **(self.settings if self._question_aware() else {}),
+                    **(self.settings if reads_question(self._method) else {}),
                 )
                 break
             except UsageError as error:
@@ -98,32 +100,26 @@ class Conversation:
         old settings hold.
         """
         wanted = newer_budget(self.settings, settings)
-        _check_settings(self.lm, wanted)
-        method = method_of(wanted.get("method", self.lm.config.outer.method))
+        method = _method_of(self.lm, wanted)
         needs = signals_to_collect(method, self.lm.family)
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
-            watched = self.watched if needs <= told else self.lm.watch(self.video, **wanted)
-            encoded = self.lm.encode(watched, **wanted)
-            if watched is self.watched:  # earlier answers have paid for it
-                for stage in encoded.ledger.stages[: len(watched.ledger.stages)]:
-                    stage.reused = True
-            self.encoded, self.watched = encoded, watched
-        self.settings = wanted
+            if needs <= told:  # earlier answers have paid for it
+                watched = replace(self.watched, ledger=Recorder(self.watched.ledger, reused=True).ledger)
+            else:
+                watched = self.lm.watch(self.video, **wanted)
+            self.encoded, self.watched = self.lm.encode(watched, **wanted), watched
+        self.settings, self._method = wanted, method
 
     def forget(self) -> None:
         """The next question stands alone."""
         self.turns.clear()
 
-    def _question_aware(self) -> bool:
-        """Whether the method chooses other tokens for every question."""
-        return "query" in method_of(self.settings.get("method", self.lm.config.outer.method)).needs
 
+def _method_of(lm: VideoLM, settings: dict[str, Any]) -> Method:
+    """The method under these settings.
 
-def _check_settings(lm: VideoLM, settings: dict[str, Any]) -> None:
-    """Raise UsageError for a wrong name or value."""
-    method: Any = settings.get("method")
-    named = method is None or isinstance(method, str)
-    if not named:
-        method_of(method)
-    lm.config.replace(**{name: value for name, value in settings.items() if named or name != "method"})
+    Raises:
+        UsageError: a wrong name or value.
+    """
+    return configured(lm.config, settings.get("method"), {k: v for k, v in settings.items() if k != "method"})[1]

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.config import OuterConfig
-from vidcomp.core.specs import parse_spec
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.errors import UsageError
 from vidcomp.families import Encoded, Family, Layout
 from vidcomp.methods import Method
-from vidcomp.schedules import Schedule, get_schedule
+from vidcomp.schedules import SCHEDULES, Schedule
 from vidcomp.spans import FramePlan
-from vidcomp.tower import get_merger
+from vidcomp.tower import MERGERS
 from vidcomp.tower.host import TowerMerger, merging_tower, whole_clip
 
 __all__ = ["chosen_merger", "chosen_schedule", "encoded_with", "visual_facts"]
@@ -32,12 +31,12 @@ def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Sche
     Raises:
         UsageError: unknown name or parameter, a layer or a signal that this model does not have.
     """
-    name, parameters = parse_spec(config.inner)
-    if name == "auto":  # keep = 1 is the plain model, unless an inner stage is asked for by name
-        name = (method.inner or "none") if config.keep < 1 else "none"
-    if name == "none":
+    spec = config.inner
+    if spec == "auto":
+        spec = "none" if config.whole else method.inner or "none"
+    schedule = SCHEDULES.build(spec)
+    if schedule is None:
         return None
-    schedule = get_schedule(name, **parameters)
     depth = family.shape.layers
     try:
         schedule.layers(depth), schedule.frozen(depth), schedule.read_from(depth)
@@ -46,7 +45,7 @@ def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Sche
     missing = schedule.needs - family.signals
     if missing:
         raise UsageError(
-            f"inner schedule {name!r} needs {', '.join(sorted(missing))}",
+            f"inner schedule {schedule.name!r} needs {', '.join(sorted(missing))}",
             why=f"{family.model_type} models do not give that here",
             hint="see: vidcomp methods",
             code="missing_signal",
@@ -60,10 +59,9 @@ def chosen_merger(config: OuterConfig, family: Family, signals: frozenset[str]) 
     Raises:
         UsageError: unknown name or parameter, a tower that cannot host it, or a signal that merging would spoil.
     """
-    name, parameters = parse_spec(config.encoder)
-    if name == "none":
+    merger, what = MERGERS.build(config.encoder), f"--encoder {config.encoder}"
+    if merger is None:
         return None
-    merger, what = get_merger(name, **parameters), f"--encoder {config.encoder}"
     layers = family.merging_layers
     if len(layers) < 2:
         raise UsageError(what, why=f"nothing can be merged in the tower of {family.model_type} models here",

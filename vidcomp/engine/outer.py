@@ -14,13 +14,14 @@ from vidcomp.core.budget import token_budget
 from vidcomp.core.positions import raster_policies
 from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 from vidcomp.engine.finite import check_finite
+from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Family
 from vidcomp.methods.base import Method, described, reads, settled
 from vidcomp.methods.blocks.fitted import fitted
 from vidcomp.spans import FramePlan
 
-__all__ = ["ADDED", "completed", "outer_notes", "reduced", "signals_to_collect"]
+__all__ = ["ADDED", "completed", "compressed", "outer_notes", "reads_question", "reduced", "signals_to_collect"]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
@@ -46,6 +47,11 @@ def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
     return reads(method, family.signals) & family.signals
 
 
+def reads_question(method: Method) -> bool:
+    """Whether the method chooses other tokens for another question."""
+    return "query" in reads(method, ADDED)
+
+
 def completed(
     view: TokenView, method: Method, family: Family, seen: Tensor | None = None, question: str | None = None
 ) -> TokenView:
@@ -65,6 +71,22 @@ def completed(
         ids = torch.tensor(family.spelling.ids(question), dtype=torch.long)
         view = replace(view, query=family.embed(ids).detach())
     return view
+
+
+def compressed(
+    recorder: Recorder,
+    view: TokenView,
+    plan: FramePlan,
+    method: Method,
+    config: OuterConfig,
+    seed: int = 0,
+    seen: Tensor | None = None,
+) -> tuple[Reduction, CompressedTokens]:
+    """:func:`reduced`, with its time, its counts and :func:`outer_notes` recorded."""
+    with recorder.timed():
+        reduction, tokens = reduced(view, plan, method, config, seed)
+    recorder.compressed(view.total, len(tokens), config.keep, outer_notes(reduction, plan, method, config, seen))
+    return reduction, tokens
 
 
 def reduced(
@@ -88,7 +110,7 @@ def reduced(
     slices, (encoded, tokens) = plan.source.numel(), view.features.shape[:2]
     device = view.features.device
     keep = config.keep * slices / encoded  # the budget counts all slices
-    if keep >= 1:
+    if keep >= 1:  # every encoded slice fits
         reduction = identity(encoded, tokens, device)
         merged = CompressedTokens(view.features.flatten(0, 1), reduction.anchors, reduction.members,
                                   tuple(level.flatten(0, 1) for level in view.deepstack))  # fmt: skip
@@ -145,7 +167,7 @@ def outer_notes(
         kept = reduction.kept / total
         yield f"kept {_percent(kept)} of the tokens where {_percent(config.keep)} were asked for: {reason}"
     wanted: str | None = getattr(method, "frame_encoder", None)
-    if wanted is not None and seen is None and config.keep < 1:
+    if wanted is not None and seen is None and not config.whole:
         yield (
             f"{method.name} compared frames by means of the model's own features; its thresholds were published for "
             f"a frame encoder: --segmenter {wanted}"

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from vidcomp.core.ledger import StageLedger, StageRecord
 from vidcomp.core.library import CACHE
 from vidcomp.engine.decoder import PrefixCache
 from vidcomp.engine.generate import Prefill, memory_errors
+from vidcomp.engine.record import Recorder
 from vidcomp.families import Family
 
 __all__ = ["SharedPrefix"]
@@ -31,19 +30,19 @@ class SharedPrefix:
     _ids: Tensor | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ledger(self, encoded: StageLedger) -> StageLedger:
-        """A ledger for the next question: what earlier questions have paid for is marked as reused."""
+    def next_question(self) -> bool:
+        """Begin another question; whether earlier ones have paid for reading and encoding."""
         with self._lock:
             again, self.asked = self.asked, True
-        return encoded.copy(reused=again)
+        return again
 
-    def continued(self, family: Family, prefill: Prefill, ledger: StageLedger) -> Prefill:
+    def continued(self, family: Family, prefill: Prefill, recorder: Recorder) -> Prefill:
         """The same request as a continuation: everything up to the last visual row comes from the shared cache.
 
         Args:
             family: the loaded model.
             prefill: the whole request, as one question alone would read it.
-            ledger: gets a stage when the video had to be read.
+            recorder: told when the video had to be read.
 
         A schedule that renumbers positions cannot go on from keys that have theirs already: its request stays whole.
         """
@@ -52,16 +51,15 @@ class SharedPrefix:
         length = int(prefill.cache.visual_rows[-1]) + 1
         with self._lock:
             if self._cache is None or self._ids is None or not torch.equal(self._ids, prefill.ids[:length]):
-                self._cache = self._read(family, prefill, length, ledger)
+                self._cache = self._read(family, prefill, length, recorder)
                 self._ids = prefill.ids[:length]
             return replace(prefill, cache=self._cache.fork(prefill.cache.balance), cached=length)
 
     @torch.no_grad()
-    def _read(self, family: Family, prefill: Prefill, length: int, ledger: StageLedger) -> PrefixCache:
-        start = time.perf_counter()
+    def _read(self, family: Family, prefill: Prefill, length: int, recorder: Recorder) -> PrefixCache:
         cache = PrefixCache(family.model.config.get_text_config(), prefill.cache, length)
         rows = prefill.rows[None, :length].to(family.model.dtype)
-        with memory_errors(f"{family.device} for {length} rows"):
+        with recorder.timed(settle=False), memory_errors(f"{family.device} for {length} rows"):
             family.model.get_decoder()(
                 inputs_embeds=rows,
                 position_ids=prefill.positions[..., :length],
@@ -69,9 +67,5 @@ class SharedPrefix:
                 use_cache=True,
                 **{CACHE: cache},
             )
-        ledger.video_rows, ledger.video_updated = (
-            [rows[layer] for layer in sorted(rows)] for rows in (cache.prefill_rows, cache.updated_rows)
-        )
-        tokens = int(prefill.is_token.sum())
-        ledger.stages.append(StageRecord("prefill video", "tokens", tokens, tokens, time.perf_counter() - start))
+        recorder.video_read(cache, int(prefill.is_token.sum()))
         return cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,14 @@ from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
-from vidcomp.core.ledger import StageLedger, TokenCounts
 from vidcomp.core.positions import GROUPS, spread_members
 from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
-from vidcomp.engine.outer import ADDED, completed, outer_notes, reduced, signals_to_collect
+from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect
 from vidcomp.engine.prefill import assembled, check_prompt
-from vidcomp.engine.record import check_prepared, record_generation, span_records
+from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
 from vidcomp.errors import UsageError
@@ -30,7 +29,7 @@ from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, method_of
-from vidcomp.methods.base import described, reads
+from vidcomp.methods.base import described
 from vidcomp.result import Answer
 from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -41,7 +40,7 @@ from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
 from vidcomp.video.process.client import start_nursery
 
-__all__ = ["VideoLM", "load", "load_config"]
+__all__ = ["VideoLM", "configured", "load", "load_config"]
 
 _log = logging.getLogger(__name__)
 
@@ -107,19 +106,21 @@ class VideoLM:
         check_calls(on_text=on_text, stop=stop)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
         encoded = self._encoded(video, question, method, settings)
-        ledger = encoded.ledger.copy() if encoded is not video else encoded.prefix.ledger(encoded.ledger)
+        again = encoded is video and encoded.prefix.next_question()
+        recorder = Recorder(encoded.ledger, reused=again)
         config = encoded.config.replace(**settings)
         prefill = self.prepare(encoded, question, balance, history)
         if encoded is video:  # it may be asked again: what comes before the question is read once
-            prefill = encoded.prefix.continued(self.family, prefill, ledger)
+            prefill = encoded.prefix.continued(self.family, prefill, recorder)
         check_prepared(len(encoded.tokens), prefill)
-        waited = time.perf_counter()
+        asked_at = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
-        record_generation(ledger, generation, prefill, waited)
+        recorder.answered(generation, prefill, asked_at)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
-            method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans, ledger=ledger,
+            method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans,
+            ledger=recorder.ledger,
             seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
             encoder=encoded.config.outer.encoder, finish=generation.finish,
         )  # fmt: skip
@@ -137,7 +138,7 @@ class VideoLM:
             UsageError, ModelError: as :meth:`ask`.
         """
         check_question(question)
-        schedule = self._chosen(self.config, None, frozenset())[-1]
+        *_, schedule = self._chosen(*configured(self.config, None, {}), frozenset())
         self._frame_encoder(self.config)
         check_prompt(self.family, question, self.config.outer.positions, schedule)
 
@@ -164,24 +165,21 @@ class VideoLM:
             check_question(question)
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         self._check(watched)
-        config = watched.config.replace(**_named(method, settings))
+        config, chosen = configured(watched.config, method, settings)
         if config.outer.positions == "auto":
             config = config.replace(positions=self.family.positions)
         outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
-        chosen = _chosen_method(method, config)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
-        ledger = watched.ledger.copy()
-        ledger.keep_requested = outer.keep
-        with ledger.stage("compress", "tokens", self._settle) as record, torch.no_grad():
-            reduction, tokens = reduced(watched.view, watched.plan, chosen, outer, config.generate.seed)
-            record.into, record.out = watched.view.total, len(tokens)
-        ledger.tokens.kept = len(tokens)
-        ledger.notes += outer_notes(reduction, watched.plan, chosen, outer, watched.seen)
-        ledger.spans = span_records(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
+        recorder = Recorder(watched.ledger, device=self.family.device)
+        with torch.no_grad():
+            reduction, tokens = compressed(
+                recorder, watched.view, watched.plan, chosen, outer, config.generate.seed, watched.seen
+            )
+        recorder.spans(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)
         schedule = chosen_schedule(chosen, outer, self.family)
-        asked = question if "query" in reads(chosen, ADDED) else None
-        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, ledger)
+        asked = question if reads_question(chosen) else None
+        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, recorder.ledger)
 
     @checked
     def watch(
@@ -201,34 +199,30 @@ class VideoLM:
             settings: as in :meth:`ask`.
         """
         self._check(video)
-        config = self.config.replace(**_named(method, settings))
-        chosen, signals, merger, _ = self._chosen(config, method, signals)
-        ledger = StageLedger()
+        config, chosen = configured(self.config, method, settings)
+        signals, merger, _ = self._chosen(config, chosen, signals)
+        recorder = Recorder(device=self.family.device)
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
-        frames = self._read(video, config, eager, ledger)
+        with recorder.timed(settle=False):
+            sampling = sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
+            frames = read_video(video, config.video, sampling, eager)
+        recorder.read(frames)
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
-        plan, seen = self._plan(frames, layout, config, ledger)
-        ledger.frame_times, apart = list(layout.frame_times), plan.encode
-        ledger.frames_encoded = sum(last - first + 1 for first, last in map(layout.members, apart.tolist()))
-        with ledger.stage("encode", "tokens", self._settle) as record:
+        plan, seen = self._plan(frames, layout, config, recorder)
+        apart, tower_rows = plan.encode, list[int]()
+        with recorder.timed(), memory_errors(f"{self.family.device} for {layout.frames_of(apart)} frames"):
             if eager is not None:
                 encoded = eager.result()
             else:
-                with memory_errors(f"{self.family.device} for {ledger.frames_encoded} frames"):
-                    encoded, plan, ledger.tower_rows = encoded_with(
-                        merger, self.family, frames.pixels, layout, plan, signals
-                    )
-            record.into, record.out = layout.slices * layout.tokens, len(plan.encode) * layout.tokens
-        if eager is not None:
-            ledger.move_seconds("read", "encode", eager.seconds)
+                encoded, plan, tower_rows = encoded_with(merger, self.family, frames.pixels, layout, plan, signals)
+        recorder.encoded(layout, apart, plan, tower_rows, eager.seconds if eager else 0.0)
         times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
         view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
-        ledger.tokens = TokenCounts(uncompressed=layout.slices * layout.tokens)
         seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
         view = completed(view, chosen, self.family, seen)
-        return WatchedVideo(frames, layout, plan, view, seen, config, ledger, self.family.maker)
+        return WatchedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker)
 
     # -- the stages
 
@@ -242,22 +236,14 @@ class VideoLM:
             self.family.maker.check(watched.maker, "a watched video" if watched is video else "an encoded video")
 
     def _chosen(
-        self, config: RunConfig, method: str | Method | None, signals: frozenset[str]
-    ) -> tuple[Method, frozenset[str], TowerMerger | None, Schedule | None]:
-        """Method, signals to collect, merger and schedule; what this model lacks is found before reading."""
-        chosen = _chosen_method(method, config)
+        self, config: RunConfig, chosen: Method, signals: frozenset[str]
+    ) -> tuple[frozenset[str], TowerMerger | None, Schedule | None]:
+        """Signals to collect, merger and schedule; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
         more = schedule.needs if schedule else frozenset()
         signals = check_names("signals", signals, self.family.signals | ADDED) | more
         signals |= signals_to_collect(chosen, self.family)
-        return chosen, signals, chosen_merger(config.outer, self.family, signals), schedule
-
-    def _read(self, video: VideoInput, config: RunConfig, eager: EagerEncoder | None, ledger: StageLedger) -> Frames:
-        with ledger.stage("read", "frames") as record:
-            sampling = sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
-            frames = read_video(video, config.video, sampling, eager)
-            record.into, record.out = frames.info.frames_total, len(frames.times)
-        return frames
+        return signals, chosen_merger(config.outer, self.family, signals), schedule
 
     def _encoded(
         self,
@@ -279,16 +265,15 @@ class VideoLM:
         return video
 
     def _plan(
-        self, frames: Frames, layout: Layout, config: RunConfig, ledger: StageLedger
+        self, frames: Frames, layout: Layout, config: RunConfig, recorder: Recorder
     ) -> tuple[FramePlan, Tensor | None]:
         encoder = self._frame_encoder(config)
         if encoder is None:
             return every_frame(layout.slices), None
-        with ledger.stage("segment", "frames", self._settle) as record:
+        with recorder.timed():
             regions = layout.by_slice(encoder(frames.pixels))
             plan = find_duplicates(regions, encoder, config.spans.same_frame)
-            record.into = layout.frames
-            record.out = sum(last - first + 1 for first, last in map(layout.members, plan.encode.tolist()))
+        recorder.segmented(layout, plan)
         return plan, regions[plan.encode].flatten(1) if encoder.describes else None
 
     def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
@@ -320,10 +305,6 @@ class VideoLM:
             history=history, facts=facts, balance=balance, members=members,
         )  # fmt: skip
 
-    def _settle(self) -> None:
-        if self.family.device.type == "cuda":
-            torch.cuda.synchronize(self.family.device)
-
 
 @checked
 def load(
@@ -351,16 +332,15 @@ def load_config(config: RunConfig) -> VideoLM:
     return VideoLM(load_family(config.model), config)
 
 
-def _chosen_method(method: str | Method | None, config: RunConfig) -> Method:
-    """A method object as it was given, otherwise the one that the configuration names."""
-    return method_of(config.outer.method) if method is None or isinstance(method, str) else method
+def configured(config: RunConfig, method: str | Method | None, settings: Mapping[str, Any]) -> tuple[RunConfig, Method]:
+    """The settings of a call, and its method: an object as it is given, else the one that the settings name.
 
-
-def _named(method: str | Method | None, settings: dict[str, Any]) -> dict[str, Any]:
-    if method is not None and not isinstance(method, str):
-        method_of(method)  # a wrong one is told here
+    Raises:
+        UsageError: a wrong name or value, or a setting of the loaded model.
+    """
     named = {**settings, **({"method": method} if isinstance(method, str) else {})}
     fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
     if fixed:
         raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
-    return named
+    config = config.replace(**named)
+    return config, method_of(config.outer.method if method is None else method)

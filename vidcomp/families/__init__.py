@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from vidcomp.config import ModelConfig
+from vidcomp.core.architectures import ARCHITECTURES, ModelShape
 from vidcomp.errors import ModelError
-from vidcomp.families.architectures import ARCHITECTURES, find_architecture, random_checkpoint
-from vidcomp.families.base import Encoded, Family, ModelShape
+from vidcomp.families.architectures import find_architecture, random_checkpoint
+from vidcomp.families.base import Encoded, Family
 from vidcomp.families.checkpoint import Checkpoint, load_checkpoint
 from vidcomp.families.internvl import InternVL
 from vidcomp.families.layout import Layout

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidcomp.core.architectures import ModelShape
 from vidcomp.core.arguments import Maker
-from vidcomp.core.published import ModelShape
 from vidcomp.core.stock_rules import StockRule
 from vidcomp.errors import ModelError
 from vidcomp.families.checkpoint import Checkpoint

@@ -61,6 +61,10 @@ class Layout:
         first = index * self.frames_per_slice
         return first, min(first + self.frames_per_slice, self.frames) - 1
 
+    def frames_of(self, slices: Tensor) -> int:
+        """How many frames these slices [E] have in all."""
+        return sum(last - first + 1 for first, last in map(self.members, slices.tolist()))
+
     def gather(self, frames: NDArray[np.uint8], slices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The frames of some slices: [F, h, w, 3] to [len(slices) * P, h, w, 3]."""
         wanted = slices[:, None] * self.frames_per_slice + np.arange(self.frames_per_slice)

@@ -9,7 +9,6 @@ from typing import Any
 
 from vidcomp.core.arguments import checked, expect
 from vidcomp.core.registry import MethodInfo, Registry
-from vidcomp.core.specs import parse_spec
 from vidcomp.methods.base import Method
 
 __all__ = ["METHODS", "Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
@@ -88,8 +87,9 @@ def method_of(spec: str | Method) -> Method:
         whole = callable(spec) and not isinstance(spec, type) and hasattr(spec, "name") and hasattr(spec, "needs")
         expect("method", spec, whole, "a name with parameters, such as 'holitom:tau=0.8', or get_method(...)")
         return spec
-    name, parameters = parse_spec(spec)
-    return get_method(name, **parameters)
+    method = METHODS.build(spec)
+    assert method is not None  # every word is a name
+    return method
 
 
 def methods(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:

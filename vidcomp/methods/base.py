@@ -78,13 +78,13 @@ class Method(Protocol):
     parity: ClassVar[Parity] = "own reading"
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Calls of every method refuse arguments of a wrong type."""
+        """Calls of every method refuse arguments of a wrong type, and return all tokens at keep = 1."""
         super().__init_subclass__(**more)
         if "__call__" in vars(cls):
-            cls.__call__ = _judged(cls.__call__)  # type: ignore[method-assign]
+            cls.__call__ = _guarded(cls.__call__)  # type: ignore[method-assign]
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
-        """Decide which of the T * N tokens survive.
+        """Decide which of the T * N tokens survive; at keep = 1 all do.
 
         Args:
             view: features [T, N, D] and the signals named in ``needs``.
@@ -94,6 +94,11 @@ class Method(Protocol):
             ValueError: keep outside its range, or a needed signal is missing.
         """
         ...
+
+    @property
+    def decides_at_one(self) -> bool:
+        """Whether a call with keep = 1 removes something: ``official`` asks for what the published code does there."""
+        return bool(getattr(self, "official", None))
 
     def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
         """How many of T frames of H * W tokens survive, told without a video; only exact methods can.
@@ -112,13 +117,19 @@ class Method(Protocol):
         return chosen
 
 
-def _judged(call: Callable[..., Reduction]) -> Callable[..., Reduction]:
+def _guarded(call: Callable[..., Reduction]) -> Callable[..., Reduction]:
     @wraps(call)
-    def judged(self: Method, view: TokenView, keep: float) -> Reduction:
+    def guarded(self: Method, view: TokenView, keep: float) -> Reduction:
         expect("view", view, hasattr(view, "features") and hasattr(view, "grid"), "a TokenView")
-        return call(self, view, typed("keep", keep, float))
+        keep = typed("keep", keep, float)
+        if keep != 1 or self.decides_at_one:
+            return call(self, view, keep)
+        from vidcomp.core.tokens import identity  # reading a class needs no torch
 
-    return judged
+        frames, tokens = view.features.shape[:2]
+        return identity(frames, tokens, view.features.device)
+
+    return guarded
 
 
 def reads(method: Method, available: frozenset[str]) -> frozenset[str]:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, even_split, guarded_floor, token_budget
-from vidcomp.core.tokens import Links, Reduction, Span, TokenView, identity
+from vidcomp.core.tokens import Links, Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, exact_unless, signal
 from vidcomp.methods.blocks.cosine import unit_rows
 from vidcomp.methods.blocks.dpc_knn import ranked_groups
@@ -103,8 +103,6 @@ class Fastvid(Method):
         check_keep(keep)
         attention, seen = (signal(view, name, self.name) for name in ("summary_attention", "frame_features"))
         features, (frames, tokens) = view.features.detach(), view.features.shape[:2]
-        if keep == 1 and self.official is None:
-            return identity(frames, tokens, features.device)
         spans = cut_spans(seen, self.cuts, self.tau)
         quota = self._quota(spans, frames, tokens, keep)
         salient = top_mask(attention.float(), torch.from_numpy(quota.salient).to(features.device))

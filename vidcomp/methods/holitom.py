@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_ceil
-from vidcomp.core.tokens import Reduction, Span, TokenView, identity
+from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.blocks.builder import ClusterRule, Draft
 from vidcomp.methods.blocks.global_dp import global_spans, static_positions
@@ -51,8 +51,8 @@ class Holitom(Method):
         max_span: longest span in frames.
 
     The number of survivors lands near keep * T * N: counts are rounded per span and frame, so every frame with a
-    dynamic token keeps at least one; a video so static that r' reaches 1 keeps less. With the default tau ``keep=1``
-    returns every token unchanged; with a tau of its own it still stores static positions once, as published.
+    dynamic token keeps at least one; a video so static that r' reaches 1 keeps less. At keep = 1
+    a tau of one's own still stores static positions once, as published.
     """
 
     tau: float | None = None
@@ -81,6 +81,11 @@ class Holitom(Method):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
 
+    @property
+    def decides_at_one(self) -> bool:
+        """Where a threshold was named."""
+        return self.tau is not None
+
     def settled_for(self, keep: float, seed: int = 0) -> Holitom:
         """The same method with its threshold settled for a keep ratio, whatever share a later call is made with."""
         return replace(self, tau=default_tau(keep)) if self.tau is None else self
@@ -95,8 +100,6 @@ class Holitom(Method):
         salience = signal(view, "salience", self.name)
         features = view.features.detach()
         tau = default_tau(keep) if self.tau is None else self.tau
-        if keep == 1 and tau == math.inf:
-            return identity(features.shape[0], features.shape[1], features.device)
         similar = (neighbour_cosine(features) > tau).cpu().numpy()  # the one wait for the device before the plan
         plan = Plan.make(similar, keep, self.contextual, self.max_span)
         draft = Draft(features, ClusterRule(self.k, self.beta))
@@ -109,11 +112,8 @@ class Holitom(Method):
 
 
 def default_tau(keep: float) -> float:
-    """The threshold of the published scripts: 0.65 up to a tenth of the tokens, 0.80 above.
-
-    At 1 there is nothing to save, and no similarity is enough: the result is the plain model's sequence.
-    """
-    return math.inf if keep == 1 else 0.65 if keep <= 0.10 + 1e-9 else 0.80
+    """The threshold of the published scripts: 0.65 up to a tenth of the tokens, 0.80 above."""
+    return 0.65 if keep <= 0.10 + 1e-9 else 0.80
 
 
 def effective_keep(keep: float, total: int, saved: int) -> float:

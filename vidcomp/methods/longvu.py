@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
-from vidcomp.core.tokens import Links, Reduction, TokenView, identity
+from vidcomp.core.tokens import Links, Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.cosine import unit_rows
 from vidcomp.methods.blocks.select import top_mask
@@ -82,8 +82,6 @@ class Longvu(Method):
         budget = token_budget(view.total, keep)
         seen, query = (signal(view, name, self.name) for name in ("frame_features", "query"))
         features, (frames, tokens) = view.features.detach(), view.features.shape[:2]
-        if keep == 1:
-            return identity(frames, tokens, features.device)
         low = LowResolution.of(view.grid, features.device)
         chosen = torch.arange(frames, device=features.device)
         if frames >= max(1, budget // low.count):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, token_budget
-from vidcomp.core.tokens import Reduction, Span, TokenView, identity
+from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity
 from vidcomp.methods.blocks.builder import ClusterRule, Draft
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -82,9 +82,6 @@ class Prunevid(Method):
         """
         budget = token_budget(view.total, keep)
         features = view.features.detach()
-        frames, tokens = features.shape[:2]
-        if keep == 1 and not self.official:
-            return identity(frames, tokens, features.device)
         runs = contiguous_runs(frame_labels(features.float().mean(dim=1), self.segments, self.frame_k))[1]
         static = np.stack([_static(features[first : first + size], self.tau) for first, size in runs])
         spans = tuple(

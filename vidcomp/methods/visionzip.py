@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_floor
-from vidcomp.core.tokens import Reduction, TokenView, identity
+from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.cosine import unit_rows
 from vidcomp.methods.blocks.select import even_budgets, listed, top_mask
@@ -64,8 +64,6 @@ class Visionzip(Method):
         """
         counts = even_budgets(view, keep)
         attention, keys = (signal(view, name, self.name) for name in ("cls_attention", "keys"))
-        if keep == 1 and not self.official:
-            return identity(attention.shape[0], attention.shape[1], attention.device)
         best = torch.tensor([guarded_floor(count * self.dominant) for count in counts.tolist()], device=counts.device)
         dominant = top_mask(attention.float(), best)
         target = evenly_spaced(~dominant, counts - best)

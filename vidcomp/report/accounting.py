@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vidcomp.core.published import ModelShape
+from vidcomp.core.architectures import ModelShape
 
 __all__ = ["Cost", "layer_flops", "prefill_cost"]
 

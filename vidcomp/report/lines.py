@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vidcomp.core.architectures import ModelShape
 from vidcomp.core.ledger import StageLedger, StageRecord
-from vidcomp.core.published import ModelShape
 from vidcomp.report.accounting import Cost, prefill_cost
 
 __all__ = ["Report", "ReportLine", "make_report"]

@@ -196,6 +196,7 @@ LEAN = {
     "schedules": (["ask", "--inner", "help"], 0),
     "models": (["models"], 0),
     "models as JSON": (["models", "--json"], 0),
+    "models for a memory": (["models", "--for", "8GB"], 0),
     "probe": (["probe", "CLIP", "--json"], 0),
     "frames": (["frames", "CLIP"], 0),
     "frames of a model": (["frames", "CLIP", "--model", "qwen3-vl-8b", "--sample", "model"], 0),

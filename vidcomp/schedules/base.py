@@ -89,7 +89,7 @@ class Schedule:
 
     @property
     def renumbers(self) -> bool:
-        """Whether the rows left after a stage get positions without gaps: with ``positions=compact``, if it has that."""
+        """Whether the rows left after a stage get positions without gaps: where ``positions=compact`` was asked for."""
         return getattr(self, "positions", "keep") == "compact"
 
     def layers(self, depth: int) -> tuple[int, ...]:

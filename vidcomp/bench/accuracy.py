@@ -246,8 +246,7 @@ def split_pair(name: str) -> tuple[str, str]:
 
 def _signals(lm: VideoLM, name: str) -> frozenset[str]:
     outer, inner = split_pair(name)
-    schedule = SCHEDULES.build(inner)
-    return signals_to_collect(method_of(outer), lm.family) | (schedule.needs if schedule else frozenset())
+    return signals_to_collect(method_of(outer), lm.family, SCHEDULES.build(inner))
 
 
 def _label(method: str, keep: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["allocate", "even_split", "guarded_ceil", "guarded_floor", "token_budget"]
+__all__ = ["allocate", "even_split", "floor_budget", "guarded_ceil", "guarded_floor", "token_budget"]
 
 _GUARD = 1e-9  # 20 * 0.15000000000000002 must be 3, not 4
 
@@ -33,6 +33,15 @@ def token_budget(total: int, keep: float) -> int:
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be in (0, 1], got {keep}")
     return min(total, max(1, guarded_ceil(total * keep)))
+
+
+def floor_budget(total: int, keep: float) -> int:
+    """As :func:`token_budget`, rounded down, as some published codes do.
+
+    Raises:
+        ValueError: keep outside (0, 1].
+    """
+    return max(1, min(token_budget(total, keep), guarded_floor(total * keep)))
 
 
 def even_split(total: int, parts: int) -> NDArray[np.int64]:

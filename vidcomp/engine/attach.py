@@ -24,12 +24,12 @@ from vidcomp.config import OuterConfig, RunConfig
 from vidcomp.core.arguments import checked
 from vidcomp.core.ledger import StageLedger
 from vidcomp.core.library import CACHE
-from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, check_forward
 from vidcomp.engine.decoder.prompt_cache import PromptCache
 from vidcomp.engine.finite import check_finite_rows
 from vidcomp.engine.inner import chosen_schedule, visual_facts
-from vidcomp.engine.outer import completed, compressed, signals_to_collect
+from vidcomp.engine.outer import compressed, signals_to_collect, view_of
+from vidcomp.engine.prefill import joined_rows
 from vidcomp.engine.prompt_video import (
     TowerRun,
     VideoRows,
@@ -43,7 +43,7 @@ from vidcomp.engine.prompt_video import (
 )
 from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.families import Family, Layout, adapter_of
+from vidcomp.families import Encoded, Family, Layout, adapter_of
 from vidcomp.methods import Method, method_of
 from vidcomp.schedules import Schedule
 from vidcomp.spans import every_frame
@@ -143,7 +143,7 @@ class Compression:
             raise UsageError("positions='ppe'", why="the stock model counts positions by itself",
                              hint="positions='keep'", code="bad_option")  # fmt: skip
         self.schedule = chosen_schedule(method, config, family)
-        self.signals = signals_to_collect(method, family) | (self.schedule.needs if self.schedule else frozenset())
+        self.signals = signals_to_collect(method, family, self.schedule)
         if "query" in method.needs:
             raise UsageError(f"method {method.name!r} chooses tokens for a question",
                              why="a ready prompt does not tell the question from the template around it",
@@ -234,7 +234,7 @@ class Compression:
             )
             raise UsageError(kind, why="only a first prompt is compressed, and whole: no prefill_chunk_size",
                              hint="a new generate call with the whole prompt", code="dropin")  # fmt: skip
-        config = self._settled(rows)
+        config = self.config.settled(int(rows.visual.sum()) - len(self.family.separators()))
         schedule = chosen_schedule(self.method, config, self.family)
         if config.whole and schedule is None:
             check_finite_rows(kwargs["inputs_embeds"])
@@ -288,12 +288,6 @@ class Compression:
 
     # -- the work
 
-    def _settled(self, shown: VideoRows) -> OuterConfig:
-        """The budget for the video in this prompt."""
-        if self.config.keep_tokens is None:
-            return self.config
-        return self.config.settled(int(shown.visual.sum()) - len(self.family.separators()))
-
     def _shorten(
         self, ids: Tensor, shown: VideoRows, runs: list[TowerRun], kwargs: dict[str, Any],
         config: OuterConfig, schedule: Schedule | None,
@@ -301,32 +295,24 @@ class Compression:
         """Replace embeddings, positions, mask and cache of the decoder's call by those of the rows that stay."""
         rows, visual = one_prompt(ids, kwargs["inputs_embeds"]), shown.visual
         layout, run = find_video(self.family, shown, runs, self._call.videos, len(ids))
-        prompt, separators = prompt_around(ids[0].cpu(), visual, layout), len(self.family.separators())
-        total, where = layout.slices * layout.tokens, visual.nonzero()[:, 0].to(rows.device)
+        prompt, plan = prompt_around(ids[0].cpu(), visual, layout), every_frame(layout.slices)
         levels, beside = split_levels(kwargs, visual)
+        total, shows = layout.slices * layout.tokens, rows[visual.nonzero()[:, 0].to(rows.device)]
+        seen, separators, text = shows[:total], shows[total:], rows[(~visual).nonzero()[:, 0].to(rows.device)]
         recorder = Recorder()
-        recorder.given(layout, separators)
-        view = self._view(rows[where[:total]], levels, layout, run, shown.pictures)
-        plan = every_frame(layout.slices)
+        recorder.given(layout, len(separators))
+        view = view_of(_encoded(seen, levels, layout, run, shown.pictures), layout, plan, self.method, self.family)
         reduction, tokens = compressed(recorder, view, plan, self.method, config)
-        order = prompt.arranged(tokens.positions.cpu(), layout.tokens, separators)
-        joined = torch.cat([tokens.features.to(rows), rows[where[total:]], rows[~visual.to(rows.device)]])
-        cut = order.order.to(rows.device)
-        facts = visual_facts(schedule, view, plan, reduction.anchors, separators, reduction)
-        in_order = cut[cut < len(tokens) + separators]
-        text = self.family.model.config.get_text_config()
-        cache = PromptCache(
-            text, order.order < len(tokens) + separators, schedule, text.num_hidden_layers,
-            {name: values[in_order] for name, values in facts.items()}, uncompressed=total + separators,
-            deepstack=[level[cut[cut < len(tokens)]] for level in tokens.deepstack],
-        )  # fmt: skip
+        facts = visual_facts(schedule, view, plan, reduction.anchors, len(separators), reduction)
+        order = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
+        joined, cache = joined_rows(PromptCache, self.family, layout, order, tokens, separators, text, schedule, facts)
         cache.is_token, self._call.recorder = order.order < len(tokens), recorder
         if beside is not None:
             cache.beside = (torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1])
         cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
-        kwargs["inputs_embeds"] = joined[cut].expand(len(ids), -1, -1)
+        kwargs["inputs_embeds"] = joined.expand(len(ids), -1, -1)
         kwargs[CACHE] = self._call.cache = cache
-        recorder.note(*self._surprises(len(ids[0]), len(cut)))
+        recorder.note(*self._surprises(len(ids[0]), len(joined)))
         self.ledgers.append(recorder.ledger)
 
     def _surprises(self, full: int, left: int) -> list[str]:
@@ -338,17 +324,13 @@ class Compression:
             notes.append("without a cache the whole prompt is read and reduced anew for every token")
         return notes
 
-    def _view(
-        self, features: Tensor, levels: list[Tensor], layout: Layout, run: TowerRun, pictures: Tensor | None
-    ) -> TokenView:
-        """What the method is shown, from features [T * N, D]."""
-        shape = (layout.slices, layout.tokens, -1)
-        which = torch.arange(layout.slices) if pictures is None else pictures  # beams may repeat the video
-        signals = {name: value.detach()[which.to(value.device)] for name, value in run.told(layout).items()}
-        times = torch.tensor(layout.times, dtype=torch.float64)
-        view = TokenView(features.view(shape), layout.grid, times, deepstack=tuple(x.view(shape) for x in levels),
-                         **signals)  # fmt: skip
-        return completed(view, self.method, self.family)
+
+def _encoded(features: Tensor, levels: list[Tensor], layout: Layout, run: TowerRun, pictures: Tensor | None) -> Encoded:
+    """What the tower made of the slices, from features [T * N, D] and levels of the prompt; beams may repeat them."""
+    shape = (layout.slices, layout.tokens, -1)
+    which = torch.arange(layout.slices) if pictures is None else pictures
+    signals = {name: value.detach()[which.to(value.device)] for name, value in run.told(layout).items()}
+    return Encoded(features.view(shape), signals, tuple(level.view(shape) for level in levels))
 
 
 def _is_pixels(value: Any) -> bool:

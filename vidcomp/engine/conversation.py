@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vidcomp.config import newer_budget
+from vidcomp.config import RunConfig, newer_budget
 from vidcomp.core.arguments import check_question, checked, expect
+from vidcomp.engine.inner import chosen_schedule
 from vidcomp.engine.outer import reads_question, signals_to_collect
 from vidcomp.engine.record import Recorder
 from vidcomp.engine.run import VideoLM, configured
@@ -46,7 +47,7 @@ class Conversation:
         """
         expect("lm", lm, isinstance(lm, VideoLM), "what vidcomp.load() returned")
         self.lm, self.video, self.settings = lm, video, settings
-        self._method = _method_of(lm, settings)
+        _, self._method = _configured(lm, settings)
         self.remember = lm.family.checkpoint.name not in EMBEDDED if remember is None else remember
         self.watched: WatchedVideo | None = None
         self.encoded: EncodedVideo | None = None
@@ -100,8 +101,9 @@ class Conversation:
         old settings hold.
         """
         wanted = newer_budget(self.settings, settings)
-        method = _method_of(self.lm, wanted)
-        needs = signals_to_collect(method, self.lm.family)
+        config, method = _configured(self.lm, wanted)
+        schedule = chosen_schedule(method, config.outer, self.lm.family)
+        needs = signals_to_collect(method, self.lm.family, schedule)
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
             if needs <= told:  # earlier answers have paid for it
@@ -116,10 +118,6 @@ class Conversation:
         self.turns.clear()
 
 
-def _method_of(lm: VideoLM, settings: dict[str, Any]) -> Method:
-    """The method under these settings.
-
-    Raises:
-        UsageError: a wrong name or value.
-    """
-    return configured(lm.config, settings.get("method"), {k: v for k, v in settings.items() if k != "method"})[1]
+def _configured(lm: VideoLM, settings: dict[str, Any]) -> tuple[RunConfig, Method]:
+    named = {name: value for name, value in settings.items() if name != "method"}
+    return configured(lm.config, settings.get("method"), named)

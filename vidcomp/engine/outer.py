@@ -16,12 +16,22 @@ from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView, apply_re
 from vidcomp.engine.finite import check_finite
 from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.families import Family
+from vidcomp.families import Encoded, Family, Layout
 from vidcomp.methods.base import Method, described, reads, settled
 from vidcomp.methods.blocks.fitted import fitted
+from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan
 
-__all__ = ["ADDED", "completed", "compressed", "outer_notes", "reads_question", "reduced", "signals_to_collect"]
+__all__ = [
+    "ADDED",
+    "completed",
+    "compressed",
+    "outer_notes",
+    "reads_question",
+    "reduced",
+    "signals_to_collect",
+    "view_of",
+]
 
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
@@ -30,8 +40,8 @@ _UNLIKE = 0.2  # of the asked number: a difference that the caller is told
 _ROUNDING = 4  # tokens, a difference that is never worth a word
 
 
-def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
-    """What the tower has to tell for this method.
+def signals_to_collect(method: Method, family: Family, schedule: Schedule | None = None) -> frozenset[str]:
+    """What the tower has to tell for this method and this schedule.
 
     Raises:
         UsageError: the method needs a signal that models of this family do not give.
@@ -44,12 +54,21 @@ def signals_to_collect(method: Method, family: Family) -> frozenset[str]:
             hint="see: vidcomp methods",
             code="missing_signal",
         )
-    return reads(method, family.signals) & family.signals
+    return (reads(method, family.signals) & family.signals) | (schedule.needs if schedule else frozenset())
 
 
 def reads_question(method: Method) -> bool:
     """Whether the method chooses other tokens for another question."""
     return "query" in reads(method, ADDED)
+
+
+def view_of(
+    encoded: Encoded, layout: Layout, plan: FramePlan, method: Method, family: Family, seen: Tensor | None = None
+) -> TokenView:
+    """The encoded slices as the method is shown them; ``method``, ``family`` and ``seen`` as in :func:`completed`."""
+    times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
+    view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
+    return completed(view, method, family, seen)
 
 
 def completed(

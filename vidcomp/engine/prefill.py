@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from vidcomp.families.layout import Layout
 from vidcomp.families.prompt import Arrangement, Prompt
 from vidcomp.schedules import Schedule
 
-__all__ = ["assembled", "check_prompt"]
+__all__ = ["assembled", "check_prompt", "joined_rows"]
+
+Cache = TypeVar("Cache", bound=CompressedCache)
 
 
 @torch.no_grad()
@@ -52,27 +55,55 @@ def assembled(
     Raises:
         UsageError: the sequence is longer than the model can place, or its rows have several rotary axes under ``ppe``.
     """
-    prompt, separators = family.prompt(question, layout, history), family.separators()
+    prompt, separators = family.prompt(question, layout, history), family.separators().to(tokens.features)
     _check_positions(family, positions, schedule, len(family.position_rows(prompt, layout)))
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
-    joined = torch.cat([tokens.features, separators.to(tokens.features), family.embed(rows.text)])
-    order = rows.order.to(joined.device)
-    visual = rows.order < len(tokens) + len(separators)
-    in_order = {name: values[order[visual.to(order.device)]] for name, values in (facts or {}).items()}
-    text = family.model.config.get_text_config()
-    deepstack = [level[order[order < len(tokens)]] for level in tokens.deepstack]
-    whole = layout.slices * layout.tokens + len(separators)
     several = None if members is None else _member_positions(family, layout, prompt, rows, members.cpu())
-    cache = CompressedCache(
-        text, visual, schedule, text.num_hidden_layers, in_order, balance, whole, deepstack, several
-    )
+    joined, cache = joined_rows(
+        CompressedCache, family, layout, rows, tokens, separators, family.embed(rows.text), schedule, facts or {},
+        balance=balance, places=several,
+    )  # fmt: skip
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, len(rows.text), layout, positions)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
     return Prefill(
-        joined[order], ids, places.to(joined.device), cache, rows.order < len(tokens), len(separators),
+        joined, ids, places.to(joined.device), cache, rows.order < len(tokens), len(separators),
         len(rows.text) - rows.markers, rows.markers, rows.dropped,
     )  # fmt: skip
+
+
+def joined_rows(
+    kind: type[Cache],
+    family: Family,
+    layout: Layout,
+    rows: Arrangement,
+    tokens: CompressedTokens,
+    separators: Tensor,
+    text: Tensor,
+    schedule: Schedule | None,
+    facts: Mapping[str, Tensor],
+    **more: Any,
+) -> tuple[Tensor, Cache]:
+    """Survivors [M, D], separators [s, D] and text [n, D] in the order in which the model reads them: [S, D].
+
+    Args:
+        kind: of the cache, which holds the plan for these rows.
+        family, layout: the model, and the whole clip.
+        rows: their order.
+        schedule: what is reduced inside the language model.
+        facts: what it may know about survivors and separators, in that order, each [M + s].
+        more: of the cache.
+    """
+    joined, visual = torch.cat([tokens.features, separators, text]), len(tokens) + len(separators)
+    config = family.model.config.get_text_config()
+    among, survivors = (rows.order[rows.order < count].to(joined.device) for count in (visual, len(tokens)))
+    cache = kind(
+        config, rows.order < visual, schedule, config.num_hidden_layers,
+        {name: values[among] for name, values in facts.items()},
+        uncompressed=layout.slices * layout.tokens + len(separators),
+        deepstack=[level[survivors] for level in tokens.deepstack], **more,
+    )  # fmt: skip
+    return joined[rows.order.to(joined.device)], cache
 
 
 def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, policy: str) -> Tensor:

@@ -15,11 +15,10 @@ from torch import Tensor
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.core.positions import GROUPS, spread_members
-from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
-from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect
+from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, view_of
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
@@ -218,10 +217,8 @@ class VideoLM:
             else:
                 encoded, plan, tower_rows = encoded_with(merger, self.family, frames.pixels, layout, plan, signals)
         recorder.encoded(layout, apart, plan, tower_rows, eager.seconds if eager else 0.0)
-        times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
-        view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
         seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
-        view = completed(view, chosen, self.family, seen)
+        view = view_of(encoded, layout, plan, chosen, self.family, seen)
         return WatchedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker)
 
     # -- the stages
@@ -240,9 +237,8 @@ class VideoLM:
     ) -> tuple[frozenset[str], TowerMerger | None, Schedule | None]:
         """Signals to collect, merger and schedule; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
-        more = schedule.needs if schedule else frozenset()
-        signals = check_names("signals", signals, self.family.signals | ADDED) | more
-        signals |= signals_to_collect(chosen, self.family)
+        signals = check_names("signals", signals, self.family.signals | ADDED)
+        signals |= signals_to_collect(chosen, self.family, schedule)
         return signals, chosen_merger(config.outer, self.family, signals), schedule
 
     def _encoded(

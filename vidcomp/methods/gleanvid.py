@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.core.budget import allocate, guarded_floor
+from vidcomp.core.budget import allocate, floor_budget
 from vidcomp.core.tokens import Reduction, TokenView
-from vidcomp.methods.base import Method, check_keep
+from vidcomp.methods.base import Method
 from vidcomp.methods.blocks.cosine import unit_rows
 from vidcomp.methods.blocks.equal import first_equal, first_of_same
 from vidcomp.methods.blocks.select import keep_marked, top_mask
@@ -71,9 +71,7 @@ class Gleanvid(Method):
 
     def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
         """``floor(keep * T * N)``, at least one."""
-        check_keep(keep)
-        total = frames * grid[0] * grid[1]
-        return min(total, max(1, guarded_floor(total * keep)))
+        return floor_budget(frames * grid[0] * grid[1], keep)
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Select exactly ``floor(keep * T * N)`` tokens, at least one."""

@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.core.budget import guarded_floor
+from vidcomp.core.budget import floor_budget
 from vidcomp.core.tokens import Reduction, Span, TokenView
-from vidcomp.methods.base import Method, check_keep, check_seed
+from vidcomp.methods.base import Method, check_seed
 from vidcomp.methods.blocks.cosine import nearest_kept
 from vidcomp.methods.blocks.deviations import unusual_level
 from vidcomp.methods.blocks.equal import first_equal
@@ -83,9 +83,7 @@ class Kitoke(Method):
 
     def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
         """``floor(keep * T * N)``, at least one."""
-        check_keep(keep)
-        total = frames * grid[0] * grid[1]
-        return min(total, max(1, guarded_floor(total * keep)))
+        return floor_budget(frames * grid[0] * grid[1], keep)
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Draw exactly ``floor(keep * T * N)`` tokens, at least one, and merge the others."""

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from vidcomp.core.budget import guarded_floor
 from vidcomp.methods.base import Parity
-from vidcomp.schedules.base import Cut, Schedule, best_rows, every_row, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, best_rows, every_row, layer_within, own_layer, scaled_layer
 from vidcomp.schedules.blocks.scoring import page_rank
 from vidcomp.schedules.state import Stage
 
@@ -55,7 +55,7 @@ class AimInner(Schedule):
 
     def plan(self, depth: int) -> Mapping[int, float]:
         """Layer before which rows leave -> share of the first number that stays."""
-        start = scaled_layer(_START, _DEPTH, depth) if self.start is None else layer_within("start", self.start, depth)
+        start = own_layer("start", self.start, _START, _DEPTH, depth)
         end = max(start + 1, scaled_layer(_END, _DEPTH, depth)) if self.end is None else self.end
         if not start < end <= depth:
             raise ValueError(f"start={start} and end={end} do not fit a decoder of {depth} layers")

@@ -25,8 +25,10 @@ __all__ = [
     "Cut",
     "Schedule",
     "best_rows",
+    "check_layer",
     "every_row",
     "layer_within",
+    "own_layer",
     "placed",
     "scaled_layer",
     "stage_shares",
@@ -87,8 +89,8 @@ class Schedule:
 
     @property
     def renumbers(self) -> bool:
-        """Whether the rows left after a stage get positions without gaps, as some published codes do."""
-        return False
+        """Whether the rows left after a stage get positions without gaps: where ``positions=compact`` was asked for."""
+        return getattr(self, "positions", "keep") == "compact"
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Layers (0-based, at least 1) before which rows are reduced, in a decoder of ``depth`` layers.
@@ -135,6 +137,21 @@ def layer_within(name: str, layer: int, depth: int, least: int = 1) -> int:
         raise ValueError(f"{name}={layer} needs a decoder of more than {layer} layers, this one has {depth}"
                          if layer >= depth else f"{name} must be at least {least}, got {layer}")  # fmt: skip
     return layer
+
+
+def check_layer(name: str, layer: int | None, least: int = 1) -> None:
+    """Raise ValueError unless rows can leave before that layer of a deep decoder; None names none."""
+    if layer is not None:
+        layer_within(name, layer, layer + 1, least)
+
+
+def own_layer(name: str, layer: int | None, published: int, made_for: int, depth: int) -> int:
+    """The layer that a parameter names; where it is None the published one, moved to this depth.
+
+    Raises:
+        ValueError: the decoder has no such layer.
+    """
+    return scaled_layer(published, made_for, depth) if layer is None else layer_within(name, layer, depth)
 
 
 def placed(layers: Sequence[int] | None, published: Sequence[int], made_for: int, depth: int) -> dict[int, int]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import Cut, Schedule, best_rows, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, best_rows, check_layer, layer_within, scaled_layer
 from vidcomp.schedules.blocks.rows import take_rows
 from vidcomp.schedules.state import Stage
 
@@ -43,8 +43,7 @@ class CatpInner(Schedule):
     source: ClassVar[str] = "CATP, AAAI 2026, arXiv 2508.07871, no official code"
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1, least=2)
+        check_layer("k", self.k, least=2)
         check_share("keep", self.keep)
         check_share("weight", self.weight, high=10)
         if isinstance(self.query_frames, bool) or not isinstance(self.query_frames, int) or self.query_frames < 0:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vidcomp.core.budget import guarded_floor
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import Schedule, best_rows, layer_within
+from vidcomp.schedules.base import Schedule, best_rows, check_layer, layer_within
 
 __all__ = ["DyCokeInner"]
 
@@ -40,7 +40,7 @@ class DyCokeInner(Schedule):
     source: ClassVar[str] = "DyCoke, CVPR 2025, arXiv 2411.15024, https://github.com/KD-TAO/DyCoke"
 
     def __post_init__(self) -> None:
-        layer_within("layer", self.layer, self.layer + 1)
+        check_layer("layer", self.layer)
         check_share("prune", self.prune)
         check_share("gate", self.gate, low=-1, high=2)
 

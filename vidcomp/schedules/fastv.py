@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import layer_within
+from vidcomp.schedules.base import check_layer, layer_within
 from vidcomp.schedules.blocks.ranked import Ranked
 
 __all__ = ["FastV"]
@@ -33,7 +33,7 @@ class FastV(Ranked):
     source: ClassVar[str] = "FastV, ECCV 2024, arXiv 2403.06764, https://github.com/pkunlp-icler/FastV"
 
     def __post_init__(self) -> None:
-        layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("keep", self.keep)
 
     def plan(self, depth: int) -> dict[int, float]:

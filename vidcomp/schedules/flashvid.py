@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from vidcomp.core.budget import guarded_ceil
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import layer_within, scaled_layer
+from vidcomp.schedules.base import check_layer, own_layer
 from vidcomp.schedules.blocks.ranked import Ranked
 
 __all__ = ["FlashVidInner"]
@@ -35,13 +35,12 @@ class FlashVidInner(Ranked):
     source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("keep", self.keep)
 
     def plan(self, depth: int) -> dict[int, float]:
         """One layer."""
-        k = scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth)
+        k = own_layer("k", self.k, _LAYER, _DEPTH, depth)
         return {k: self.keep}
 
     def count(self, total: int, share: float) -> int:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
 from vidcomp.methods.base import Parity
-from vidcomp.schedules.base import Cut, Schedule, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, own_layer
 from vidcomp.schedules.blocks.merge import halving_merge
 from vidcomp.schedules.state import Stage
 
@@ -49,7 +49,7 @@ class HolitomInner(Schedule):
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The one layer before which rows are merged."""
-        return (scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth),)
+        return (own_layer("k", self.k, _LAYER, _DEPTH, depth),)
 
     def reduce(self, stage: Stage) -> Cut:
         """Keep round(V * (1 - r)) rows, at least 1."""

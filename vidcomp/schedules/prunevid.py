@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vidcomp.core.parameters import check_share
 from vidcomp.methods.base import Parity
-from vidcomp.schedules.base import Cut, Schedule, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, check_layer, own_layer
 from vidcomp.schedules.blocks.scoring import Attention
 from vidcomp.schedules.state import Stage
 
@@ -45,13 +45,12 @@ class PruneVidInner(Schedule):
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("alpha", self.alpha)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """One layer."""
-        return (scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth),)
+        return (own_layer("k", self.k, _LAYER, _DEPTH, depth),)
 
     def reduce(self, stage: Stage) -> Cut:
         """Decide on the first sequence, for all."""

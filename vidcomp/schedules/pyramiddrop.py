@@ -17,7 +17,7 @@ from typing import ClassVar
 from vidcomp.core.parameters import check_choice, listed
 from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import placed, stage_shares
-from vidcomp.schedules.blocks.ranked import Ranked
+from vidcomp.schedules.blocks.ranked import RankedAhead
 
 __all__ = ["PyramidDrop"]
 
@@ -25,7 +25,7 @@ _LAYERS, _DEPTH = (8, 16, 24), 32  # published
 
 
 @dataclass(frozen=True)
-class PyramidDrop(Ranked):
+class PyramidDrop(RankedAhead):
     """Keep ``keep[i]`` of the first number of visual rows before layer ``at[i]``.
 
     ``at`` None takes the published relative depths, 8, 16 and 24 of 32; in a decoder so shallow that some fall
@@ -49,21 +49,7 @@ class PyramidDrop(Ranked):
         if list(shares) != sorted(shares, reverse=True):
             raise ValueError(f"keep counts from the first number of rows and cannot grow, got {shares}")
 
-    @property
-    def renumbers(self) -> bool:
-        """Only with ``positions=compact``."""
-        return self.positions == "compact"
-
-    @property
-    def back(self) -> int:
-        """The layer that is about to run ranks."""
-        return 0
-
     def plan(self, depth: int) -> dict[int, float]:
         """One layer per share."""
         shares = stage_shares(self.at, self.keep, len(_LAYERS))
         return {layer: shares[i] for layer, i in placed(listed("at", self.at, int), _LAYERS, _DEPTH, depth).items()}
-
-    def count(self, total: int, share: float) -> int:
-        """Truncated, as published."""
-        return int(total * share)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import Cut, Schedule, every_row, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, check_layer, every_row, own_layer
 from vidcomp.schedules.state import Stage
 
 __all__ = ["ToDREInner"]
@@ -38,13 +38,12 @@ class ToDREInner(Schedule):
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("tau", self.tau)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """One layer."""
-        return (scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth),)
+        return (own_layer("k", self.k, _LAYER, _DEPTH, depth),)
 
     def reduce(self, stage: Stage) -> Cut:
         """Nothing or everything; all sequences of a batch together."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
-from vidcomp.schedules.base import Cut, Schedule, best_rows, layer_within, scaled_layer
+from vidcomp.schedules.base import Cut, Schedule, best_rows, check_layer, own_layer
 from vidcomp.schedules.blocks.merge import dropped_rows, mean_merge, most_similar
 from vidcomp.schedules.blocks.rows import take_rows
 from vidcomp.schedules.state import Stage
@@ -43,14 +43,13 @@ class UnifiedInner(Schedule):
     source: ClassVar[str] = "Unified spatiotemporal compression, CVPR 2026, arXiv 2603.21957, no code"
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("keep", self.keep)
         check_share("blend", self.blend)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """One layer."""
-        return (scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth),)
+        return (own_layer("k", self.k, _LAYER, _DEPTH, depth),)
 
     def reduce(self, stage: Stage) -> Cut:
         """Rank, keep, merge."""

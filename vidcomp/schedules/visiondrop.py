@@ -56,11 +56,6 @@ class VisionDropInner(Schedule):
         check_share("contextual", self.contextual)
         check_choice("positions", self.positions, ("keep", "compact"))
 
-    @property
-    def renumbers(self) -> bool:
-        """Only with ``positions=compact``."""
-        return self.positions == "compact"
-
     def layers(self, depth: int) -> tuple[int, ...]:
         """One layer per share."""
         return tuple(sorted(placed(listed("at", self.at, int), _LAYERS, _DEPTH, depth)))

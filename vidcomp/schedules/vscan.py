@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_choice, check_share
-from vidcomp.schedules.base import layer_within, scaled_layer
-from vidcomp.schedules.blocks.ranked import Ranked
+from vidcomp.schedules.base import check_layer, own_layer
+from vidcomp.schedules.blocks.ranked import RankedAhead
 
 __all__ = ["VScanInner"]
 
@@ -22,7 +22,7 @@ _LAYER, _DEPTH = 16, 32  # published; 14 of 28 is the same relative depth
 
 
 @dataclass(frozen=True)
-class VScanInner(Ranked):
+class VScanInner(RankedAhead):
     """Keep the share ``keep`` of the visual rows, truncated, before layer ``k``; None takes half the depth."""
 
     k: int | None = None
@@ -34,26 +34,11 @@ class VScanInner(Ranked):
     source: ClassVar[str] = "VScan, TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent"
 
     def __post_init__(self) -> None:
-        if self.k is not None:
-            layer_within("k", self.k, self.k + 1)
+        check_layer("k", self.k)
         check_share("keep", self.keep)
         check_choice("positions", self.positions, ("keep", "compact"))
 
-    @property
-    def renumbers(self) -> bool:
-        """Only with ``positions=compact``."""
-        return self.positions == "compact"
-
-    @property
-    def back(self) -> int:
-        """The layer that is about to run ranks."""
-        return 0
-
     def plan(self, depth: int) -> dict[int, float]:
         """One layer."""
-        k = scaled_layer(_LAYER, _DEPTH, depth) if self.k is None else layer_within("k", self.k, depth)
+        k = own_layer("k", self.k, _LAYER, _DEPTH, depth)
         return {k: self.keep}
-
-    def count(self, total: int, share: float) -> int:
-        """Truncated, as PyramidDrop does."""
-        return int(total * share)

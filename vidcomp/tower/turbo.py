@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vidcomp.methods.base import Parity
 from vidcomp.methods.blocks.bipartite import pair_up
 from vidcomp.tower.host import TowerCut, TowerStage
-from vidcomp.tower.tome import cut_of
+from vidcomp.tower.tome import TomeTower, cut_of
 
 __all__ = ["TurboTower"]
 
@@ -24,32 +23,21 @@ _SCALE, _FEWEST = 30.0, 40  # published
 
 
 @dataclass(frozen=True)
-class TurboTower:
+class TurboTower(TomeTower):
     """Merge ``r`` rows of every frame behind each layer; parameters as published."""
 
-    r: int = 16
     alpha: float = 1.0
     beta: float = 1.0
     gamma: int = 0
-    weighted: bool = True
 
     name: ClassVar[str] = "turbo"
     summary: ClassVar[str] = "merges pairs of a frame's rows behind every layer, those of semantic value last"
     source: ClassVar[str] = "Turbo, ECCV 2024, arXiv 2407.11717, https://github.com/anakin-skywalker-Joseph/Folder"
-    parity: ClassVar[Parity] = "own reading"
-    stage: ClassVar[str] = "encoder"
-    exact: ClassVar[bool] = True
-    over_frames: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"r must be a whole number of at least 1, got {self.r!r}")
+        super().__post_init__()
         if self.alpha < 0 or not 0 < self.beta <= 1:
             raise ValueError(f"alpha must be at least 0 and beta in (0, 1], got {self.alpha} and {self.beta}")
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        """Behind all of them."""
-        return tuple(range(depth))
 
     def merge(self, stage: TowerStage) -> TowerCut | None:
         """The best pairs by keys, less the value of the even row."""

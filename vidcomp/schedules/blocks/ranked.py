@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from vidcomp.schedules.base import Cut, Schedule, best_rows
 from vidcomp.schedules.state import Stage
 
-__all__ = ["Ranked"]
+__all__ = ["Ranked", "RankedAhead"]
 
 
 class Ranked(Schedule):
-    """Base of these schedules: ``plan`` says how many rows stay, ``back`` which layer's attention ranks them."""
+    """Base of these schedules: ``plan`` says how many rows stay.
 
-    @property
-    def back(self) -> int:
-        """1 ranks by the attention of the layer before, 0 by what the layer is about to compute."""
-        return 1
+    Attributes:
+        back: 1 ranks by the attention of the layer before, 0 by what the layer is about to compute.
+    """
+
+    back: ClassVar[int] = 1
 
     def plan(self, depth: int) -> Mapping[int, float]:
         """Layer -> share of the visual rows of layer 0 that stays from there on.
@@ -39,3 +41,13 @@ class Ranked(Schedule):
         """Keep the planned number of rows, at least 1."""
         count = max(1, self.count(stage.total, self.plan(stage.depth)[stage.layer]))
         return Cut(best_rows(stage.looked_at(self.back), count))
+
+
+class RankedAhead(Ranked):
+    """Those that rank by what the layer is about to compute; shares are truncated, as PyramidDrop does."""
+
+    back: ClassVar[int] = 0
+
+    def count(self, total: int, share: float) -> int:
+        """Truncated."""
+        return int(total * share)

@@ -18,7 +18,7 @@ PARTS = {
     "Load and ask": ("load", "VideoLM", "EncodedVideo", "Answer", "VidcompError"),
     "Your own model object": ("compress",),
     "Videos": ("FrameSequence", "path_from_record"),
-    "Methods": ("methods", "get_method", "TokenView", "Reduction", "Span", "apply_reduction", "CompressedTokens"),
+    "Methods": ("list_methods", "get_method", "TokenView", "Reduction", "Span", "apply_reduction", "CompressedTokens"),
     "What a run did": ("StageLedger",),
 }
 """Every name in ``vidcomp.__all__``, in the order of the page."""

@@ -29,22 +29,20 @@ method = vidcomp.get_method("holitom", tau=0.8)
 view = vidcomp.TokenView(torch.zeros(2, 4, 8), (2, 2), torch.arange(2), salience=torch.zeros(2, 4))
 reduction: vidcomp.Reduction = method(view, keep=0.15)
 tokens: torch.Tensor = vidcomp.apply_reduction(view, reduction).features
-names = [info.name for info in vidcomp.methods()]
+names = [info.name for info in vidcomp.list_methods()]
 with vidcomp.compress(lm.family.model, method="holitom", keep=0.1) as run:
     ledgers: list[vidcomp.StageLedger] = run.ledgers
 """
 
 
-def test_methods_is_a_function_and_a_package():
+def test_methods_are_listed():
     import vidcomp.methods.holitom as module
 
-    names = [info.name for info in vidcomp.methods()]
+    names = [info.name for info in vidcomp.list_methods()]
     assert {"holitom", "none", "random", "uniform"} <= set(names)
-    assert vidcomp.methods.holitom is module
-    from vidcomp.methods import methods
-
-    assert [info.name for info in methods()] == names
     assert isinstance(vidcomp.get_method("holitom", tau=0.8), module.Holitom)
+    with pytest.warns(DeprecationWarning, match="list_methods"):
+        assert [info.name for info in vidcomp.methods()] == names
 
 
 def test_every_public_name_exists():

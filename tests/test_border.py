@@ -156,7 +156,7 @@ def test_wrong_types_raise_nothing_but_our_errors(nano, clip, view, entry, monke
     """A right value may be among them; what goes on from there is not of interest."""
     monkeypatch.setattr("vidcomp.engine.run.load_family", lambda config: pytest.skip("loading is not of interest"))
     monkeypatch.setattr("vidcomp.engine.run.generate", _stops)
-    monkeypatch.setattr(VideoLM, "_read", _stops)
+    monkeypatch.setattr("vidcomp.engine.run.read_video", _stops)
     for value in VALUES:
         try:
             ENTRIES[entry](nano, clip, view, value)

@@ -14,7 +14,7 @@ import pytest
 from vidcomp.core import registry
 from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
-from vidcomp.methods import get_method, method_names, methods
+from vidcomp.methods import get_method, list_methods, method_names
 from vidcomp.methods.holitom import Holitom
 
 
@@ -45,7 +45,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_method_describes_itself() -> None:
-    rows = {row.name: row for row in methods()}
+    rows = {row.name: row for row in list_methods()}
     assert {"holitom", "none", "random", "uniform"} <= set(rows)
     holitom = rows["holitom"]
     assert holitom.needs == {"salience"} and holitom.inner == "holitom" and "2505.21334" in holitom.source
@@ -87,8 +87,8 @@ def test_other_packages_can_add_methods(caplog: pytest.LogCaptureFixture) -> Non
     assert "plug-in" in method_names()
     assert get_method("plug-in", strength=1.0) == Plugin(1.0)
     assert isinstance(get_method("holitom"), Holitom)  # a built-in name cannot be taken over
-    assert {"plug-in", "holitom"} <= {row.name for row in methods()}
-    assert "broken" not in {row.name for row in methods()}
+    assert {"plug-in", "holitom"} <= {row.name for row in list_methods()}
+    assert "broken" not in {row.name for row in list_methods()}
     assert "broken" in caplog.text
     with pytest.raises(UsageError, match="cannot be loaded"):
         get_method("broken")

@@ -24,7 +24,7 @@ assert reduction.kept == 9, reduction
 tokens = vidcomp.apply_reduction(view, reduction)
 first = tokens.positions[0]
 torch.testing.assert_close(tokens.features[0], view.features[0, : first + 1].mean(0))
-row = next(row for row in vidcomp.methods() if row.name == "outliers")
+row = next(row for row in vidcomp.list_methods() if row.name == "outliers")
 assert row.exact and row.needs == {"salience"} and row.parameters == {"attention": 0.0}
 try:
     vidcomp.get_method("outliers", atention=1)

@@ -12,7 +12,7 @@ from tiny import tiny_model
 from vidcomp.core.specs import parse_spec
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.methods.base import described
-from vidcomp.schedules import Cut, Schedule, get_schedule, schedule_names, schedules
+from vidcomp.schedules import Cut, Schedule, get_schedule, list_schedules, schedule_names
 from vidcomp.schedules.gsearch import search_shares
 from vidcomp.schedules.psigmoid import sigmoid_shares
 
@@ -42,7 +42,7 @@ def test_the_search_finds_the_smallest_harmless_shares():
 
 
 def test_published_layers_of_shallow_decoders_do_not_collide():
-    for info in schedules():
+    for info in list_schedules():
         for depth in (3, 4, 24, 28, 36, 80):
             if info.name in {"gsearch", "psigmoid"}:
                 continue
@@ -88,7 +88,7 @@ def test_any_outer_method_with_any_inner_schedule(nano, samples, method):
 
 
 def test_the_list_names_every_schedule():
-    listed = {info.name: info for info in schedules()}
+    listed = {info.name: info for info in list_schedules()}
     assert set(listed) == set(schedule_names()) >= {name for name, _ in TABLE}
     assert all(info.summary and info.source and info.stage == "inner" for info in listed.values())
     assert listed["vflowopt"].needs == {"trusted_attention"}

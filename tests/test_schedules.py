@@ -16,7 +16,7 @@ from tiny import tiny_model
 from vidcomp.engine.decoder import Attachment, CompressedCache
 from vidcomp.engine.decoder.frozen import park
 from vidcomp.errors import ModelError, UsageError
-from vidcomp.schedules import Cut, Schedule, get_schedule, schedules
+from vidcomp.schedules import Cut, Schedule, get_schedule, list_schedules
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -166,7 +166,9 @@ def test_a_schedule_of_another_package_is_found(monkeypatch):
     broken = SimpleNamespace(name="broken", load=lambda: 1 / 0)
     points = {"vidcomp.schedules": [point, broken]}
     monkeypatch.setattr("vidcomp.core.registry.entry_points", lambda group: points.get(group, []))
-    assert "last" in {info.name for info in schedules()} and "broken" not in {info.name for info in schedules()}
+    assert "last" in {info.name for info in list_schedules()} and "broken" not in {
+        info.name for info in list_schedules()
+    }
     with pytest.raises(UsageError, match="cannot be loaded"):
         get_schedule("broken")
     model = tiny_model()

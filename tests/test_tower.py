@@ -10,7 +10,7 @@ from tiny import tiny_model
 from torch.nn.functional import cosine_similarity
 
 from vidcomp.errors import UsageError
-from vidcomp.tower import get_merger, mergers
+from vidcomp.tower import get_merger, list_mergers
 from vidcomp.tower.earlytom import frame_groups, merged_middle
 from vidcomp.tower.host import merging_tower
 from vidcomp.tower.probe import encoder_layers
@@ -241,5 +241,5 @@ def test_flash_attention_cannot_weigh_rows():
 
 
 def test_the_list_of_mergers():
-    assert {info.name for info in mergers()} == {"tome", "turbo", "earlytom"}
-    assert all(info.stage == "encoder" and info.summary and info.source for info in mergers())
+    assert {info.name for info in list_mergers()} == {"tome", "turbo", "earlytom"}
+    assert all(info.stage == "encoder" and info.summary and info.source for info in list_mergers())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vidcomp.engine.run import VideoLM, load
     from vidcomp.engine.videos import EncodedVideo
     from vidcomp.errors import VidcompError
-    from vidcomp.methods import get_method, methods
+    from vidcomp.methods import get_method, list_methods
     from vidcomp.result import Answer
     from vidcomp.video.given import FrameSequence
     from vidcomp.video.names import path_from_record
@@ -47,8 +47,8 @@ __all__ = [
     "apply_reduction",
     "compress",
     "get_method",
+    "list_methods",
     "load",
-    "methods",
     "path_from_record",
 ]
 
@@ -59,7 +59,7 @@ __getattr__ = lazily(
         "VidcompError": "errors",
         "StageLedger": "core.ledger",
         "get_method": "methods",
-        "methods": "methods",
+        "list_methods": "methods",
         "path_from_record": "video.names",
         "EncodedVideo": "engine.videos",
         "FrameSequence": "video.given",

@@ -54,12 +54,12 @@ def show_names(stage: str) -> None:
 
 
 def _stages(built_in: bool = False, fresh: bool = False) -> StageRows:
-    from vidcomp.methods import methods as outer
-    from vidcomp.schedules import schedules
-    from vidcomp.tower import mergers
+    from vidcomp.methods import list_methods
+    from vidcomp.schedules import list_schedules
+    from vidcomp.tower import list_mergers
 
     return {
-        "outer": outer(built_in, fresh),
-        "inner": schedules(built_in, fresh),
-        "encoder": mergers(built_in, fresh),
+        "outer": list_methods(built_in, fresh),
+        "inner": list_schedules(built_in, fresh),
+        "encoder": list_mergers(built_in, fresh),
     }

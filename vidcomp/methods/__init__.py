@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,7 @@ from vidcomp.core.arguments import checked, expect
 from vidcomp.core.registry import MethodInfo, Registry
 from vidcomp.methods.base import Method
 
-__all__ = ["METHODS", "Method", "MethodInfo", "get_method", "method_names", "method_of", "methods"]
+__all__ = ["METHODS", "Method", "MethodInfo", "get_method", "list_methods", "method_names", "method_of"]
 
 METHODS: Registry[Method] = Registry(
     "method",
@@ -92,7 +93,7 @@ def method_of(spec: str | Method) -> Method:
     return method
 
 
-def methods(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
+def list_methods(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
     """Every method that can be loaded, those of installed packages too unless only the ``built_in`` ones are wanted.
 
     One that cannot be loaded is left out, with a warning in the log. The built-in ones are read from the index, unless
@@ -102,10 +103,11 @@ def methods(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ..
 
 
 class _CallableModule(ModuleType):
-    """``vidcomp.methods`` names both this package and the function that lists it, so the package can be called."""
+    """Answers ``vidcomp.methods()``, the earlier name of :func:`list_methods`, with a warning."""
 
     def __call__(self) -> tuple[MethodInfo, ...]:
-        return methods()
+        warnings.warn("vidcomp.methods() is now vidcomp.list_methods()", DeprecationWarning, stacklevel=2)
+        return list_methods()
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -19,7 +19,7 @@ __all__ = [
     "Stage",
     "get_schedule",
     "schedule_names",
-    "schedules",
+    "list_schedules",
 ]
 
 __getattr__ = lazily(
@@ -71,6 +71,6 @@ def get_schedule(name: str, **parameters: Any) -> Schedule:
     return SCHEDULES.get(name, **parameters)
 
 
-def schedules(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
-    """Every inner schedule that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
+def list_schedules(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
+    """Every inner schedule that can be loaded, as :func:`vidcomp.methods.list_methods` lists the outer methods."""
     return SCHEDULES.rows(built_in, fresh)

@@ -10,7 +10,7 @@ from vidcomp.core.registry import MethodInfo, Registry
 if TYPE_CHECKING:
     from vidcomp.tower.host import TowerMerger
 
-__all__ = ["MERGERS", "get_merger", "mergers"]
+__all__ = ["MERGERS", "get_merger", "list_mergers"]
 
 MERGERS: Registry[TowerMerger] = Registry(
     "encoder merger",
@@ -33,6 +33,6 @@ def get_merger(name: str, **parameters: Any) -> TowerMerger:
     return MERGERS.get(name, **parameters)
 
 
-def mergers(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
+def list_mergers(built_in: bool = False, fresh: bool = False) -> tuple[MethodInfo, ...]:
     """Every merger that can be loaded, as :func:`vidcomp.methods.methods` lists the outer methods."""
     return MERGERS.rows(built_in, fresh)

@@ -53,7 +53,7 @@ def parse_seconds(flag: str, text: str | float) -> float:
 
 @dataclass(frozen=True)
 class VideoConfig(Checked):
-    """Which frames are read."""
+    """The frames that are read."""
 
     frames: int | None = option(
         None,
@@ -127,7 +127,7 @@ class VideoConfig(Checked):
 
 @dataclass(frozen=True)
 class SpanConfig(Checked):
-    """How repeated pictures are found before the vision tower."""
+    """Search for repeated pictures before the vision tower."""
 
     segmenter: str = option(
         "tower", "--segmenter", "what compares frames: the model's own features, or a look before the vision tower",
@@ -147,7 +147,7 @@ class SpanConfig(Checked):
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """Which checkpoint answers, and where it runs."""
+    """The checkpoint that answers, and where it runs."""
 
     model: str = option("nano", "--model", "nano (embedded), a Hugging Face hub id, or a folder")
     revision: str | None = option(None, "--revision", "branch, tag or commit of a hub model (default: main)")
@@ -184,7 +184,7 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True)
 class OuterConfig(Checked):
-    """What is merged or dropped before and inside the language model."""
+    """Merging and dropping before and inside the language model."""
 
     method: str = option(
         "holitom",
@@ -227,7 +227,7 @@ class OuterConfig(Checked):
 
     @property
     def whole(self) -> bool:
-        """Whether this is the plain model: no method runs, and ``inner="auto"`` means no reduction inside either."""
+        """True for the plain model: no method runs, and ``inner="auto"`` means no reduction inside either."""
         return self.keep >= 1
 
     def settled(self, total: int) -> OuterConfig:
@@ -237,7 +237,7 @@ class OuterConfig(Checked):
 
 @dataclass(frozen=True)
 class GenerateConfig(Checked):
-    """How the answer is written."""
+    """Writing the answer."""
 
     max_new_tokens: int = option(256, "--max-new-tokens", "longest answer, in tokens", low=1, high=32768)
     temperature: float | None = option(

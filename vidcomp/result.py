@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said about a video.
+    """A model's answer about a video.
 
     Attributes:
         text: the answer.
@@ -61,7 +61,7 @@ class Answer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the caller would not expect of the video or of this run, a line each."""
+        """Things that the caller would not expect of the video or of this run, a line each."""
         return (*self.frames.info.notes, *self.ledger.notes)
 
     def __str__(self) -> str:

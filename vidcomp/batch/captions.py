@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one video.
+    """Outcome for one video.
 
     Attributes:
         path: the file.
@@ -92,7 +92,7 @@ def caption_videos(
 
 
 def _holds(before: dict[str, Any], retry_failed: bool, strict: bool) -> bool:
-    """Whether the record of an earlier run stands; strictness decides only about what is not whole."""
+    """True if the record of an earlier run stands; strictness decides only about what is not whole."""
     if before["status"] == "failed":
         only_strict = dict(before.get("error") or {}).get("code") == "incomplete"
         return not retry_failed and (strict or not only_strict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a batch works on, and what it leaves out."""
+"""Find the files that a batch works on, and note what it leaves out."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ except ImportError:  # no such lock on this system; a single writer is then the 
 
 
 def job_key(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What identifies finished work: the file's place, size and age, and the settings that shape the result."""
+    """Identity of finished work: the file's place, size and age, and the settings that shape the result."""
     try:
         facts = path.stat()
         size, changed = facts.st_size, facts.st_mtime_ns

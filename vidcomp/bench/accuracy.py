@@ -258,7 +258,7 @@ Answer = tuple[Tensor, Tensor]  # log-probabilities [n, V] along the true answer
 
 @torch.no_grad()
 def _read_answer(lm: VideoLM, encoded: EncodedVideo, question: Question) -> Answer:
-    """What the model expects at every token of the true answer, after a prefill and one pass over the answer."""
+    """Expectations of the model at every token of the true answer, after a prefill and one pass over the answer."""
     model, tokenizer = lm.family.model, lm.family.tokenizer
     tokens = tokenizer(question.answer, add_special_tokens=False, return_tensors="pt").input_ids[0]
     target = torch.cat([tokens, torch.tensor([tokenizer.eos_token_id])])

@@ -22,7 +22,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where compression pays.
+    """The length of answer from which compression pays.
 
     Attributes:
         kind: ``from`` so many new tokens on, ``up to`` so many, or the same at every length.

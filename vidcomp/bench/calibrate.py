@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a search found: entries for the schedule's preset file, its harm in nats, and how many settings were
+    """Result of a search: entries for the schedule's preset file, its harm in nats, and how many settings were
     tried."""
 
     schedule: str

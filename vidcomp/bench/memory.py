@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a piece of work took at its height."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 

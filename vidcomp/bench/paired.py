@@ -65,14 +65,14 @@ def median_interval(values: Sequence[float]) -> MedianInterval:
 
 
 def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> MedianInterval | None:
-    """How many times as long the first of each pair took; None where one of them took no time."""
+    """Ratio of the times of each pair, first to second; None where one of them took no time."""
     if not all(slow) or not all(fast):
         return None
     return median_interval([one / other for one, other in zip(slow, fast, strict=True)])
 
 
 def faster_or_slower(ratio: MedianInterval) -> str:
-    """What a ratio of times says, and no more than its interval allows."""
+    """Verdict on a ratio of times, and no more than its interval allows."""
     side = ratio.side(1)
     if ratio.bounds is None:
         return f"{ratio.value:.2f}x in {ratio.pairs} pairs, too few to tell"

@@ -91,7 +91,7 @@ PAUSE_SECONDS = 0.01  # after each: decoders that are being closed must not take
 
 @dataclass(frozen=True)
 class ReadBench:
-    """What one video costs.
+    """Costs of one video.
 
     Attributes:
         reader: the one that vidcomp chose.
@@ -121,7 +121,7 @@ class ReadBench:
 
     @property
     def fast_gain(self) -> MedianInterval | None:
-        """How many times faster ``--seek fast`` is; None when the frames were not to be exact anyway."""
+        """Gain of ``--seek fast``; None when the frames were not to be exact anyway."""
         return paired_ratio(self.seconds["vidcomp"], self.seconds[FAST]) if FAST in self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model expects at every token of a given answer."""
+"""Expectations of a model at every token of a given answer."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _said(status: int) -> int:
 
 
 def _starved(error: Exception) -> OutOfMemory | None:
-    """What to say instead when a library could not be loaded, here or in the decoding process, for lack of memory."""
+    """Message when a library could not be loaded, here or in the decoding process, for lack of memory."""
     why, signs = (error.why, NO_MEMORY_TO_DECODE) if isinstance(error, InputError) else (str(error), NO_MEMORY)
     if not isinstance(error, MemoryError) and not any(words in why for words in signs):
         return None

@@ -144,7 +144,7 @@ class _Talk:
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, with line editing where there is a terminal; Ctrl-C at the prompt clears the line."""
+    """Typed lines, with line editing where there is a terminal; Ctrl-C at the prompt clears the line."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are a fault of their line alone
     if not sys.stdin.isatty():

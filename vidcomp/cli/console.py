@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where words go: data to stdout, everything else to stderr, around the one status line. One error is three lines."""
+"""Output streams: data to stdout, everything else to stderr, around the one status line. One error is three lines."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _Notes(logging.Handler):
 
 @dataclass(frozen=True)
 class Ui:
-    """How much a command says.
+    """Verbosity of a command.
 
     Attributes:
         json: data as JSON.
@@ -137,7 +137,7 @@ def out_console() -> Console:
 
 
 def print_error(error: VidcompError) -> None:
-    """What, why, what to try: a line each on stderr."""
+    """Print what, why, what to try: a line each on stderr."""
     lines = [f"error: {error.what}"]
     lines += [f"  {error.why}"] if error.why else []
     lines += [f"try: {error.hint}"] if error.hint else []

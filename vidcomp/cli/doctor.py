@@ -59,7 +59,7 @@ def _readers() -> dict[str, str]:
 
 
 def _reader(name: str, module: str) -> str:
-    """Whether a reader decodes a sound clip, and the version of its library."""
+    """Try a reader on a sound clip: whether it decodes, and the version of its library."""
     from vidcomp.video.selftest import reader_fault
 
     if importlib.util.find_spec(module) is None:

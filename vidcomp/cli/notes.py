@@ -22,7 +22,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def model_notes(model: str) -> list[str]:
-    """What a user of this model must know."""
+    """Notes that a user of this model must know."""
     return [_NANO] if model == "nano" else []
 
 

@@ -80,7 +80,7 @@ def with_ui(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _typed(context: typer.Context, name: str) -> bool:
-    """Whether the user gave this option, rather than its default."""
+    """True if the user gave this option, rather than its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 

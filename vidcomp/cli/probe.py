@@ -113,7 +113,7 @@ def _stretched(found: Probe) -> str:
 
 
 def _shown(form: Form) -> str:
-    """What is done to its pictures beyond that, or may be; empty for ordinary ones."""
+    """Conversions of its pictures beyond that, or may be; empty for ordinary ones."""
     kinds = (
         (form.bright, f"high dynamic range ({form.transfer}) is tone-mapped"),
         (form.wide and not form.bright, "wide colours (bt2020) are brought to bt.709"),

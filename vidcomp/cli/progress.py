@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a batch is: one line that is redrawn in a terminal, a plain line every now and then in a log."""
+"""Progress of a batch: one line that is redrawn in a terminal, a plain line every now and then in a log."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Progress:
             self._note(self._text())
 
     def _due(self) -> bool:
-        """Whether a log is to get a line: not for the last input, because a summary follows."""
+        """True if a log is to get a line: not for the last input, because a summary follows."""
         if not 0 < self.done or self.done == self._total:
             return False
         step = max(LOG_COUNT, -(-(self._total or 0) // LOG_LINES))

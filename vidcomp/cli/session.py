@@ -101,7 +101,7 @@ def _tame_libraries(ui: Ui) -> None:
 
 
 def _settings(lm: VideoLM) -> Iterator[str]:
-    """What a run was made with, a line per subject."""
+    """Settings of a run, a line per subject."""
     from vidcomp.result import versions
 
     config, family = lm.config, lm.family

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Ctrl-C, SIGTERM and a closed terminal do. Imports nothing heavy: listening early is what it is for."""
+"""Handling of Ctrl-C, SIGTERM and a closed terminal. Imports nothing heavy: listening early is what it is for."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _within(frame: FrameType | None, kind: Callable[[FrameType], bool]) -> bool:
-    """Whether this frame is of a kind, or was called, however indirectly, by one that is."""
+    """True if this frame is of a kind, or was called, however indirectly, by one that is."""
     while frame is not None:
         if kind(frame):
             return True

@@ -46,7 +46,7 @@ class _Patient(io.FileIO):
 
 
 class _Output(_Patient):
-    """What a command prints. The first failure is raised; what is still buffered then goes nowhere."""
+    """Output of a command. The first failure is raised; what is still buffered then goes nowhere."""
 
     def write(self, piece: bytes) -> int:  # type: ignore[override]
         try:
@@ -64,7 +64,7 @@ class _Output(_Patient):
 
 
 class _Words(_Patient):
-    """What is said beside. Where nobody can hear it, the work goes on."""
+    """Messages beside the output. Where nobody can hear it, the work goes on."""
 
     def write(self, piece: bytes) -> int:  # type: ignore[override]
         try:

@@ -155,7 +155,7 @@ def _words(kind: Any) -> str:
 
 
 def _plain(value: Any, kind: Any) -> tuple[bool, Any]:
-    """Whether the value is of a plain type, and as such."""
+    """Convert a value to a plain type where it is of one, and say whether it is."""
     if get_origin(kind) is Literal:
         return value in get_args(kind) if isinstance(value, (str, int)) else False, value
     truth = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")

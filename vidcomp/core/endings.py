@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an answer ended: by itself, at its limit, in a loop, or because it was told to."""
+"""The end of an answer: by itself, at its limit, in a loop, or on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKENS = 12  # of the repetitions together, where the answer is as long
 
 
 def finish_of(new: Sequence[int], ends: Collection[int], limit: int, stopped: bool) -> Finish:
-    """How an answer ended.
+    """Name the way an answer ended.
 
     Args:
         new: its token ids.
@@ -59,7 +59,7 @@ def repeated_block(ids: Sequence[int]) -> int:
 
 
 def ending_note(finish: Finish, limit: int, block: int) -> str | None:
-    """What to say about an answer that did not end by itself; None for one that did.
+    """Note about an answer that did not end by itself; None for one that did.
 
     Args:
         finish: how it ended.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lists show of methods and families, stored beside the code, so that a list loads none of it.
+"""The facts that lists show of methods and families, stored beside the code, so that a list loads none of it.
 
 ``python -m vidcomp.report.index`` writes ``index.json`` from the classes; a test compares the two.
 """

@@ -139,7 +139,7 @@ class StageLedger:
 
     @property
     def continues(self) -> bool:
-        """Whether an earlier answer had read the video already."""
+        """True if an earlier answer had read the video already."""
         return bool(self.layer_cached) and not self.video_rows
 
     def find(self, name: str) -> StageRecord | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between releases of transformers: decided once, from the signatures of the installed one."""
+"""Differences between releases of transformers: decided once, from the signatures of the installed one."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["Checked", "Option", "option", "option_of"]
 
 @dataclass(frozen=True)
 class Option:
-    """How one field appears on the command line.
+    """One field as it appears on the command line.
 
     Attributes:
         flag: the long option, such as ``--keep``.

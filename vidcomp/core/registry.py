@@ -78,13 +78,13 @@ class MethodInfo:
         return cls(**{**row, "needs": frozenset(row["needs"]), "wants": frozenset(row["wants"])})
 
     def to_store(self) -> dict[str, Any]:
-        """What :meth:`stored` takes."""
+        """The form that :meth:`stored` takes."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         return {**plain, "needs": sorted(self.needs), "wants": sorted(self.wants)}
 
     @property
     def question_aware(self) -> bool:
-        """Whether the decision depends on the question."""
+        """True if the decision depends on the question."""
         return self.attends or "query" in self.needs
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the families' own processors sample a video, as arithmetic on frame numbers."""
+"""Sampling rules of the families' own processors, as arithmetic on frame numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StockRule:
-    """How a model family's own processor samples a video of N frames, for ``--sample model``.
+    """Sampling rule of a model family's own processor for a video of N frames, for ``--sample model``.
 
     Attributes:
         spacing: ``"arange"`` takes floor(i * N / n), ``"linspace"`` rounds i * (N - 1) / (n - 1), ``"floor"`` floors

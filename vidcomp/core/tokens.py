@@ -162,7 +162,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a method decided. Data about tokens, not their features: everything else follows from it.
+    """A method's decision. Data about tokens, not their features: everything else follows from it.
 
     Attributes:
         anchors: [M] int64, flat index of each survivor, in the order the language model reads them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline asks of a model family: layout, pixels, prompt, features, signals, positions. One adapter per
+"""The contract of a model family: layout, pixels, prompt, features, signals, positions. One adapter per
 family."""
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Family(ABC):
 
     @property
     def stock_rule(self) -> StockRule:
-        """What ``--sample model`` takes: the family's own rule with the numbers of this checkpoint."""
+        """The rule of ``--sample model``: the family's own rule with the numbers of this checkpoint."""
         return stock_rule(self.stock, self.settings)
 
     @property
@@ -140,7 +140,7 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the language model reads its input."""
+        """Device of the language model's input."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -162,7 +162,7 @@ class Family(ABC):
 
     @property
     def position_limit(self) -> int | None:
-        """How many positions the language model was made for, stretched rotary tables counted; None when unknown."""
+        """Number of positions that the language model was made for, stretched rotary tables counted; None if unknown."""
         text = self.model.config.get_text_config()
         limit = getattr(text, "max_position_embeddings", None)
         rotary = getattr(text, "rope_parameters", None) or {}
@@ -186,7 +186,7 @@ class Family(ABC):
 
     @cached_property
     def spelling(self) -> Spelling:
-        """How a user's text that names control tokens is read."""
+        """Reader of a user's text that names control tokens."""
         return Spelling(self.tokenizer, (self.slot, self.visual))
 
     # -- what each family says
@@ -209,7 +209,7 @@ class Family(ABC):
 
     @abstractmethod
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
-        """What is known per patch, [t, patches] or [t, patches, C] in the order of the tower's rows, brought to the
+        """Pool values per patch, [t, patches] or [t, patches, C] in the order of the tower's rows, brought to the
         tokens as the features are: [t, N] or [t, N, C]."""
 
     @abstractmethod
@@ -251,7 +251,7 @@ class Family(ABC):
     def layout(
         self, times: Sequence[float] | NDArray[np.float64], height: int, width: int, duration: float | None = None
     ) -> Layout:
-        """How a clip of frames h x w at these times becomes tokens; the duration is that of the whole video."""
+        """Lay a clip of frames h x w at these times out as tokens; the duration is that of the whole video."""
         size, grid, patches = self.geometry(len(times), height, width)
         seconds = duration if duration else float(times[-1])
         return Layout(tuple(float(t) for t in times), seconds, size, grid, patches, self.frames_per_slice)

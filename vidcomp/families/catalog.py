@@ -71,7 +71,7 @@ def _info(kind: type[Family]) -> FamilyInfo:
 
 
 def _support(kind: type[Family]) -> dict[str, str]:
-    """What the interface gives every family; only the unit of skipping differs."""
+    """Support that the interface gives every family; only the unit of skipping differs."""
     skipped = "per frame" if kind.frames_per_slice == 1 else f"per {kind.frames_per_slice} frames"
     return {"outer": "yes", "inner": "layers from 1", "many questions": "yes", "skips the tower": skipped}
 

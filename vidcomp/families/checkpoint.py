@@ -127,7 +127,7 @@ def _require_words(tokenizer: Any, name: str) -> None:
 
 
 def _placement(config: ModelConfig, device: torch.device) -> dict[str, Any]:
-    """What the library is told about devices and number formats; empty for a plain model on one device."""
+    """Arguments for the library about devices and number formats; empty for a plain model on one device."""
     if config.quantize == "none":
         return {"device_map": config.device_map} if config.device_map else {}
     from transformers import BitsAndBytesConfig

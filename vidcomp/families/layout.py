@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one clip becomes tokens: settled from its size and times, before a pixel is touched.
+"""Layout of one clip as tokens: settled from its size and times, before a pixel is touched.
 
 A *slice* is what the tower turns into one grid of tokens: a frame in most families, a pair of frames in Qwen's.
 """
@@ -62,7 +62,7 @@ class Layout:
         return first, min(first + self.frames_per_slice, self.frames) - 1
 
     def frames_of(self, slices: Tensor) -> int:
-        """How many frames these slices [E] have in all."""
+        """Number of frames in these slices [E]."""
         return sum(last - first + 1 for first, last in map(self.members, slices.tolist()))
 
     def gather(self, frames: NDArray[np.uint8], slices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -72,7 +72,7 @@ class Layout:
         return chosen
 
     def by_slice(self, regions: Tensor) -> Tensor:
-        """What was seen of each frame, joined per slice: [F, R, C] to [T, P * R, C]."""
+        """Join features of frames per slice: [F, R, C] to [T, P * R, C]."""
         missing = self.slices * self.frames_per_slice - self.frames
         padded = regions if not missing else regions[[*range(self.frames), *[self.frames - 1] * missing]]
         return padded.reshape(self.slices, -1, regions.shape[-1])

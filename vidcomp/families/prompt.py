@@ -73,7 +73,7 @@ class Prompt:
         return self.ids[int(self.at[-1]) :]
 
     def places(self, tokens: int, separators: int = 0) -> tuple[Tensor, Tensor]:
-        """Where rows stand in the uncompressed sequence.
+        """Places of rows in the uncompressed sequence.
 
         Args:
             tokens: N.
@@ -95,7 +95,7 @@ class Prompt:
         return full
 
     def arranged(self, survivors: Tensor, tokens: int, separators: int = 0) -> Arrangement:
-        """What the language model reads: survivors in their slices, without the markers of slices that lost all tokens.
+        """The sequence that is read: survivors in their slices, without the markers of slices that lost all tokens.
 
         Args:
             survivors: [M] int64 on the CPU, flat index t * N + n, in any order; it is kept within a slice, and over all

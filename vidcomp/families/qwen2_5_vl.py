@@ -66,7 +66,7 @@ class Qwen2VL(PackedFamily):
         return positions
 
     def clock(self, layout: Layout) -> dict[str, Any]:
-        """What the position function wants to know about time."""
+        """Arguments of the position function about time."""
         return {}
 
 

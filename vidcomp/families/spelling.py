@@ -28,7 +28,7 @@ Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, and the characters that
 
 
 class Spelling:
-    """Which words a tokenizer takes for control tokens, and how they are read as text.
+    """Words that a tokenizer takes for control tokens, and their reading as text.
 
     Args:
         tokenizer: a stock one.
@@ -60,7 +60,7 @@ class Spelling:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def is_control(self, number: int, span: tuple[int, int], text: str) -> bool:
-        """Whether a token stands in the text as itself; an unknown letter may have the id of one that does not."""
+        """True if a token stands in the text as itself; an unknown letter may have the id of one that does not."""
         start, end = span
         return number in self.added and (start == end or text[start:end].strip() == self.added[number].strip())
 

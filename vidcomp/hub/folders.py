@@ -184,7 +184,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _no_network(offline: bool) -> bool:
-    """Whether the caller, or the hub library's own switch, forbids the network."""
+    """True if the caller, or the hub library's own switch, forbids the network."""
     from huggingface_hub import constants
 
     return offline or bool(constants.HF_HUB_OFFLINE)

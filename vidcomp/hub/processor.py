@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JSON files of a checkpoint say about its video processor: how many frames, and which. Loads no library."""
+"""The video processor's settings in the JSON files of a checkpoint: how many frames, and which. Loads no library."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def customary_frames(settings: Mapping[str, Any]) -> int:
 
 
 def stock_rule(family: StockRule, settings: Mapping[str, Any]) -> StockRule:
-    """What ``--sample model`` takes: the family's own rule with the numbers of a checkpoint.
+    """The rule of ``--sample model``: the family's own rule with the numbers of a checkpoint.
 
     A processor that names neither a number nor a rate takes every frame; here the customary number is taken then.
     """
@@ -53,7 +53,7 @@ def stock_rule(family: StockRule, settings: Mapping[str, Any]) -> StockRule:
 
 
 def sampling_facts(model: str, *, offline: bool = False, revision: str | None = None) -> tuple[int, StockRule]:
-    """How many frames a model is asked with when no number is given, and its own rule. Loads no weights.
+    """Number of frames that a model gets when none is given, and its own rule. Loads no weights.
 
     Published checkpoints are known by a table. Of others the JSON files are read, those of a hub repository after a
     download where they are not in the cache.

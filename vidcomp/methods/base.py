@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method is: a frozen dataclass whose fields are its parameters, called with a view and a keep ratio.
+"""The contract of a method: a frozen dataclass whose fields are its parameters, called with a view and a keep ratio.
 
 To add one: write ``vidcomp/methods/<name>.py`` with such a class, add its line to the table in
 ``vidcomp/methods/__init__.py`` and its row to the property tests. A package outside this one registers a class under
@@ -97,11 +97,11 @@ class Method(Protocol):
 
     @property
     def decides_at_one(self) -> bool:
-        """Whether a call with keep = 1 removes something: ``official`` asks for what the published code does there."""
+        """True if a call with keep = 1 removes something: ``official`` asks for what the published code does there."""
         return bool(getattr(self, "official", None))
 
     def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
-        """How many of T frames of H * W tokens survive, told without a video; only exact methods can.
+        """Number of survivors of T frames of H * W tokens, known without a video; only exact methods have one.
 
         Raises:
             ValueError: keep outside (0, 1], or the number depends on the video.

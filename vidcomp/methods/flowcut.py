@@ -70,7 +70,7 @@ def flow_scores(attention: Tensor, norm: Tensor, similarity: Tensor | None = Non
 
 
 def cut_count(attention: Tensor, target: int, layers_left: int) -> int:
-    """How many of N tokens a layer drops on the way to ``target``: all of the surplus when no layer is left.
+    """Number of N tokens that a layer drops on the way to ``target``: all of the surplus when no layer is left.
 
     Args:
         attention: [F, N]; the frame with the least even attention decides, as published. Zeros count as no attention;

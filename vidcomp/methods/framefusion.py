@@ -74,7 +74,7 @@ class Framefusion(Method):
 
 
 def repeats(features: Tensor, wanted: int, threshold: float) -> Tensor:
-    """Which tokens of features [T, N, D] join the one before them, at most ``wanted``: [T, N] bool."""
+    """Mark the tokens of features [T, N, D] that join the one before them, at most ``wanted``: [T, N] bool."""
     frames, tokens = features.shape[:2]
     merges = torch.zeros(frames, tokens, dtype=torch.bool, device=features.device)
     later = torch.arange(1, frames)

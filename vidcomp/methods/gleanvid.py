@@ -113,7 +113,7 @@ def cell_means(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def novelty(cells: Tensor) -> Tensor:
-    """What each frame adds, step 2 of the module: cells [T, K, D] to [T], as wide as the device has.
+    """Novelty of each frame, step 2 of the module: cells [T, K, D] to [T], as wide as the device has.
 
     With L the Cholesky factor of all products plus the ridge, the squared length of cell n outside the span of earlier
     frames is its own minus the squared length of L's row n up to them.

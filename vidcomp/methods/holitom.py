@@ -83,7 +83,7 @@ class Holitom(Method):
 
     @property
     def decides_at_one(self) -> bool:
-        """Where a threshold was named."""
+        """True where a threshold was named."""
         return self.tau is not None
 
     def settled_for(self, keep: float, seed: int = 0) -> Holitom:

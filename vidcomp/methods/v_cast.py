@@ -77,7 +77,7 @@ def bends(path: Tensor) -> Tensor:
 
 
 def _scores(features: Tensor, middle: Tensor) -> Tensor:
-    """How far each token is from its frame's direction, plus its relative length: [T, N] float32."""
+    """Distance of each token from its frame's direction, plus its relative length: [T, N] float32."""
     cosine, length = torch.empty(2, *features.shape[:2], device=features.device)
     for frame, centre in enumerate(middle):  # one at a time: no float32 copy of the video
         rows = features[frame].float()

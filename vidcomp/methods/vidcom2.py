@@ -77,7 +77,7 @@ class Vidcom2(Method):
 
 @dataclass(frozen=True)
 class Commonness:
-    """How near tokens are to the mean of the video and to that of their frame: both [T, N] float32, up to 5."""
+    """Nearness of tokens to the mean of the video and to that of their frame: both [T, N] float32, up to 5."""
 
     video: Tensor
     frame: Tensor

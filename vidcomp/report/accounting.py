@@ -18,7 +18,7 @@ __all__ = ["Cost", "layer_flops", "prefill_cost"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a prefill costs: multiply-adds, and bytes of the KV cache it leaves behind."""
+    """Cost of a prefill: multiply-adds, and bytes of the KV cache it leaves behind."""
 
     flops: float
     kv_bytes: int

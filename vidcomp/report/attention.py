@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the answer looked at, as a table and as JSON: MDI and AEI of every layer, compressed beside uncompressed."""
+"""Attention of the answer, as a table and as JSON: MDI and AEI of every layer, compressed beside uncompressed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which published model, format and number of frames fit into a memory, estimated from sizes alone: nothing is loaded.
+"""Published models, formats and numbers of frames that fit into a memory, estimated from sizes: nothing is loaded.
 
     bytes = weights + KV cache of the visual tokens + working memory
 

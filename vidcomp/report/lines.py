@@ -71,7 +71,7 @@ def make_report(ledger: StageLedger, shape: ModelShape) -> Report:
 
 
 def _actual(ledger: StageLedger, shape: ModelShape) -> Cost:
-    """What this answer computed, and the keys that were there when it was written."""
+    """The work of this answer, and the keys that were there when it was written."""
     question = prefill_cost(shape, ledger.layer_rows, ledger.layer_updated, ledger.layer_cached)
     video = prefill_cost(shape, ledger.video_rows, ledger.video_updated)
     return Cost(question.flops + video.flops, question.kv_bytes)

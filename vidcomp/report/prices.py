@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a clip would cost in published models, from their sizes alone: nothing is loaded."""
+"""Cost of a clip in published models, from their sizes alone: nothing is loaded."""
 
 from __future__ import annotations
 

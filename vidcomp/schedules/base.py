@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reduction inside the language model has to say: at which layers, and what happens to the visual rows there.
+"""The contract of a reduction inside the language model: its layers, and the fate of the visual rows there.
 
 To add one: write ``schedules/<name>.py`` with a frozen dataclass that derives from :class:`Schedule`, and add its line
 to the table in ``schedules/__init__.py``. A package outside this one registers a class under the entry-point group
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cut:
-    """What happens to the visual rows at a layer.
+    """The fate of the visual rows at a layer.
 
     Attributes:
         kept: [B, W] int64, ascending indices of the rows that stay; W may be 0.
@@ -89,7 +89,7 @@ class Schedule:
 
     @property
     def renumbers(self) -> bool:
-        """Whether the rows left after a stage get positions without gaps: where ``positions=compact`` was asked for."""
+        """True if the rows left after a stage get positions without gaps: where ``positions=compact`` was asked for."""
         return getattr(self, "positions", "keep") == "compact"
 
     def layers(self, depth: int) -> tuple[int, ...]:
@@ -117,8 +117,8 @@ class Schedule:
         return None
 
     def read(self, attention: Tensor, memory: dict[str, Any]) -> Tensor | None:
-        """Which visual keys the coming step reads: from the attention [B, V] that the newest row pays to them in the
-        layer before, ascending indices [B, W], or None for all."""
+        """Choose the visual keys that the coming step reads, from the attention [B, V] that the newest row pays to them
+        in the layer before: ascending indices [B, W], or None for all."""
         return None
 
 

@@ -74,7 +74,7 @@ class CatpInner(Schedule):
         return self._kept(_cosine(stage.hidden, context), of_query)
 
     def _of_query(self, stage: Stage) -> Tensor:
-        """Which rows belong to the question's own frames: [B, V] bool."""
+        """Mark the rows of the question's own frames: [B, V] bool."""
         if not self.query_frames:
             return torch.zeros_like(stage.origin, dtype=torch.bool)
         frame = stage.fact("frame")

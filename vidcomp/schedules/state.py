@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a schedule sees at one of its layers."""
+"""The state that a schedule sees at one of its layers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Stage:
 
     @cached_property
     def question(self) -> Tensor:
-        """Where the rows of text behind the video stand: [B, A]."""
+        """Places of the rows of text behind the video: [B, A]."""
         size = self.rows.shape[1]
         return torch.arange(size - self.after, size, device=self.rows.device).expand(self.rows.shape[0], -1)
 
@@ -86,7 +86,7 @@ class Stage:
         return self.coming() if back == 0 else self.attention_of(self.layer - back)
 
     def looked_at(self, back: int = 1) -> Tensor:
-        """How much the last row looks at each visual row: [B, V]."""
+        """Attention of the last row to each visual row: [B, V]."""
         return self.of_visual(self.attention(back).last_row())
 
     def of_visual(self, values: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class ToDREInner(Schedule):
         return Cut(every[:, :0] if not self.adaptive or self.faded(stage) else every)
 
     def faded(self, stage: Stage) -> bool:
-        """Whether both shares of attention are below ``tau``."""
+        """True where both shares of attention are below ``tau``."""
         attention = stage.attention()
         to_vision = attention.mass(stage.question, ~stage.text)
         to_text = attention.mass(stage.visual, stage.text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where does the picture repeat? Frame comparison before the vision tower, and spans of repeated tokens after it."""
+"""Repetition of the picture: frame comparison before the vision tower, and spans of repeated tokens after it."""
 
 from vidcomp.spans.duplicates import FramePlan, every_frame, find_duplicates
 from vidcomp.spans.encoders import FrameEncoder, frame_encoder

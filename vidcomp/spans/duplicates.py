@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames show the same picture again, and therefore need not be encoded."""
+"""Frames that show the same picture again, and therefore need not be encoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FramePlan", "every_frame", "find_duplicates"]
 
 @dataclass(frozen=True)
 class FramePlan:
-    """Which frames are encoded, and which encoded frame stands for each frame.
+    """The frames that are encoded, and which encoded frame stands for each frame.
 
     Attributes:
         encode: [E] int64, ascending indices of the frames to encode; the first is 0.

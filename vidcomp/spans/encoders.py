@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frame looks like before the vision tower: a feature per region, from luma, DINOv2 or CLIP.
+"""Looks of a frame before the vision tower: a feature per region, from luma, DINOv2 or CLIP.
 
 Regions rather than one vector per frame: a small object that appears changes one region a lot and the whole picture
 hardly.
@@ -45,7 +45,7 @@ class FrameEncoder(Protocol):
         ...
 
     def similarity(self, one: Tensor, other: Tensor) -> float:
-        """How alike two frames [R, F] are where they differ most; 1 is equal."""
+        """Similarity of two frames [R, F] where they differ most; 1 is equal."""
         ...
 
 

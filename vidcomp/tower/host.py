@@ -29,7 +29,7 @@ __all__ = ["TowerCut", "TowerMerger", "TowerRun", "TowerStage", "merging_tower",
 
 @dataclass(frozen=True)
 class TowerStage:
-    """What a merger sees behind a layer. Dimension letters: t frames, P rows of each, C width of the tower.
+    """State behind a layer, as a merger sees it. Dimension letters: t frames, P rows of each, C width of the tower.
 
     Attributes:
         layer: index of the layer that ran.
@@ -60,7 +60,7 @@ class TowerStage:
 
 @dataclass(frozen=True)
 class TowerCut:
-    """What becomes of t * P rows.
+    """The fate of t * P rows.
 
     Attributes:
         owner: [t, P] int64, the new row, counted over all frames (frame * left + row), that each row goes to.
@@ -92,7 +92,7 @@ class TowerMerger(Protocol):
 
 @dataclass
 class TowerRun:
-    """What happened while frames were encoded.
+    """Record of encoding frames.
 
     Attributes:
         rows: rows that each layer of the tower read, summed over all frames.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the vision tower can tell besides features, without attention outputs and without family code.
+"""Signals of the vision tower besides features, without attention outputs and without family code.
 
 The config object of an attention module is swapped for a proxy that names a registered attention function. That
 function sees the final queries, keys and values, hands them to the recipes of the signals that were asked for, and
@@ -40,7 +40,7 @@ _PROBING = threading.Lock()  # the swapped config is seen by every thread that r
 
 @dataclass(frozen=True)
 class Heads:
-    """What one attention module works on, after any rotary embedding.
+    """Queries, keys and values of one attention module, after any rotary embedding.
 
     Attributes:
         query: [B, heads, S, head_size]; key, value: [B, kv_heads, S, head_size].

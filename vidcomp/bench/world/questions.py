@@ -84,7 +84,7 @@ def make_questions(video: Video, rng: random.Random, kinds: Sequence[str] = KIND
 
 
 def event_sentence(scene: Scene) -> str:
-    """What happens in a scene, for example "the red circle moves left"."""
+    """Sentence about the event of a scene, for example "the red circle moves left"."""
     if scene.event is None:
         raise ValueError("nothing happens in this scene")
     return f"the {scene.things[scene.event.thing].name} {scene.event.phrase}"

@@ -49,7 +49,7 @@ def render(video: Video, times: Sequence[float], width: int, height: int, degrad
 
 
 def label_map(video: Video, time: float, size: int) -> tuple[Image, list[Sight]]:
-    """Which object covers each pixel of the squashed square frame.
+    """Index of the object that covers each pixel of the squashed square frame.
 
     Returns uint8 [size, size], 0 for background, i for the object sights[i - 1], 255 for a digit, and those sights.
     """

@@ -53,7 +53,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """How questions and answers call it, for example "red circle"."""
+        """Name in questions and answers, for example "red circle"."""
         return f"{self.color} {self.shape}"
 
 
@@ -103,7 +103,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Look:
-    """How the picture is degraded."""
+    """Degradation of the picture."""
 
     brightness: float
     noise: float

@@ -35,7 +35,7 @@ class Merging:
     anchor: Tensor
 
     def merged(self, rows: Tensor) -> Tensor:
-        """What the rows [G, P, D] become: [G, left, D] float32."""
+        """Merge the rows [G, P, D] into [G, left, D] float32."""
         groups, left = self.anchor.shape
         owner = self.owner + torch.arange(groups, device=rows.device)[:, None] * left
         flat = merge_rows(rows.flatten(0, 1), owner.flatten(), self.share.flatten(), groups * left)

@@ -22,7 +22,7 @@ _STATIC, _SINGLE, _CLUSTERED = range(3)  # kinds of survivors, in the order in w
 
 @dataclass(frozen=True)
 class ClusterRule:
-    """How tokens are clustered.
+    """Rule of clustering.
 
     Attributes:
         k: neighbours of the density.
@@ -154,7 +154,7 @@ class Draft:
 
 
 def _bags(span: Span, places: NDArray[np.int64], most: int, tokens: int) -> tuple[NDArray[np.generic], ...]:
-    """What to add up for each of a span's static positions: its mean over the frames, minus one token of the span.
+    """Terms to add up for each of a span's static positions: its mean over the frames, minus one token of the span.
 
     Returns:
         flat indices of tokens, lengths of the bags padded to ``most`` bags, weights.

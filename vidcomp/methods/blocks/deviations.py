@@ -14,7 +14,7 @@ _SPREAD = 3 * 1.4826  # median deviations that make three standard deviations
 
 
 def unusual_level(values: NDArray[Any]) -> float:
-    """Where values begin to stand out: the median plus three times the spread, robustly estimated; 0 for no values."""
+    """Level from which values stand out: median plus three times the spread, robustly estimated; 0 for no values."""
     if len(values) == 0:
         return 0.0
     middle = float(np.median(values))

@@ -20,7 +20,7 @@ _BATCH = 32  # candidates looked at again at once
 
 @dataclass(frozen=True)
 class Coverage:
-    """How well each of R candidates covers each row, values of at least zero.
+    """Coverage of each row by each of R candidates, values of at least zero.
 
     Attributes:
         shared: [R, m], rows that every candidate may cover.

@@ -15,7 +15,7 @@ __all__ = ["Folded", "fold"]
 
 @dataclass(frozen=True)
 class Folded:
-    """What became of the tokens of a group of frames.
+    """Outcome for the tokens of a group of frames.
 
     Attributes:
         owner: [T, N] int64, number of the survivor that holds each token, -1 in a frame without a budget.

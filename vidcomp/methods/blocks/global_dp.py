@@ -51,7 +51,7 @@ def global_spans(
 
 
 def static_positions(similar: NDArray[np.bool_], spans: tuple[Span, ...]) -> NDArray[np.bool_]:
-    """Which positions stay similar over each span: [T - 1, N] to [spans, N]; none in a span of one frame."""
+    """Mark the positions that stay similar over each span: [T - 1, N] to [spans, N]; none in a span of one frame."""
     changes = np.zeros((similar.shape[0] + 1, similar.shape[1]), dtype=np.int32)
     np.cumsum(~similar, axis=0, out=changes[1:])
     start = np.array([span.start for span in spans])

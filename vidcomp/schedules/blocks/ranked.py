@@ -30,7 +30,7 @@ class Ranked(Schedule):
         raise NotImplementedError
 
     def count(self, total: int, share: float) -> int:
-        """How many of ``total`` rows a share is; halves go to the even number."""
+        """Number of rows that a share of ``total`` is; halves go to the even number."""
         return round(total * share)
 
     def layers(self, depth: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ _SCRATCH_BYTES = 32 << 20  # of one block of attention rows
 
 @dataclass(frozen=True)
 class AttentionInput:
-    """What the attention of one layer sees.
+    """Input of one layer's attention.
 
     Attributes:
         module: the attention module.
@@ -91,12 +91,12 @@ class Attention:
         return self._keys.float().mean(1)
 
     def last_row(self) -> Tensor:
-        """What the last row looks at: [B, L], rows sum to 1. Cost O(heads * L * head_size)."""
+        """Attention of the last row: [B, L], rows sum to 1. Cost O(heads * L * head_size)."""
         last = torch.full((self._keys.shape[0], 1), self.source.hidden.shape[1] - 1, device=self._keys.device)
         return next(iter(self.blocks(last)))[1].mean(1)[:, 0]
 
     def received(self, rows: Tensor, per_viewer: bool = False) -> Tensor:
-        """How much attention each key gets from the rows [B, Q], mean over them: [B, L].
+        """Attention that each key gets from the rows [B, Q], mean over them: [B, L].
 
         A causal model lets early keys be seen by more rows; ``per_viewer`` divides by the number of rows that can see
         a key instead of by Q.

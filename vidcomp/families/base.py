@@ -162,7 +162,7 @@ class Family(ABC):
 
     @property
     def position_limit(self) -> int | None:
-        """Number of positions that the language model was made for, stretched rotary tables counted; None if unknown."""
+        """Number of positions of the language model, stretched rotary tables counted; None if not known."""
         text = self.model.config.get_text_config()
         limit = getattr(text, "max_position_embeddings", None)
         rotary = getattr(text, "rope_parameters", None) or {}

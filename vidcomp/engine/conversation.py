@@ -107,10 +107,11 @@ class Conversation:
         if self.watched is not None:
             told = {name for name in needs if getattr(self.watched.view, name) is not None}
             if needs <= told:  # earlier answers have paid for it
-                watched = replace(self.watched, ledger=Recorder(self.watched.ledger, reused=True).ledger)
+                watched = self.watched
+                paid = replace(watched, ledger=Recorder(watched.ledger, reused=True).ledger)
             else:
-                watched = self.lm.watch(self.video, **wanted)
-            self.encoded, self.watched = self.lm.encode(watched, **wanted), watched
+                watched = paid = self.lm.watch(self.video, **wanted)
+            self.encoded, self.watched = self.lm.encode(paid, **wanted), watched
         self.settings, self._method = wanted, method
 
     def forget(self) -> None:

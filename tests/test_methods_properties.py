@@ -83,6 +83,11 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("cluster", {"window": 3, "rounds": 1}),
     ("recoverable", {}),
     ("recoverable", {"adaptive": True}),
+    ("surge", {}),
+    ("surge", {"official": True}),
+    ("echoprune", {}),
+    ("gprune", {}),
+    ("gprune", {"group": "video", "steps": 1}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
 PUBLISHED = {"fastvid", "vidcom2"}

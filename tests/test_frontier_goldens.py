@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from goldens import Case, check, given, of, tensor
 from torch import Tensor
@@ -14,8 +15,10 @@ from vidcomp.core.budget import token_budget
 from vidcomp.core.tokens import TokenView, apply_reduction
 from vidcomp.methods import get_method
 from vidcomp.methods.blocks.graph_flow import gathered_norms
+from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import frame_cosine
 from vidcomp.methods.echoprune import Echoprune, echoes, relevance
+from vidcomp.methods.forestprune import Forestprune, depths, grown_forest, joined_roots
 from vidcomp.methods.surge import surprises
 
 
@@ -92,3 +95,62 @@ def test_gprune(case: Case) -> None:
         whole = view_of(features if features.dim() == 3 else features[None])
         video = get_method("gprune", **options, group="video")(whole, keep)
         assert video.kept == token_budget(len(rows), keep) and set(expected) <= set(video.anchors.tolist())
+
+
+# -- ForestPrune
+
+
+@of("forestprune", "score")
+def test_forestprune_scores(case: Case) -> None:
+    features = given(case, "feat")
+    edge = case["params"].get("similarity", 0.5)
+    score = torch.stack([gathered_norms(frame, edge, 0.03, 5)[0] for frame in features])
+    assert torch.isfinite(score).all()
+    if case["parity"] == "error":  # a share that rounds to no token
+        return
+    check(case, "scores", score)
+    count = torch.full((len(features),), case["outputs"]["selected"]["shape"][1])
+    check(case, "selected", top_mask(score, count).nonzero()[:, 1].view(len(features), -1))
+
+
+def check_forest(case: Case, view: TokenView, places: Tensor, method: Forestprune) -> None:
+    """Who hangs where, how deep, and how many of each frame and depth stay."""
+    frames, tokens = view.features.shape[:2]
+    nodes = (places + torch.arange(frames)[:, None] * tokens).flatten()
+    parent = grown_forest(view.features, places, view.grid, method)
+    kept = case["outputs"]["kept"]["value"]
+    joined_roots(view.features, nodes, parent, kept, method.window)
+    check(case, "roots", int((parent < 0).sum()))
+    depth = depths(parent)
+    if case["parity"] == "informative":
+        return
+    check(case, "depth", depth)
+    check(case, "parent", parent)
+    order = sorted(range(len(nodes)), key=lambda node: (depth[node], node))[:kept]
+    check(case, "kept_per_depth", np.bincount(depth[order], minlength=case["outputs"]["kept_per_depth"]["shape"][0]))
+    check(case, "kept_per_frame", torch.bincount(nodes[order] // tokens, minlength=frames))
+
+
+def forestprune(case: Case, **more: Any) -> Forestprune:
+    names = {"preselect": "k_intra", "similarity": "tau", "nearness": "tau_spatial"}
+    return Forestprune(**chosen(case, names), **more)
+
+
+@of("forestprune", "forest")
+def test_forestprune_trees(case: Case) -> None:
+    view = view_of(given(case, "feat"), case["params"]["grid"])
+    every = torch.arange(view.features.shape[1]).expand(view.features.shape[:2])
+    places = given(case, "selected").long() if "selected" in case["inputs"] else every
+    check_forest(case, view, places, forestprune(case))
+
+
+@of("forestprune", "method")
+def test_forestprune(case: Case) -> None:
+    view, keep = view_of(given(case, "feat"), case["params"]["grid"]), case["params"]["keep_ratio"]
+    assert forestprune(case)(view, keep).kept == token_budget(view.total, keep)
+    kept = forestprune(case, official=True)(view, keep)
+    check(case, "kept", kept.kept)
+    if case["parity"] == "informative":
+        return
+    check(case, "kept_per_frame", torch.bincount(kept.anchors // view.features.shape[1], minlength=len(view.features)))
+    check_forest(case, view, tensor(case["outputs"]["preselected"]).long(), forestprune(case))

@@ -88,6 +88,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("echoprune", {}),
     ("gprune", {}),
     ("gprune", {"group": "video", "steps": 1}),
+    ("forestprune", {}),
+    ("forestprune", {"similarity": -1.0, "nearness": 0.0, "window": 2}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
 PUBLISHED = {"fastvid", "vidcom2"}

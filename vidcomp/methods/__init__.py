@@ -30,6 +30,7 @@ METHODS: Registry[Method] = Registry(
         "flashvid": "vidcomp.methods.flashvid:Flashvid",
         "flowcut": "vidcomp.methods.flowcut:Flowcut",
         "fopru": "vidcomp.methods.fopru:Fopru",
+        "forestprune": "vidcomp.methods.forestprune:Forestprune",
         "framefusion": "vidcomp.methods.framefusion:Framefusion",
         "gleanvid": "vidcomp.methods.gleanvid:Gleanvid",
         "globalcom2": "vidcomp.methods.globalcom2:Globalcom2",

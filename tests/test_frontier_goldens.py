@@ -16,9 +16,10 @@ from vidcomp.core.tokens import TokenView, apply_reduction
 from vidcomp.methods import get_method
 from vidcomp.methods.blocks.graph_flow import gathered_norms
 from vidcomp.methods.blocks.select import top_mask
-from vidcomp.methods.blocks.similarity import frame_cosine
+from vidcomp.methods.blocks.similarity import cosines, frame_cosine
 from vidcomp.methods.echoprune import Echoprune, echoes, relevance
 from vidcomp.methods.forestprune import Forestprune, depths, grown_forest, joined_roots
+from vidcomp.methods.ott_vid import Pairs, covering, masses
 from vidcomp.methods.surge import surprises
 
 
@@ -154,3 +155,69 @@ def test_forestprune(case: Case) -> None:
         return
     check(case, "kept_per_frame", torch.bincount(kept.anchors // view.features.shape[1], minlength=len(view.features)))
     check_forest(case, view, tensor(case["outputs"]["preselected"]).long(), forestprune(case))
+
+
+# -- OTT-Vid
+
+
+def tables(features: Tensor) -> list[Tensor]:
+    return [cosines(frame, frame) for frame in features]
+
+
+@of("ott_vid", "spatial")
+def test_ott_vid_covers(case: Case) -> None:
+    order = covering(tables(given(case, "feat")), given(case, "attn"), case["params"]["K"])
+    check(case, "order", order)
+    check(case, "selected", order.sort(dim=1).values)
+
+
+@of("ott_vid", "mass")
+def test_ott_vid_masses(case: Case) -> None:
+    found = masses(
+        tables(given(case, "feat")), given(case, "attn"), given(case, "selected").long(), case["params"]["tau"]
+    )
+    check(case, "mass", found)
+
+
+@of("ott_vid", "pairs")
+def test_ott_vid_pairs(case: Case) -> None:
+    features, chosen, params = given(case, "feat"), given(case, "selected").long(), case["params"]
+    mass = masses(tables(features), given(case, "attn"), chosen, params["tau"])
+    pairs = Pairs.of(features, chosen, tuple(params["grid"]), mass, params["eps"], params["iters"])
+    for name, value in {"alpha": pairs.mix, "cost": pairs.cost, "plan": pairs.plan, "pair_cost": pairs.total}.items():
+        check(case, name, value)
+
+
+def ott_vid(case: Case, port: str) -> None:
+    names = {
+        "share": "temporal_share", "mass": "ot_mass_tau", "budget": "ot_budget_temperature", "eps": "ot_sinkhorn_eps",
+        "threshold": "ot_cost_threshold", "iterations": "ot_sinkhorn_iters",
+    }  # fmt: skip
+    params, keep = case["params"], case["params"]["total_retention_ratio"]
+    view = view_of(given(case, "feat"), params["grid"], salience=given(case, "attn"))
+    exact = get_method("ott_vid", **chosen(case, names))(view, keep)
+    assert exact.kept == token_budget(view.total, keep)
+    if not params.get("enable_temporal", True):  # what the first stage leaves is all
+        keep, names = keep**0.7, {}
+        case = {**case, "params": {"share": 0.0}}
+        names = {"share": "share"}
+    reduction = get_method("ott_vid", **chosen(case, names), official=port)(view, keep)
+    if case["parity"] == "informative":  # every pair costs the same
+        return
+    check(case, "keep_indices", reduction.anchors)
+    check(case, "tokens", apply_reduction(view, reduction).features)
+    frame = torch.arange(view.total) // view.features.shape[1]
+    if "temporal_ranges" in case["outputs"]:
+        own = [frame[reduction.assign == number] for number in range(reduction.kept)]
+        check(case, "temporal_ranges", [[int(part.min()), int(part.max())] for part in own])
+
+
+@of("ott_vid", "qwen")
+def test_ott_vid_on_qwen(case: Case) -> None:
+    ott_vid(case, "qwen")
+
+
+@of("ott_vid", "llava")
+def test_ott_vid_on_llava(case: Case) -> None:
+    if not case["params"].get("grid_is_wrong"):  # the published port takes every grid for 13 x 13
+        ott_vid(case, "llava")

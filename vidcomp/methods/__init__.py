@@ -41,6 +41,7 @@ METHODS: Registry[Method] = Registry(
         "llavolta": "vidcomp.methods.llavolta:Llavolta",
         "longvu": "vidcomp.methods.longvu:Longvu",
         "mmtok": "vidcomp.methods.mmtok:Mmtok",
+        "ott_vid": "vidcomp.methods.ott_vid:OttVid",
         "prunevid": "vidcomp.methods.prunevid:Prunevid",
         "recoverable": "vidcomp.methods.recoverable:Recoverable",
         "surge": "vidcomp.methods.surge:Surge",

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from goldens import Case, check, given, of, tensor
+from goldens import Case, cases, check, given, of, tensor
 from torch import Tensor
 
 from vidcomp.bench.compress import near_square
 from vidcomp.core.budget import token_budget
 from vidcomp.core.tokens import TokenView, apply_reduction
 from vidcomp.methods import get_method
+from vidcomp.methods.aot import attended, clip_lengths, gathered, taken_in
 from vidcomp.methods.blocks.graph_flow import gathered_norms
 from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import cosines, frame_cosine
@@ -221,3 +224,59 @@ def test_ott_vid_on_qwen(case: Case) -> None:
 def test_ott_vid_on_llava(case: Case) -> None:
     if not case["params"].get("grid_is_wrong"):  # the published port takes every grid for 13 x 13
         ott_vid(case, "llava")
+
+
+# -- AOT: on the published grid of 27 x 27, and on the grid of the features
+
+
+def aot_mask(case: Case) -> Tensor:
+    shallow, deep = given(case, "shallow"), given(case, "deep")
+    count, side = case["params"]["V"], int(shallow.shape[1] ** 0.5)
+    local = int(count * (1 - case["params"]["global_ratio"]))
+    lost = local % 9 if count < side * side else 0  # published: what 9 windows do not share
+    return attended(shallow, deep, (side, side), count - lost, local - local % 9)
+
+
+@pytest.mark.parametrize("case", [*cases("aot", "select"), *cases("aot", "select_grid")], ids=lambda case: case["id"])
+def test_aot_chooses(case: Case) -> None:
+    mask = aot_mask(case)
+    if case["parity"] != "error":  # fewer than one for each window
+        check(case, "mask", mask.to(torch.uint8))
+        check(case, "kept_per_frame", mask.sum(dim=1))
+
+
+@of("aot", "intra")
+def test_aot_within_a_frame(case: Case) -> None:
+    features, mask = given(case, "feat"), given(case, "mask").bool()
+    check(case, "anchors", torch.bmm(gathered(features, mask, near_square(mask.shape[1])), features))
+
+
+@of("aot", "temporal")
+def test_aot_within_a_clip(case: Case) -> None:
+    features, mask, ratio = given(case, "feat"), given(case, "mask").bool(), case["params"]["keep_ratio"]
+    if case["parity"] == "error" or "newline" in case["params"] or case["params"]["scale"] != 1:
+        return  # a frame without tokens; separators are the family's business
+    place, frame, kind, tokens = [], [], [], []
+    for start, length in case["params"]["segments"]:
+        rows = [features[t][mask[t]] for t in range(start, start + length)]
+        held, kept = taken_in(rows, [math.ceil(ratio * (len(row) - 1)) for row in rows[1:]])
+        where = [mask[t].nonzero()[:, 0] for t in range(start, start + length)]
+        listed = [(0, start, where[0], rows[0])]  # the published output lists the first frame before and after
+        listed += [(1, start + t, where[t][some], rows[t][some]) for t, some in enumerate(kept, 1)]
+        listed += [(2, start, where[0], held @ torch.cat(rows))] if length > 1 else []
+        for what, at, some, values in listed:
+            kind += [what] * len(some)
+            frame += [at] * len(some)
+            place.append(some)
+            tokens.append(values)
+    for name, value in {"token_frame": frame, "token_kind": kind, "token_pos": torch.cat(place)}.items():
+        check(case, name, value)
+    check(case, "tokens", torch.cat(tokens))
+
+
+@of("aot", "segments")
+def test_aot_clips(case: Case) -> None:
+    lengths = clip_lengths(case["params"]["frames"])
+    assert sum(lengths) == case["params"]["frames"]
+    if case["parity"] != "error":
+        check(case, "segments", [[sum(lengths[:i]), size] for i, size in enumerate(lengths)])

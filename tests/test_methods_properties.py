@@ -89,6 +89,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("gprune", {}),
     ("gprune", {"group": "video", "steps": 1}),
     ("forestprune", {}),
+    ("aot", {}),
+    ("aot", {"deep": 1.0, "residual": 1.0, "clip": 3}),
     ("ott_vid", {"iterations": 20}),
     ("ott_vid", {"iterations": 2, "share": 1.0, "mass": None, "threshold": None}),
     ("forestprune", {"similarity": -1.0, "nearness": 0.0, "window": 2}),

@@ -20,6 +20,7 @@ METHODS: Registry[Method] = Registry(
     built_in={
         "holitom": "vidcomp.methods.holitom:Holitom",
         "aim": "vidcomp.methods.aim:Aim",
+        "aot": "vidcomp.methods.aot:Aot",
         "cluster": "vidcomp.methods.cluster:Cluster",
         "divprune": "vidcomp.methods.divprune:Divprune",
         "dycoke": "vidcomp.methods.dycoke:Dycoke",

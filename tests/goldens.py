@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.select_goldens import full_index
 from safetensors import safe_open
 from torch import Tensor
 
@@ -25,7 +26,8 @@ Case = dict[str, Any]
 
 @cache
 def _index() -> list[Case]:
-    cases: list[Case] = json.loads((GOLDENS / "index.json").read_text())["cases"]
+    index = full_index(FULL) if GOLDENS is FULL else json.loads((GOLDENS / "index.json").read_text())
+    cases: list[Case] = index["cases"]
     return cases
 
 

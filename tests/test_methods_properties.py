@@ -82,6 +82,17 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("cluster", {"window": 3, "rounds": 1}),
     ("recoverable", {}),
     ("recoverable", {"adaptive": True}),
+    ("surge", {}),
+    ("surge", {"official": True}),
+    ("echoprune", {}),
+    ("gprune", {}),
+    ("gprune", {"group": "video", "steps": 1}),
+    ("forestprune", {}),
+    ("aot", {}),
+    ("aot", {"deep": 1.0, "residual": 1.0, "clip": 3}),
+    ("ott_vid", {"iterations": 20}),
+    ("ott_vid", {"iterations": 2, "share": 1.0, "mass": None, "threshold": None}),
+    ("forestprune", {"similarity": -1.0, "nearness": 0.0, "window": 2}),
 ]
 ATTENTION = ("salience", "cls_attention", "summary_attention", "value_norm", "value_similarity")
 PUBLISHED = {"fastvid", "holitom", "longvu", "prunevid", "vidcom2"}

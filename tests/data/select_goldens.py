@@ -26,6 +26,27 @@ STAGE_BYTES = 64 << 10  # of what one stage has for itself; inputs that several 
 INPUTS = ("struct_small_s0", "struct_small_s1", "gauss_small_s0", "two_frames", "tiny_n4", "onehot")
 MOST = 6
 FILE = "published.safetensors"
+LATER = ("surge", "echoprune", "gprune", "forestprune", "ott_vid", "aot")  # FULL/frontier/<name>.json
+LATER_BYTES, LATER_MOST = 24 << 10, 4
+SURE = ("required", "zero_noise", "own_reading")
+
+
+def full_index(full: Path) -> dict[str, Any]:
+    """The index of the full set, the cases of LATER behind the others, files named from FULL."""
+    index: dict[str, Any] = json.loads((full / "index.json").read_text())
+    for name in LATER:
+        more = json.loads((full / "frontier" / f"{name}.json").read_text())
+        index["methods"].update(more["methods"])
+        for case in more["cases"]:
+            for entry in entries(case):
+                entry["file"] = _from_full(entry["file"])
+            index["cases"].append({"stability": {}, **case})
+    return index
+
+
+def _from_full(file: str) -> str:
+    name = Path(file).name
+    return name if name == "inputs.safetensors" else f"frontier/{name}"
 
 
 def entries(case: Case) -> Iterator[dict[str, Any]]:
@@ -41,7 +62,8 @@ def own_bytes(case: Case) -> int:
 
 def chosen(cases: list[Case]) -> list[Case]:
     """Small and unlike: in turns one case of every input, as far as the bytes allow."""
-    sure = sorted((case for case in cases if case["parity"] in ("required", "zero_noise")), key=own_bytes, reverse=True)
+    left, most = (LATER_BYTES, LATER_MOST) if cases[0]["method"] in LATER else (STAGE_BYTES, MOST)
+    sure = sorted((case for case in cases if case["parity"] in SURE), key=own_bytes, reverse=True)
     heaps: dict[str, list[Case]] = {}
     for case in sure:
         read = {entry["tensor"].split("/")[0] for entry in entries(case) if entry["file"] == "inputs.safetensors"}
@@ -49,10 +71,9 @@ def chosen(cases: list[Case]) -> list[Case]:
             heaps.setdefault(min(read, default=case["id"]), []).append(case)
     order = sorted(heaps, key=lambda name: INPUTS.index(name) if name in INPUTS else len(INPUTS))
     taken: list[Case] = []
-    left = STAGE_BYTES
-    while any(heaps.values()) and len(taken) < MOST:
+    while any(heaps.values()) and len(taken) < most:
         for name in order:
-            if heaps[name] and len(taken) < MOST:
+            if heaps[name] and len(taken) < most:
                 case = heaps[name].pop(len(heaps[name]) // 2)  # neither the least nor the most is kept
                 if own_bytes(case) <= left:
                     left -= own_bytes(case)
@@ -62,7 +83,7 @@ def chosen(cases: list[Case]) -> list[Case]:
 
 def main(full: Path, out: Path) -> None:
     """Write index.json and one file of tensors."""
-    index = json.loads((full / "index.json").read_text())
+    index = full_index(full)
     stages: dict[tuple[str, str], list[Case]] = {}
     for case in index["cases"]:
         stages.setdefault((case["method"], case["stage"]), []).append(case)

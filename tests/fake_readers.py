@@ -46,7 +46,7 @@ class Painted(VideoReader):
 
 
 class Hanging(Painted):
-    """Hangs in native code and keeps the interpreter lock, so that not even the lifeline thread runs."""
+    """Hangs in native code and keeps the interpreter lock, so that no Python code runs."""
 
     def timeline(self) -> Timeline:
         ctypes.PyDLL(None).sleep(36_000)
@@ -85,13 +85,13 @@ class Growing(Painted):
 
 
 class Hoarding(Painted):
-    """Keeps a hundred megabytes."""
+    """Keeps two hundred megabytes."""
 
     kept: ClassVar[list[bytes]] = []
 
     def open(self, source: Source) -> None:
         super().open(source)
-        self.kept.append(b"\1" * 100_000_000)
+        self.kept.append(b"\1" * 200_000_000)
 
 
 class Modules(Painted):

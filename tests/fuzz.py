@@ -175,7 +175,7 @@ def wrong_pictures(files: Iterable[Path], sources: dict[str, Path]) -> dict[str,
         name = path.name.split("_", 2)[2]
         frames = read_frames(path, Sampling(4))
         true = every[name][[index for index in frames.indices.tolist() if index < FRAMES]]
-        wrong[name] += frames.status == "ok" and not np.array_equal(frames.pixels, true)
+        wrong[name] += frames.wait().status == "ok" and not np.array_equal(frames.pixels, true)
     return dict(wrong)
 
 

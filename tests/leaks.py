@@ -2,7 +2,7 @@
 """What stays behind when many videos are read in one process: ``python -m tests.leaks --n 500 [FILE...]``.
 
 The files are read in turn, eight frames each; without any, five clips made anew and a damaged one. Printed are
-resident memory (MB), open files and threads of this process, of the decoding nursery and of its child, after every
+resident memory (MB), open files and threads of this process, of its workers, after every
 file was read once and at the end. The last file should be a sound one: a child that met damage ends. Linux only.
 """
 
@@ -48,19 +48,17 @@ def state(process: int) -> dict[str, Any]:
 
 
 def states() -> dict[str, Any]:
-    """This process, the nursery, and the child that waits for its next job."""
+    """Return the states of this process and of the workers that wait for their next job."""
     gc.collect()
     time.sleep(SETTLE_SECONDS)
-    nurseries = children(os.getpid())
-    waiting = [child for nursery in nurseries for child in children(nursery)]
-    return {"own": state(os.getpid()), "nursery": [*map(state, nurseries)], "child": [*map(state, waiting)]}
+    return {"own": state(os.getpid()), "workers": [*map(state, children(os.getpid()))]}
 
 
 def read_in_turn(files: Sequence[Path], count: int) -> None:
     """Read ``count`` videos, whatever they hold."""
     for number in range(count):
         with contextlib.suppress(InputError):
-            read_frames(files[number % len(files)], Sampling(8)).status  # noqa: B018  waits for a second look
+            read_frames(files[number % len(files)], Sampling(8)).wait()
 
 
 def main() -> None:

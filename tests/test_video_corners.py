@@ -16,8 +16,9 @@ pytest.importorskip("av", reason="test clips are written with PyAV")
 from clips import frame_image, make_clip, make_cut, make_tracks, read_numbers, remux, set_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import read_frames
 
-from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video import Frames, Sampling
 from vidcomp.video.container.header import read_edits, turn_of
 from vidcomp.video.probe import probe
 from vidcomp.video.sampling import window

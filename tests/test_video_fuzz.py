@@ -14,7 +14,6 @@ from fuzz import DAMAGE, SOURCES, examine, make_corpus, make_sources
 
 from vidcomp.errors import InputError
 from vidcomp.video import Sampling, read_frames
-from vidcomp.video.process.shared_memory import _SPARE
 
 
 def test_damaged_files_through_the_command_line(tmp_path: Path) -> None:
@@ -44,7 +43,6 @@ def test_many_files_leave_nothing_behind(tmp_path: Path) -> None:
 
     def held() -> tuple[int, int, int]:
         gc.collect()
-        _SPARE.forget()  # one memory file may wait for its next job, or not
         maps = Path("/proc/self/maps").read_text().count("vidcomp-frames")
         return len(os.listdir("/proc/self/fd")), threading.active_count(), maps
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video import READERS, Sampling, read_frames
+from vidcomp.video.container.file_bytes import FileBytes
 from vidcomp.video.container.header import Header, read_header
-from vidcomp.video.container.octets import Octets
 from vidcomp.video.files import display_name
 
 FOUR = Sampling(4)
@@ -189,20 +189,20 @@ def test_import_starts_no_native_library() -> None:
 
 
 @given(content=st.binary(max_size=40), places=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=8))
-def test_octets_are_those_of_the_file(content: bytes, places: list[tuple[int, int]]) -> None:
+def test_bytes_are_those_of_the_file(content: bytes, places: list[tuple[int, int]]) -> None:
     with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vidcomp.video.container.octets.PIECE_BYTES", 7)
+        patch.setattr("vidcomp.video.container.file_bytes.PIECE_BYTES", 7)
         file.write(content)
         file.flush()
-        octets = Octets(file.fileno())
-        assert len(octets) == len(content)
+        found = FileBytes(file.fileno())
+        assert len(found) == len(content)
         for start, size in places:
-            assert octets[start : start + size] == content[start : start + size]
+            assert found[start : start + size] == content[start : start + size]
             if start < len(content):
-                assert octets[start] == content[start]
+                assert found[start] == content[start]
             else:
                 with pytest.raises(IndexError):
-                    octets[start]
+                    found[start]
 
 
 def hostile_boxes() -> bytes:

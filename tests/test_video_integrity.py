@@ -19,10 +19,11 @@ pytest.importorskip("av", reason="test clips are written with PyAV")
 import av
 from clips import make_clip, read_numbers
 from test_video_isolation import decoding, descriptors
-from waiting import until
+from waiting import read_frames, until
 
+from vidcomp import video
 from vidcomp.errors import IncompleteVideo
-from vidcomp.video import Frames, Sampling, read_frames
+from vidcomp.video import Frames, Sampling
 from vidcomp.video.container.header import Header
 from vidcomp.video.container.libav import demux
 from vidcomp.video.damage import hevc, vp8
@@ -30,6 +31,7 @@ from vidcomp.video.damage.flv import broken_chain
 from vidcomp.video.damage.inspect import second_look
 from vidcomp.video.damage.mpegts import broken_packets
 from vidcomp.video.probe import probe
+from vidcomp.video.process.client import stop_workers
 from vidcomp.video.readers.base import Source
 
 EVERY = Sampling(frames=100_000)
@@ -278,33 +280,69 @@ def test_packets_of_a_track_that_appears_later_are_stepped_over() -> None:
     assert list(demux(Container(), None)) == [1, 2, 3, 4]
 
 
-def test_a_look_that_ends_badly_is_told(tmp_path: Path) -> None:
+def test_an_inspection_that_ends_badly_is_reported(tmp_path: Path) -> None:
     clip = make_hevc(tmp_path / "a.mp4", 300, size=(640, 480))
-    for _ in range(20):  # the look may be over before it is killed
-        frames = read_frames(clip, Sampling(2))
-        assert frames.check is not None
+    for _ in range(20):  # it may be over before it is killed
+        frames = video.read_frames(clip, Sampling(2))
+        assert frames.inspection is not None
         for pid in decoding():
             os.kill(pid, signal.SIGKILL)
-        if frames.degraded is not None:
+        if frames.wait().degraded is not None:
             break
-    assert frames.degraded == "the second look for damage did not end well (crashed (SIGKILL))"
+    assert frames.degraded == "the inspection for damage did not end well (crashed (SIGKILL))"
     assert read_numbers(frames.pixels) == [0, 299]
 
 
-def test_nobody_has_to_wait_for_the_look(tmp_path: Path) -> None:
+def test_nothing_waits_for_an_inspection_that_hangs(tmp_path: Path) -> None:
+    clip = make_hevc(tmp_path / "a.mp4", 300, size=(640, 480))
+    for _ in range(20):  # it may be over before it is stopped
+        frames = video.read_frames(clip, Sampling(2), deadline_seconds=36_000)
+        for pid in decoding():
+            os.kill(pid, signal.SIGSTOP)
+        if frames.pending:
+            break
+        stop_workers()
+    try:
+        assert (frames.status, frames.degraded, frames.pending) == ("ok", None, True)
+        assert "<inspection goes on>" in repr(frames) and frames.to_dict()["sampled"] == 2
+        assert read_numbers(read_frames(clip, Sampling(2)).pixels) == [0, 299]  # by another worker
+    finally:
+        for pid in decoding():
+            os.kill(pid, signal.SIGCONT)
+    assert frames.wait() is frames and (frames.status, frames.pending) == ("ok", False)
+    assert "degraded=None" in repr(frames)
+
+
+def test_what_an_inspection_found_is_known_without_waiting(tmp_path: Path) -> None:
+    frames = video.read_frames(damaged(make_hevc(tmp_path / "a.mp4"), 30), Sampling(72))
+    assert frames.missing is None
+    until(lambda: not frames.pending)
+    assert frames.status == "degraded" and (frames.degraded or "").startswith("damaged data (")
+
+
+def test_frames_whose_inspection_goes_on_are_forgotten(tmp_path: Path) -> None:
     path = make_hevc(tmp_path / "a.mp4", 300, size=(640, 480))
-    read_frames(path, Sampling(2)).status  # noqa: B018  the nursery is there
+    read_frames(path, Sampling(2))  # the worker is there
     before = descriptors()
     for _ in range(3):
-        read_frames(path, Sampling(2))
+        video.read_frames(path, Sampling(2))
     gc.collect()
-    until(lambda: len(decoding()) <= 1 and descriptors() <= before + 1)
+    assert len(decoding()) <= 2 and descriptors() <= before + 3
+
+
+def test_the_worker_of_an_inspection_that_nobody_asks_for_is_used_again(tmp_path: Path) -> None:
+    path = make_hevc(tmp_path / "a.mp4")
+    kept = []
+    for _ in range(6):
+        kept.append(video.read_frames(path, Sampling(2)))
+        until(lambda: not kept[-1].pending)
+    assert len(decoding()) <= 2
 
 
 def test_a_pickled_answer_has_waited(tmp_path: Path) -> None:
-    frames = read_frames(damaged(make_hevc(tmp_path / "a.mp4"), 30), Sampling(72))
+    frames = video.read_frames(damaged(make_hevc(tmp_path / "a.mp4"), 30), Sampling(72))
     copy: Frames = pickle.loads(pickle.dumps(frames))
-    assert copy.check is None and copy.degraded == frames.degraded is not None
+    assert copy.inspection is None and copy.degraded == frames.degraded is not None
     assert np.array_equal(copy.pixels, frames.pixels)
 
 

@@ -7,13 +7,13 @@ import gc
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_readers import Crashing, Greedy, Growing, Hanging, Hoarding, Leaving, Modules, Painted, Raising, Short
 from waiting import PATIENCE_SECONDS, until
@@ -21,10 +21,9 @@ from waiting import PATIENCE_SECONDS, until
 from vidcomp.errors import InputError
 from vidcomp.video import ReaderError, Sampling, VideoReader, read_frames
 from vidcomp.video.container.header import Header
-from vidcomp.video.process.client import stop_nursery
-from vidcomp.video.process.isolation import Job, run_job
-from vidcomp.video.process.server import FREE, FULL, MOST_JOBS, _Child, _Nursery
-from vidcomp.video.process.worker import Request
+from vidcomp.video.process import client
+from vidcomp.video.process.client import Job, start_worker, stop_workers
+from vidcomp.video.process.messages import Request
 
 FOUR = Sampling(4)
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,14 +46,14 @@ def children(of: int) -> list[int]:
 
 
 def decoding() -> list[int]:
-    """Process ids of decoding children: this process has a nursery, and the nursery has them."""
-    return [child for nursery in children(os.getpid()) for child in children(nursery)]
+    """Return the process ids of the workers."""
+    return children(os.getpid())
 
 
 def held(pid: int) -> list[str]:
-    """Files that a process has open, but for sockets and the null device."""
-    names = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return [name for name in names if not name.startswith("socket:") and name != os.devnull]
+    """Return what a process has open beside its standard streams and the socket to its parent."""
+    names = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+    return [name for name in names if not name.startswith("socket:")]
 
 
 def descriptors() -> int:
@@ -84,43 +83,60 @@ def test_a_failing_reader_costs_only_itself(file: Path, kind: type[VideoReader])
 
 
 def test_a_hanging_reader_is_ended_at_its_deadline(file: Path) -> None:
-    read_frames(file, FOUR, readers=[named(Painted)])  # a nursery that has yet to start would take of the time
+    read_frames(file, FOUR, readers=[named(Painted)])  # a worker that has yet to start would take of the time
     error = failure(file, Hanging, deadline=1.0)
     assert "no answer within 1 s" in error.why
     assert error.code == "unreadable"
     assert decoding() == []
 
 
-def test_a_nursery_that_does_not_answer_is_ended_at_the_deadline(file: Path) -> None:
+def test_a_worker_that_does_not_answer_is_ended_at_the_deadline(file: Path) -> None:
     read_frames(file, FOUR, readers=[named(Painted)])
-    (nursery,) = children(os.getpid())
-    os.kill(nursery, signal.SIGSTOP)
+    for worker in decoding():
+        os.kill(worker, signal.SIGSTOP)
+    stop_all_but_one()
     assert "took no job within 1 s" in failure(file, Painted, deadline=1.0).why
-    assert children(os.getpid()) == []
+    assert decoding() == []
     assert read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads, which is what is tested
-def test_a_forked_process_has_a_nursery_of_its_own(file: Path) -> None:
-    from vidcomp.video.process import client as line
+def stop_all_but_one() -> None:
+    for worker in client._POOL.idle[1:]:
+        client._POOL.end(worker)
 
+
+def test_a_worker_that_died_while_it_was_idle_is_replaced(file: Path) -> None:
     read_frames(file, FOUR, readers=[named(Painted)])
-    with line._LINE._lock:  # as another thread may
+    for worker in decoding():
+        os.kill(worker, signal.SIGKILL)
+    frames = read_frames(file, FOUR, readers=[named(Painted)])
+    assert frames.info.reader == named(Painted) and frames.info.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads, which is what is tested
+def test_a_forked_process_has_workers_of_its_own(file: Path) -> None:
+    read_frames(file, FOUR, readers=[named(Painted)])
+    with client._POOL.lock:  # as another thread may
         pid = os.fork()
         if pid == 0:
             good = read_frames(file, FOUR, readers=[named(Painted)]).info.reader == named(Painted)
-            stop_nursery()
+            stop_workers()
             os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    (nursery,) = children(os.getpid())
+    assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
+    workers = decoding()
     pid = os.fork()
     if pid == 0:
         time.sleep(60)
         os._exit(0)
-    stop_nursery()  # the other process does not keep its line open
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    assert not Path(f"/proc/{nursery}").exists()
+    for worker in client._POOL.all:
+        worker.close()  # as when this process ends: the other one does not keep them alive
+    try:
+        until(lambda: all(map(gone, workers)))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        stop_workers()
 
 
 def test_no_folder_for_temporary_files_is_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +163,7 @@ def test_no_free_descriptor_is_an_error_of_its_own(file: Path) -> None:
                 causes.append(error.why)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert len(causes) > 2 and set(causes) == {"Too many open files"}
+    assert len(causes) > 1 and set(causes) == {"Too many open files"}
     assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
 
 
@@ -179,42 +195,60 @@ def test_nothing_is_left_behind(file: Path) -> None:
         read_frames(file, FOUR, readers=[named(kind), named(Painted)])
     gc.collect()
     assert (descriptors(), threading.active_count(), set(os.listdir("/dev/shm"))) == before
-    assert len(decoding()) == 1  # it waits for the next job
-    stop_nursery()
-    assert children(os.getpid()) == []
+    assert decoding()  # one waits for the next job
+    stop_workers()
+    assert decoding() == []
     assert descriptors() < before[0]
 
 
-def test_a_child_goes_on_only_when_all_went_well(file: Path) -> None:
-    stop_nursery()
+def test_a_worker_goes_on_unless_it_broke_or_grew(file: Path) -> None:
+    stop_workers()
     read_frames(file, FOUR, readers=[named(Painted)])
     first = decoding()
     assert len(first) == 1
     until(lambda: held(first[0]) == [])
     for _ in range(20):
         read_frames(file, FOUR, readers=[named(Painted)])
+    failure(file, Short)
     assert decoding() == first
-    for _ in range(MOST_JOBS):
-        assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
-    assert decoding() != first
     failure(file, Raising)
     assert decoding() == []
     read_frames(file, FOUR, readers=[named(Painted)])
+    (second,) = decoding()
     read_frames(file, FOUR, readers=[named(Hoarding)])
-    until(lambda: decoding() == [])
+    until(lambda: gone(second))
+    assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
 
 
 def test_a_job_may_be_left_at_any_message(file: Path) -> None:
-    """Leaving a job early ends its child, and never the child of the next job."""
+    """Leaving a job early ends its worker, and never that of the next job."""
+    stop_workers()
     for count in (0, 1, 2, 9):
         request = Request((named(Painted),), str(file), Header("matroska"), FOUR, None, 1 << 20)
         with open(file, "rb") as video:
-            events = run_job(Job(request, video.fileno()), 30.0)
+            job = Job(request, video.fileno(), 30.0)
             for _ in range(count):
-                next(events, None)
-            events.close()
+                job.receive()
+            if count % 2:
+                job.close()
+            del job  # forgetting it will do
         assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
-    until(lambda: len(decoding()) == 1)
+    assert len(decoding()) == 1
+
+
+def test_fewer_bytes_than_promised_are_an_error(file: Path) -> None:
+    request = Request((named(Painted),), str(file), Header("matroska"), FOUR, None, 1 << 20)
+    with open(file, "rb") as video:
+        job = Job(request, video.fileno(), 30.0)
+        with pytest.raises(ReaderError, match="fewer bytes"):
+            job.array(np.uint8, [1 << 20])
+        job.close()
+
+
+def test_frames_stay_as_they_are_whatever_is_read_later(file: Path) -> None:
+    kept = [read_frames(file, Sampling(count), readers=[named(Painted)]) for count in (4, 6, 10, 5)]
+    for frames in kept:
+        assert frames.pixels[:, 0, 0, 0].tolist() == frames.indices.tolist()
 
 
 def test_several_threads_read_at_once(file: Path) -> None:
@@ -229,11 +263,20 @@ def test_several_threads_read_at_once(file: Path) -> None:
     for thread in work:
         thread.join()
     assert results == [4] * 4
-    until(lambda: len(decoding()) == 1)
+    assert 1 <= len(decoding()) <= client.MOST_IDLE
+
+
+def test_starting_a_worker_early_starts_one(file: Path) -> None:
+    stop_workers()
+    start_worker()
+    first = decoding()
+    start_worker()
+    assert len(read_frames(file, FOUR, readers=[named(Painted)])) == 4
+    assert decoding() == first and len(first) == 1
 
 
 def start_stuck(file: Path) -> tuple[subprocess.Popen[str], list[int]]:
-    """A process that is stuck in a hanging reader, and the process ids of its nursery and its decoding child."""
+    """A process that is stuck in a hanging reader, and the process ids of its workers."""
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from vidcomp.video import Sampling, read_frames\n"
@@ -241,9 +284,8 @@ def start_stuck(file: Path) -> tuple[subprocess.Popen[str], list[int]]:
     )
     command = [sys.executable, "-c", code, str(file), str(ROOT), str(ROOT / "tests")]
     parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    until(lambda: any(reached(child) for nursery in children(parent.pid) for child in children(nursery)))
-    nursery = children(parent.pid)[0]
-    return parent, [nursery, *children(nursery)]
+    until(lambda: any(map(reached, children(parent.pid))))
+    return parent, children(parent.pid)
 
 
 def reached(pid: int) -> bool:
@@ -274,27 +316,3 @@ def test_the_child_ends_with_its_parent(file: Path, blow: signal.Signals) -> Non
             assert "KeyboardInterrupt" in printed
     finally:
         parent.kill()
-
-
-def test_a_child_that_keeps_much_memory_is_given_no_other_job() -> None:
-    pairs = [socket.socketpair() for _ in range(3)]
-    (line, _), (near, far), (control, parent) = pairs
-    nursery, child = _Nursery(line, os.getpid()), _Child(0, near)
-    nursery.children = [child]
-    try:
-        far.send(FREE)
-        nursery._hear(child)
-        assert child.free
-        near.send(b"j")  # a job that was sent before it told
-        child.control = control
-        far.send(FULL)
-        nursery._hear(child)
-        assert not child.free and child.control is control  # still to be ended with its job
-        assert (far.recv(1), far.recv(1)) == (b"j", b"")
-        far.send(FREE)
-        nursery._hear(child)
-        assert not child.free and parent.recv(8) == b"0\n"
-    finally:
-        for ends in pairs:
-            for end in ends:
-                end.close()

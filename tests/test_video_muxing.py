@@ -14,10 +14,11 @@ import pytest
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
 from clips import make_clip, read_numbers, remux
+from waiting import read_frames
 
 from vidcomp.config import VideoConfig
 from vidcomp.errors import InputError, UsageError
-from vidcomp.video import READERS, Sampling, read_frames
+from vidcomp.video import READERS, Sampling
 from vidcomp.video.options import readers_of
 from vidcomp.video.readers.base import require_readers
 

@@ -16,9 +16,10 @@ import pytest
 pytest.importorskip("av", reason="test clips are written with PyAV")
 
 from clips import make_clip, make_cut, make_sound, make_tracks, make_twins, read_numbers, remux, rotate
+from waiting import read_frames
 
 from vidcomp.errors import IncompleteVideo, InputError
-from vidcomp.video import READERS, Frames, Sampling, read_frames
+from vidcomp.video import READERS, Frames, Sampling
 from vidcomp.video.selftest import LEVELS, SAMPLE, reader_fault
 
 EVERY = Sampling(frames=100_000)

@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 from vidcomp.core.published import INTERNVL_RULE, QWEN2_RULE, QWEN3_RULE, SMOLVLM_RULE, VIDEO_LLAMA_3_RULE
 from vidcomp.core.stock_rules import StockRule
 from vidcomp.video import Sampling, read_frames
-from vidcomp.video.container import index, matroska
+from vidcomp.video.container import index
 from vidcomp.video.container.header import Header
-from vidcomp.video.container.matroska import block_table
 from vidcomp.video.container.packets import list_packets, start_video
 from vidcomp.video.container.plan import cheaper_frames, decoded_frames, segments
 from vidcomp.video.container.scan import Scan, Timeline, scan_video
@@ -84,76 +83,6 @@ def test_the_index_gives_the_same_table_as_the_packets(clips, monkeypatch):
         assert ours.order.tolist() == other.order.tolist()
     monkeypatch.setattr(index, "_per_sample", lambda path, track, count: (np.ones(count), np.arange(count)))
     assert scan_of(clips["long.mp4"], by_index=True).timeline.ticks.tolist() == other_ticks(clips["long.mp4"])
-
-
-@pytest.mark.parametrize("many", [1, 128])
-@pytest.mark.parametrize("name", ["open.mkv", "sound.mkv"])
-def test_walking_a_matroska_file_gives_the_same_table_as_the_packets(clips, monkeypatch, name, many):
-    walked = []
-    monkeypatch.setattr(matroska, "MANY", many)
-    monkeypatch.setattr(index, "LEAST_BYTES", 0)
-    monkeypatch.setattr(index, "FIRST_PACKETS", 30)
-    monkeypatch.setattr(index, "block_table", lambda path: walked.append(block_table(path)) or walked[-1])
-    ours, other = scan_of(clips[name], by_index=True), scan_of(clips[name])
-    assert walked[0] is not None
-    assert len(walked[0]) == len(ours)
-    assert ours.timeline.ticks.tolist() == other.timeline.ticks.tolist()
-    assert ours.keys.tolist() == other.keys.tolist()
-    assert ours.order.tolist() == other.order.tolist()
-    assert ours.exact
-    damaged = walked[0].copy()
-    damaged[-1, 0] += 1  # the end is compared with the demuxer as well
-    monkeypatch.setattr(index, "block_table", lambda path: damaged)
-    assert scan_of(clips[name], by_index=True).timeline.ticks.tolist() == other_ticks(clips[name])
-
-
-@pytest.mark.parametrize("many", [1, 2, 128])
-def test_matroska_blocks_of_every_kind(tmp_path, monkeypatch, many):
-    monkeypatch.setattr(matroska, "MANY", many)
-
-    def element(number: int, body: bytes, width: int = 0) -> bytes:
-        width = width or (1 if len(body) < 127 else 2)
-        length = (1 << 7 * width | len(body)).to_bytes(width, "big")
-        return number.to_bytes((number.bit_length() + 7) // 8, "big") + length + body
-
-    def block(track: int, time: int, flags: int) -> bytes:
-        return bytes([0x80 | track]) + time.to_bytes(2, "big", signed=True) + bytes([flags]) + b"picture"
-
-    pictures, sound = (
-        element(0xAE, element(0xD7, bytes([n])) + element(0x83, bytes([k]))) for n, k in ((1, 1), (2, 2))
-    )
-    blocks = [
-        element(0xA3, block(1, 0, 0x80)), element(0xA3, block(2, 5, 0x80)), element(0xEC, bytes(9)),
-        element(0xA0, element(0xA1, block(1, 40, 0)) + element(0x9B, b"\x28") + element(0xFB, b"\xd8")),
-        element(0xA0, element(0xA1, block(1, -20, 0))), element(0xA3, block(1, 80, 0), width=8),
-        element(0xA3, block(1, -32768, 0), width=4), element(0xA3, block(2, 3, 0x0E)),
-        element(0xA3, block(1, 7, 0)[:4]), element(0xA0, element(0xA1, block(1, 7, 0)[:4])),  # empty
-    ]  # fmt: skip
-    told = [[1000, 1], [1040, 0], [980, 1], [1080, 0], [-31768, 0]]
-
-    def file(*parts: bytes, third: bytes = b"\x0b\xb8") -> str:
-        path = tmp_path / "made.mkv"
-        clusters = (
-            element(0x1F43B675, element(0xE7, time) + b"".join(blocks))
-            for time, blocks in ((b"\x03\xe8", parts), (b"\x07\xd0", parts[:1]), (third, parts[:1]))
-        )
-        path.write_bytes(
-            element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, pictures + sound) + b"".join(clusters))
-        )
-        return str(path)
-
-    assert block_table(file(*blocks)).tolist() == [*told, [2000, 1], [3000, 1]]
-    assert block_table(file(blocks[1])).tolist() == []
-    assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x02)))) is None  # laced
-    assert block_table(file(*blocks, element(0xA3, block(1, 90, 0x08)))) is None  # not to be shown
-    assert block_table(file(*blocks, b"\xa3\xff")) is None  # of unknown length
-    assert block_table(file(*blocks, element(0xA3, b"\x40\x01" + block(1, 90, 0)[1:]))) is None  # a track in two bytes
-    assert block_table(file(*blocks, b"\xa3\x90")) is None  # cut off
-    assert block_table(file(*blocks, third=b"\xff" * 8)) is None  # a time beyond counting
-    whole = Path(file(*blocks)).read_bytes()
-    for size in range(len(whole) - 1):
-        Path(tmp_path / "made.mkv").write_bytes(whole[: max(size, 1)])
-        assert block_table(str(tmp_path / "made.mkv")) is None
 
 
 def other_ticks(path: Path) -> list[int]:

@@ -10,9 +10,10 @@ import av
 import numpy as np
 import pytest
 from clips import frame_image, make_clip, read_numbers
+from waiting import read_frames
 
 from vidcomp.errors import InputError
-from vidcomp.video import Sampling, read_frames
+from vidcomp.video import Sampling
 from vidcomp.video.probe import probe
 from vidcomp.video.readers.pyav import _takes
 

@@ -94,7 +94,7 @@ def main() -> None:
             finally:
                 path.unlink(missing_ok=True)
             files += 1
-            if frames.degraded:
+            if frames.wait().degraded:
                 accused[path.name] = frames.degraded
             if read_numbers(frames.pixels) != frames.indices.tolist():
                 wrong.append(path.name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
+
+from vidcomp import video
 
 PATIENCE_SECONDS = 600.0
 
@@ -20,3 +23,8 @@ def until(seen: Callable[[], bool], nudge: Callable[[], object] = lambda: None) 
         assert time.monotonic() < end, "waited in vain"
         nudge()
         time.sleep(0.02)
+
+
+def read_frames(*args: Any, **settings: Any) -> video.Frames:
+    """Read frames, and wait for the inspection of their file."""
+    return video.read_frames(*args, **settings).wait()

@@ -21,7 +21,7 @@ from vidcomp.bench.paired import MedianInterval, paired_ratio
 from vidcomp.bench.timing import Timing
 from vidcomp.core.arguments import checked, expect
 from vidcomp.video import READERS, Frames, Sampling, read_frames
-from vidcomp.video.process.client import stop_nursery
+from vidcomp.video.process.client import stop_workers
 
 __all__ = ["RAW_CALLS", "ReadBench", "bench_read"]
 
@@ -162,7 +162,7 @@ def bench_read(
     expect("sampling", sampling, isinstance(sampling, Sampling), "a Sampling")
     read = partial(read_frames, path, readers=readers, deadline_seconds=deadline_seconds, strict=strict)
     chosen, peak_bytes = _read_anew(partial(read, sampling))
-    contests = [_own_ways(read, sampling, chosen.check is not None)]
+    contests = [_own_ways(read, sampling, chosen.inspection is not None)]
     if not alone:
         indices = chosen.indices.tolist()
         contests += [_compared_ways(reader, partial(read, sampling), path, indices) for reader in READERS]
@@ -192,7 +192,7 @@ def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -
             elif number:
                 taken[name].append(passed)
             if isinstance(delivered, Frames):
-                _looked_at(delivered)  # so that it does not go on in the next one's time
+                delivered.wait()  # so that it does not go on in the next one's time
             del delivered  # or giving its memory back would count as the next one's time
             time.sleep(PAUSE_SECONDS)
         if time.monotonic() - begun > seconds and number:
@@ -202,7 +202,7 @@ def _alternate(ways: dict[str, Way], count: int, repeats: int, seconds: float) -
 
 def _read_anew(read: Callable[[], Frames]) -> tuple[Frames, int | None]:
     """The frames, and what it takes to read them from the start of the decoding process on."""
-    stop_nursery()
+    stop_workers()
     with peak_of_processes() as peak:
         frames = read()
         frames.pixels.max()  # memory counts once it was touched
@@ -214,13 +214,8 @@ def _own_ways(read: Callable[[Sampling], Frames], sampling: Sampling, looks: boo
     if sampling.seek == "exact":
         ways[FAST] = lambda: read(replace(sampling, seek="fast"))
     if looks:
-        ways[LOOK] = lambda: _looked_at(read(sampling))
+        ways[LOOK] = lambda: read(sampling).wait()
     return ways
-
-
-def _looked_at(frames: Frames) -> Frames:
-    frames.status  # noqa: B018  waits
-    return frames
 
 
 def _compared_ways(reader: str, read: Callable[..., Frames], path: Path, indices: list[int]) -> dict[str, Way]:

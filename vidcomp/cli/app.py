@@ -99,8 +99,8 @@ def run(args: Sequence[str]) -> int:
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
     finally:
-        if line := sys.modules.get("vidcomp.video.process.client"):
-            line.stop_nursery()
+        if client := sys.modules.get("vidcomp.video.process.client"):
+            client.stop_workers()
 
 
 def _require_folder() -> None:

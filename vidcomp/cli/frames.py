@@ -35,12 +35,12 @@ def frames(
 ) -> None:
     """List the frames that ask would read: index, seconds, exact time; -o writes the pictures. Loads no model."""
     from vidcomp.video import read_frames
-    from vidcomp.video.process.client import start_nursery
+    from vidcomp.video.process.client import start_worker
 
     if output is not None:
         _require_new(output)
     os.close(open_video(video))
-    start_nursery()
+    start_worker()
     from vidcomp.hub.processor import sampling_facts
     from vidcomp.video.options import readers_of, sampling_of
 
@@ -55,7 +55,7 @@ def frames(
         from vidcomp.video.pictures import write_pictures
 
         write_pictures(found.pixels, names, output)
-    _show(found, [output / name for name in names] if output else [], ui)
+    _show(found.wait(), [output / name for name in names] if output else [], ui)
 
 
 def _require_new(output: Path) -> None:

@@ -31,9 +31,9 @@ def probe(
     ui: Ui,
 ) -> None:
     """Say what files hold, whether they are whole, and what they would cost per model family. Loads no model."""
-    from vidcomp.video.process.client import start_nursery
+    from vidcomp.video.process.client import start_worker
 
-    start_nursery()  # it loads its libraries while this process loads its own
+    start_worker()  # it loads its libraries while this process loads its own
     from vidcomp.batch.discover import find_videos
 
     found = find_videos(paths)

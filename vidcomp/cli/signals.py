@@ -49,7 +49,7 @@ def raise_exceptions() -> None:
     KeyboardInterrupt calls this again.
 
     Not during an import: native code there swallows exceptions, and modules that were left half imported fail later.
-    A library that is being loaded holds nothing that could be lost, and the nursery ends when this process is gone.
+    A library that is being loaded holds nothing that could be lost, and a worker ends when this process is gone.
     """
     _handle(_raise)
 

@@ -37,7 +37,7 @@ from vidcomp.tower.host import TowerMerger
 from vidcomp.video import Frames
 from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
-from vidcomp.video.process.client import start_nursery
+from vidcomp.video.process.client import start_worker
 
 __all__ = ["VideoLM", "configured", "load", "load_config"]
 
@@ -118,7 +118,7 @@ class VideoLM:
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,
-            method=encoded.method, frames=encoded.watched.frames, spans=encoded.reduction.spans,
+            method=encoded.method, frames=encoded.watched.frames.wait(), spans=encoded.reduction.spans,
             ledger=recorder.ledger,
             seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
             encoder=encoded.config.outer.encoder, finish=generation.finish,
@@ -324,7 +324,7 @@ def load(
 
 def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
-    start_nursery()  # the decoding libraries load beside the model
+    start_worker()  # the decoding libraries load beside the model
     return VideoLM(load_family(config.model), config)
 
 

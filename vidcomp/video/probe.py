@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vidcomp.video.container.header import Header
 from vidcomp.video.container.scan import Timeline
 from vidcomp.video.names import local_path, recorded_name
-from vidcomp.video.read import DEADLINE_SECONDS, look_at
+from vidcomp.video.process.messages import Listed
+from vidcomp.video.read import DEADLINE_SECONDS, list_file
 from vidcomp.video.readers.conform import Form, squared, swapped
 from vidcomp.video.sampling import Sampling, choose_frames
 
@@ -120,45 +121,45 @@ class Probe:
 
 
 def probe(path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS) -> Probe:
-    """Look at a file in a child process.
+    """Look at a file in a worker.
 
     Raises:
         InputError: as :func:`~vidcomp.video.read_frames`.
     """
     path = local_path(path)
-    header, listed, facts = look_at(path, deadline_seconds)
-    timeline = Timeline(listed.ticks, Fraction(*facts["base"])) if listed else None
-    form = Form(**{**facts["form"], "pixel": tuple(facts["form"]["pixel"])})
-    stored = facts["width"], facts["height"]
-    width, height = swapped(squared(stored, form.pixel), header.rotation % 180 != 0) if all(stored) else stored
+    header, listed, numbers = list_file(path, deadline_seconds)
+    facts, scan = listed.facts, listed.scan
+    timeline = Timeline(numbers[: scan.frames], scan.base) if scan else None
+    stored = facts.width, facts.height
+    width, height = swapped(squared(stored, facts.form.pixel), header.rotation % 180 != 0) if all(stored) else stored
     return Probe(
         path=path,
         file_bytes=os.stat(path).st_size,
-        container=facts["container"],
-        codec=facts["codec"],
-        pixel_format=facts["pixel_format"],
+        container=facts.container,
+        codec=facts.codec,
+        pixel_format=facts.pixel_format,
         width=width,
         height=height,
         stored=stored,
-        form=form,
+        form=facts.form,
         rotation=header.rotation,
-        sound=facts["sound"],
+        sound=facts.sound,
         times=timeline.times if timeline else np.empty(0),
-        keys=listed.keys if listed else np.empty(0, np.int64),
-        seconds=facts.get("length") or facts["seconds"] or 0.0,
+        keys=numbers[scan.frames :] if scan else np.empty(0, np.int64),
+        seconds=(scan.seconds if scan else 0.0) or facts.seconds or 0.0,
         start_seconds=timeline.start if timeline else Fraction(0),
-        hidden=facts.get("hidden", 0),
-        variable_rate=facts.get("variable_rate", False),
-        doubt=_doubt(header, facts),
-        notes=tuple(facts.get("notes", ())),
+        hidden=scan.hidden if scan else 0,
+        variable_rate=scan is not None and scan.variable_rate,
+        doubt=_doubt(header, listed),
+        notes=scan.notes if scan else (),
     )
 
 
-def _doubt(header: Header, facts: dict[str, Any]) -> str:
+def _doubt(header: Header, listed: Listed) -> str:
     if header.cut_short:
         return "the file is cut short"
-    if facts.get("complaint"):
-        return str(facts["complaint"])
-    if not facts["exact"]:
+    if complaint := (listed.scan.complaint if listed.scan else "") or listed.flaw:
+        return complaint
+    if not listed.scan or not listed.scan.exact:
         return "its packets do not tell the time of every frame: only decoding counts them"
     return ""

@@ -6,13 +6,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vidcomp.errors import IncompleteVideo, InputError
 from vidcomp.video.container.header import Header, read_header, refuse_absurd
@@ -25,10 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidcomp.video.process.isolation import Event, Listed, Planned
-    from vidcomp.video.types import Frames, Partial
+    from vidcomp.video.process.client import Job
+    from vidcomp.video.process.messages import Delivered, Listed, Request
+    from vidcomp.video.types import Frames, Partial, VideoInfo
 
-__all__ = ["DEADLINE_SECONDS", "MAX_BYTES", "look_at", "read_frames"]
+__all__ = ["DEADLINE_SECONDS", "MAX_BYTES", "list_file", "read_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,8 @@ def read_frames(
             than before means that another reader took over: what came before is void.
 
     Returns:
-        At least one frame. ``Frames.info.reader`` names the reader that succeeded.
+        At least one frame. ``Frames.info.reader`` names the reader that succeeded. Its inspection for
+        damage may still go on (``Frames.wait``).
 
     Raises:
         InputError: the file cannot be read. Its ``code`` is one of ``bad_name``, ``missing``, ``symlink_loop``,
@@ -86,17 +86,21 @@ def read_frames(
         UsageError: a reader that does not exist, or none that is installed was named.
         ValueError: ``deadline_seconds``, ``max_side`` or ``max_bytes`` out of range.
     """
+    from vidcomp.video.process.messages import Request
+
     names = list(READERS) if readers is None else require_readers(readers)
     limit = _require_positive("deadline_seconds", DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)
     for label, value in (("max_side", max_side), ("max_bytes", max_bytes)):
         if value is not None:
             _require_positive(label, value)
     with _opened(path) as file:
-        wish = _Wish(sampling, max_side, max_bytes, strict, on_ready is not None)
-        frames = _noted(_try_readers(names, file, wish, limit, on_ready), sampling)
-    if strict and frames.degraded:
+        request = Request(
+            tuple(names), file.absolute, file.header, sampling, max_side, max_bytes, strict, on_ready is not None
+        )
+        frames = _noted(_try_readers(file, request, limit, on_ready), sampling)
+    if strict and (damage := frames.wait().degraded):
         raise IncompleteVideo(
-            f"{file.name} is incomplete", why=frames.degraded, hint="without --strict the part that is there is used"
+            f"{file.name} is incomplete", why=damage, hint="without --strict the part that is there is used"
         )
     return frames
 
@@ -117,26 +121,34 @@ def _noted(frames: Frames, sampling: Sampling) -> Frames:
     return replace(frames, info=replace(info, notes=(*info.notes, note)))
 
 
-def look_at(
+def list_file(
     path: str | os.PathLike[str], deadline_seconds: float = DEADLINE_SECONDS
-) -> tuple[Header, Listed | None, dict[str, Any]]:
-    """What a file's headers and packets say, without decoding a picture: the header, the frames, and other facts.
+) -> tuple[Header, Listed, NDArray[np.int64]]:
+    """Read a file's headers and packets without decoding a picture.
+
+    Returns:
+        The header; what was listed; int64 ``[N + K]``, the ticks of all frames and the indices of the key frames,
+        empty when the packets do not tell.
 
     Raises:
         InputError: as :func:`read_frames`.
     """
-    from vidcomp.video.process.isolation import Job, Listed, run_job
-    from vidcomp.video.process.worker import Request
+    import numpy as np
+
+    from vidcomp.video.process.client import Job
+    from vidcomp.video.process.messages import Listed, Request
 
     with _opened(path) as file:
         request = Request((), file.absolute, file.header, Sampling(), None, MAX_BYTES)
         try:
-            *listed, facts = run_job(Job(request, file.descriptor), deadline_seconds)
+            with closing(Job(request, file.descriptor, deadline_seconds)) as job:
+                listed = job.receive()
+                assert isinstance(listed, Listed)
+                scan = listed.scan
+                numbers = job.array(np.int64, [scan.frames + scan.keys]) if scan else np.empty(0, np.int64)
         except ReaderError as error:
             raise _explain(file.name, file.header, [("pyav", error)]) from error
-        assert isinstance(facts, dict)
-        header = file.about(facts["track"])
-    return header, next((event for event in listed if isinstance(event, Listed)), None), facts
+        return file.about(listed.facts.track), listed, numbers
 
 
 @dataclass(frozen=True)
@@ -172,17 +184,6 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_File]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """What is asked of every reader alike."""
-
-    sampling: Sampling
-    max_side: int | None
-    max_bytes: int
-    thorough: bool
-    follow: bool
-
-
 def _require_positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value}")
@@ -190,17 +191,20 @@ def _require_positive(name: str, value: float) -> float:
 
 
 def _try_readers(
-    names: Sequence[str], file: _File, wish: _Wish, limit: float, on_ready: Callable[[Partial], None] | None
+    file: _File, request: Request, deadline_seconds: float, on_ready: Callable[[Partial], None] | None
 ) -> Frames:
-    from vidcomp.video.process.isolation import Job, run_job
-    from vidcomp.video.process.worker import Request
+    from vidcomp.video.process.client import Job
 
-    failures: Failures = []
+    names, failures = request.readers, Failures()
     while len(failures) < len(names):
-        left = tuple(names[len(failures) :])
-        request = Request(left, file.absolute, file.header, **vars(wish))
+        left = replace(request, readers=names[len(failures) :])
         try:
-            return _collect(file, names, run_job(Job(request, file.descriptor), limit), failures, on_ready)
+            with ExitStack() as leaving:
+                job = Job(left, file.descriptor, deadline_seconds)
+                leaving.callback(job.close)
+                frames = _collect(file, names, job, failures, on_ready)
+                leaving.pop_all()  # the inspection may go on
+                return frames
         except ReaderError as error:
             _note(failures, names, file, error)
             if error.code in FINAL:
@@ -225,96 +229,49 @@ def _note(failures: Failures, names: Sequence[str], file: _File, error: ReaderEr
 def _collect(
     file: _File,
     names: Sequence[str],
-    events: Generator[Event, None, None],
+    job: Job,
     failures: Failures,
     on_ready: Callable[[Partial], None] | None,
 ) -> Frames:
     """Follow one job to its end, handing on its frames as they come."""
-    from vidcomp.video.process.isolation import Planned, Refused
-    from vidcomp.video.types import Partial
+    import numpy as np
+
+    from vidcomp.video.process.messages import Delivered, Planned, Progress, Refused
+    from vidcomp.video.types import Frames, Partial
 
     plan: Planned | None = None
-    exact: tuple[Fraction, ...] = ()
-    with ExitStack() as stack:
-        stack.enter_context(closing(events))
-        for event in events:
-            if isinstance(event, Refused):
-                _note(failures, names, file, ReaderError(event.why, "refused"))
-            elif isinstance(event, Planned):
-                plan, exact = event, _exact(event)  # while the child decodes
-            elif plan is None:
-                break
-            elif isinstance(event, dict):
-                told = next((error.why for _, error in failures if error.code in ("damaged", "no_frames")), "")
-                event["damage"] = event["damage"] or told
-                check = partial(_checked, events) if event.get("checking") and not told else None
-                if check:
-                    stack.pop_all()  # it closes them
-                return _build(file, names, failures, plan, exact, event, check)
-            elif isinstance(event, int) and on_ready is not None:
-                on_ready(Partial(plan.pixels, event, _seconds(exact), plan.facts["seconds"]))
+    while (message := job.receive()) is not None:
+        if isinstance(message, Refused):
+            _note(failures, names, file, ReaderError(message.why, "refused"))
+        elif isinstance(message, Planned):
+            plan, pixels = message, job.array(np.uint8, message.shape)
+            exact = tuple(ticks * plan.base for ticks in plan.ticks)  # while the worker decodes
+            times = np.fromiter(map(float, exact), np.float64)
+        elif isinstance(message, Progress) and plan and on_ready is not None:
+            on_ready(Partial(pixels, message.ready, times, plan.seconds))
+        elif isinstance(message, Delivered) and plan:
+            info, missing = _facts(file, names, failures, message)
+            inspection = job if message.inspecting and not missing else None
+            return Frames(pixels, np.asarray(plan.indices, np.int64), times, info, missing, exact, inspection)
     raise ReaderError("ended without an answer", "crash")
 
 
-def _checked(events: Generator[Event, None, None]) -> str | None:
-    """Wait for the second look at a file: what it found, in words."""
-    try:
-        with closing(events):
-            damage = next(events)
-    except ReaderError as error:
-        return f"the second look for damage did not end well ({error.why})"
-    return _damaged(str(damage)) if damage else None
+def _facts(file: _File, names: Sequence[str], failures: Failures, delivered: Delivered) -> tuple[VideoInfo, str | None]:
+    """Return facts about the file, and what is missing or damaged."""
+    from vidcomp.video.types import VideoInfo
 
-
-def _damaged(how: str) -> str:
-    return f"damaged data ({how})"
-
-
-def _seconds(exact: Iterable[Fraction]) -> NDArray[np.float64]:
-    import numpy as np
-
-    return np.fromiter(map(float, exact), np.float64)
-
-
-def _exact(plan: Planned) -> tuple[Fraction, ...]:
-    base = Fraction(*plan.facts["base"])
-    return tuple(ticks * base for ticks in plan.facts["ticks"])
-
-
-def _build(
-    file: _File,
-    names: Sequence[str],
-    failures: Failures,
-    plan: Planned,
-    exact: tuple[Fraction, ...],
-    facts: dict[str, Any],
-    check: Callable[[], str | None] | None,
-) -> Frames:
-    import numpy as np
-
-    from vidcomp.video.types import Frames, VideoInfo
-
-    seconds: float = facts["seconds"]
-    total: int = facts["frames_total"]
-    width, height = facts["size"]
-    reader = names[len(failures)]
+    # What an earlier reader said about damage holds for the file.
+    earlier = next((error.why for _, error in failures if error.code in ("damaged", "no_frames")), "")
+    reader, seconds, total = names[len(failures)], delivered.seconds, delivered.frames_total
     info = VideoInfo(
-        file.path, total, seconds, width, height, total / seconds if seconds else 0.0, reader,
-        Fraction(*facts["start"]), facts["container"], facts["codec"],
-        notes=(*_told(failures, reader), *facts["notes"]),
+        file.path, total, seconds, *delivered.size, total / seconds if seconds else 0.0, reader,
+        delivered.start, delivered.facts.container, delivered.facts.codec,
+        notes=(*_broken(failures, reader), *delivered.notes),
     )  # fmt: skip
-    return Frames(
-        pixels=plan.pixels,
-        indices=np.asarray(plan.facts["indices"], dtype=np.int64),
-        times=_seconds(exact),
-        info=info,
-        missing=_missing(file.about(facts["track"]), facts),
-        exact_times=exact,
-        check=check,
-    )
+    return info, _missing(file.about(delivered.facts.track), delivered, delivered.damage or earlier)
 
 
-def _told(failures: Failures, reader: str) -> tuple[str, ...]:
+def _broken(failures: Failures, reader: str) -> tuple[str, ...]:
     """Notes about the reader that should have read the file, when it broke and another one took over."""
     first = next(iter(failures), None)
     if first is None or first[1].code not in BROKEN:
@@ -322,23 +279,21 @@ def _told(failures: Failures, reader: str) -> tuple[str, ...]:
     return (f"{first[0]} failed ({_one_line(first[1].why)}) and {reader} took over: vidcomp doctor tests the readers",)
 
 
-def _missing(header: Header, answer: dict[str, Any]) -> str | None:
+def _missing(header: Header, delivered: Delivered, damage: str) -> str | None:
     """What of the video could not be decoded, in words.
 
     Only the index of an MP4 tells the length of the picture track. Other containers tell that of their longest track,
     which counts as missing pictures only when the file is cut short or the decoder complained.
     """
-    decoded: float = answer["seconds"]
-    claimed: float | None = header.seconds if header.seconds is not None else answer["claimed"]
-    step = decoded / answer["frames_total"]
-    exact = header.seconds is not None
-    slack = max(1.5 * step, EXACT_SLACK_SECONDS) if exact else max(1.5 * step, ROUGH_SLACK_SECONDS)
-    if claimed is not None and claimed - decoded > slack and (exact or header.cut_short or answer["damage"]):
+    decoded, exact = delivered.seconds, header.seconds is not None
+    claimed = header.seconds if exact else delivered.claimed
+    slack = max(1.5 * decoded / delivered.frames_total, EXACT_SLACK_SECONDS if exact else ROUGH_SLACK_SECONDS)
+    if claimed is not None and claimed - decoded > slack and (exact or header.cut_short or damage):
         return f"decoded {decoded:.1f} s of {claimed:.1f} s"
-    if answer["damage"]:
-        return f"damaged picture data ({answer['damage']})"
-    if answer["flaw"]:
-        return _damaged(answer["flaw"])
+    if damage:
+        return f"damaged picture data ({damage})"
+    if delivered.flaw:
+        return f"damaged data ({delivered.flaw})"
     if header.uneven:
         return f"{header.uneven}: times are uncertain"
     return "the file is cut short" if header.cut_short else None

@@ -7,7 +7,7 @@ Letters used in shapes: N presentable frames of the file, T chosen frames.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,16 +82,6 @@ class Sampling:
         """The largest number of frames, None for no limit."""
         given = [value for value in (self.frames, self.max_frames) if value is not None]
         return min(given) if given else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For another process; :meth:`from_dict` reads it."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(fields: dict[str, Any]) -> Sampling:
-        """What :meth:`to_dict` wrote."""
-        stock = fields.pop("stock", None)
-        return Sampling(**fields, stock=StockRule(**stock) if stock else None)
 
 
 def _require_count(name: str, value: Any) -> None:

@@ -24,8 +24,8 @@ def reader_fault(reader: str) -> str:
         frames = read_frames(SAMPLE, Sampling(frames=len(LEVELS)), readers=[reader])
     except VidcompError as error:
         return error.why or error.what
-    if frames.degraded:
-        return frames.degraded
+    if damage := frames.wait().degraded:
+        return damage
     found = frames.pixels.mean((1, 2, 3))  # [T]
     if found.shape != LEVELS.shape or np.abs(found - LEVELS).max() > TOLERANCE:
         return f"it gives pictures of the brightness {found.round().tolist()} instead of {LEVELS.tolist()}"

@@ -6,19 +6,17 @@ Letters used in shapes: T frames returned, N presentable frames of the file, h a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.video.names import recorded_name
 
-__all__ = ["Frames", "Partial", "VideoInfo"]
+__all__ = ["Frames", "Inspection", "Partial", "VideoInfo"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,13 @@ class VideoInfo:
         }
 
 
+class Inspection(Protocol):
+    """The inspection of a file for damage that decoders do not report."""
+
+    def verdict(self, wait: bool) -> str | None:
+        """Return what was found, in words; empty when nothing was, None while it goes on and ``wait`` is False."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frames:
     """Sampled frames of one video, in presentation order, none of them twice.
@@ -78,8 +83,7 @@ class Frames:
         info: facts about the file.
         missing: what was missing or damaged when the frames were delivered; None when nothing was.
         exact_times: the same times as exact fractions of a second.
-        check: waits for a second look at the file, which goes on in the decoding process, and says what it found; None
-            when there is nothing to wait for. It is called once.
+        inspection: of the file, which may go on in the decoding process; None when there is none.
     """
 
     pixels: NDArray[np.uint8]
@@ -88,22 +92,33 @@ class Frames:
     info: VideoInfo
     missing: str | None = None
     exact_times: tuple[Fraction, ...] = field(default=(), repr=False)
-    check: Callable[[], str | None] | None = field(default=None, repr=False)
+    inspection: Inspection | None = field(default=None, repr=False)
 
-    @cached_property
+    def wait(self) -> Frames:
+        """Wait for the end of the inspection; these frames, whose ``status`` and ``degraded`` are final now."""
+        if self.inspection:
+            self.inspection.verdict(wait=True)
+        return self
+
+    @property
+    def pending(self) -> bool:
+        """The inspection goes on: it may still find damage."""
+        return not self.missing and self.inspection is not None and self.inspection.verdict(wait=False) is None
+
+    @property
     def degraded(self) -> str | None:
-        """What is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is.
+        """What is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is, as far as is known.
 
-        Waits for the second look, which may still go on (docs/reading.md, "Damage").
+        Never waits: see :meth:`wait` and docs/reading.md, "Damage".
         """
-        return self.missing or (self.check() if self.check else None)
+        return self.missing or (self.inspection.verdict(wait=False) if self.inspection else None) or None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def status(self) -> str:
-        """``ok``, or ``degraded`` when part of the video could not be decoded."""
+        """``ok``, or ``degraded`` when part of the video could not be decoded, as far as is known. Never waits."""
         return "degraded" if self.degraded else "ok"
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,13 +131,14 @@ class Frames:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy for another process has nothing to wait for."""
-        return {**self.__dict__, "missing": self.degraded, "check": None}
+        """A copy for another process is final: this waits."""
+        return {**self.__dict__, "missing": self.wait().degraded, "inspection": None}
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.pixels.shape))
         span = f"{self.times[0]:.3f}..{self.times[-1]:.3f} s"
-        return f"Frames(pixels={shape} uint8, times={span}, info={self.info}, degraded={self.degraded!r})"
+        found = "<inspection goes on>" if self.pending else repr(self.degraded)
+        return f"Frames(pixels={shape} uint8, times={span}, info={self.info}, degraded={found})"
 
 
 @dataclass(frozen=True, eq=False)

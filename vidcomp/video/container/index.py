@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packet table of a long MP4 or Matroska file without reading the whole file.
+"""The packet table of a long MP4 without reading the whole file.
 
-MP4: FFmpeg's index gives decoding time, size, key flag and place of every packet, edits applied; what it lacks is the
-distance from decoding to presentation time, which is a box of its own (``ctts``). Matroska has no such index, but its
-blocks can be walked (``matroska.py``). A table is believed only when it equals the first packets as the demuxer gives
-them, and with Matroska those from the last key frame on as well; otherwise, and for files with hidden packets, every
-packet is read.
+FFmpeg's index gives decoding time, size, key flag and position of every packet, edits applied; what it lacks is the
+distance from decoding to presentation time, which is a box of its own (``ctts``). The table is believed only when it
+equals the first packets as the demuxer gives them; otherwise, and for files with hidden packets, every packet is read.
 """
 
 from __future__ import annotations
@@ -19,12 +17,11 @@ from numpy.typing import NDArray
 
 from vidcomp.video.container.header import box_inside, boxes, track_number
 from vidcomp.video.container.libav import demux
-from vidcomp.video.container.matroska import block_table
 
 __all__ = ["FIRST_PACKETS", "Mismatch", "index_table"]
 
 PECULIAR = frozenset({"vp8", "mpeg4"})  # codecs of which some packets tell by their bytes that they hold no picture
-LEAST_PACKETS, LEAST_BYTES = 2000, 4 << 20  # smaller files are read through in no time
+LEAST_PACKETS = 2000  # shorter files are read through in no time
 FIRST_PACKETS = 256  # compared with the demuxer
 MAX_TABLE_BYTES = 1 << 28
 
@@ -36,19 +33,15 @@ class Mismatch(Exception):
 
 
 def index_table(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    """Rows of presentation time, decoding time, duration and key flag ``[N, 4]`` in decoding order, and what is wrong.
+    """Return presentation time, decoding time, duration and key flag ``[N, 4]`` in decoding order, and what is wrong.
 
-    Decoding times and durations of Matroska are not known (the least number, 0). None when the file does not tell
-    enough; the container stands at its start then, and behind some packets else.
+    None when the file does not tell enough: the container stands at its start then.
 
     Raises:
         Mismatch: the table is not what the demuxer gives. The container stands behind some packets.
     """
-    of = {"mov": _of_mp4, "matroska": _of_matroska}.get(container.format.name.split(",")[0])
-    return of(path, container, stream) if of else None
-
-
-def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
+    if not container.format.name.startswith("mov"):
+        return None
     if stream.frames < LEAST_PACKETS or stream.codec_context.name in PECULIAR:
         return None
     if not hasattr(stream, "index_entries"):  # before PyAV 17
@@ -70,29 +63,6 @@ def _of_mp4(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
     missing = int((rows[:, 5] > os.stat(path).st_size).sum())
     table = np.column_stack([rows[:, :2], durations, rows[:, 2]])
     return table, f"{missing} of {len(rows)} pictures are missing" if missing else ""
-
-
-def _of_matroska(path: str, container: Any, stream: Any) -> tuple[Ticks, str] | None:
-    if os.stat(path).st_size < LEAST_BYTES or stream.codec_context.name in PECULIAR:
-        return None
-    if (blocks := block_table(path)) is None or not blocks[:, 1].any():
-        return None
-    last_key = int(np.flatnonzero(blocks[:, 1])[-1])
-    if not _equal(container, stream, blocks[:FIRST_PACKETS]):
-        raise Mismatch
-    container.seek(int(blocks[last_key, 0]), stream=stream, backward=True)
-    if not _equal(container, stream, blocks[last_key:], to_the_end=True):
-        raise Mismatch
-    unknown = np.full(len(blocks), np.iinfo(np.int64).min)
-    return np.column_stack([blocks[:, 0], unknown, np.zeros_like(unknown), blocks[:, 1]]), ""
-
-
-def _equal(container: Any, stream: Any, blocks: Ticks, to_the_end: bool = False) -> bool:
-    """The next packets are these, and no more follow if so asked."""
-    wanted = len(blocks) + to_the_end
-    packets = itertools.islice((packet for packet in demux(container, stream) if packet.size), wanted)
-    found = [(packet.pts, packet.is_keyframe) for packet in packets]
-    return found == [(time, bool(key)) for time, key in blocks.tolist()]
 
 
 def _begins_like(container: Any, stream: Any, rows: Ticks) -> bool:

@@ -113,11 +113,11 @@ class Scan:
         return int(np.median(steps)) * self.timeline.base if len(steps) else self.timeline.last * self.timeline.base
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> tuple[str, ...]:
         """What a viewer would not expect of the times, a line each."""
         if not self.guessed or len(self) < 2:
-            return []
-        return [f"times are guessed: the file has none; {float(1 / self.step):g} frames per second assumed"]
+            return ()
+        return (f"times are guessed: the file has none; {float(1 / self.step):g} frames per second assumed",)
 
     @property
     def variable_rate(self) -> bool:

@@ -12,10 +12,13 @@ from typing import ClassVar
 import pytest
 
 from vidcomp.core import registry
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method, list_methods, method_names
 from vidcomp.methods.holitom import Holitom
+from vidcomp.schedules import schedules
+from vidcomp.tower import mergers
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,30 @@ def test_every_method_describes_itself() -> None:
     rows = {row.name: row for row in list_methods()}
     assert {"holitom", "none", "random", "uniform"} <= set(rows)
     holitom = rows["holitom"]
-    assert holitom.needs == {"salience"} and holitom.inner == "holitom" and "2505.21334" in holitom.source
+    assert holitom.needs == {"salience"} and holitom.inner == "holitom" and holitom.source.arxiv == "2505.21334"
     assert holitom.parameters == {"tau": None, "beta": 0.6, "k": 7, "contextual": 0.0, "max_span": 1024}
-    assert all(row.summary and "\n" not in row.summary and row.source for row in rows.values())
+    assert all(row.summary and "\n" not in row.summary and str(row.source) for row in rows.values())
     read = [row for row in rows.values() if row.parity == "own reading"]
     assert len(read) > 10 and all("our reading" in row.text.lower() for row in read)
     assert rows["evs"].code and rows["todre"].code is None and rows["mmtok"].question_aware
+
+
+def test_a_source_is_given_once_and_in_parts() -> None:
+    rows = [*methods(fresh=True), *schedules(fresh=True), *mergers(fresh=True)]
+    assert all(isinstance(row.source, Source) and row.source.name for row in rows)
+    for row in rows:
+        assert row.parity == "control" or row.source.arxiv or row.source.code, row.name
+        assert row.parity != "goldens" or row.code, row.name
+        for fact in filter(None, (row.source.arxiv, row.source.code)):
+            assert fact not in row.text, f"{row.name}: {fact} stands in the docstring too"
+
+
+def test_a_source_in_plain_words_is_taken_as_it_is() -> None:
+    words = "Ours, 2026, https://example.org/ours, under MIT"
+    assert str(Source.of(words)) == words and Source.of(words).code == "https://example.org/ours"
+    given = Source("A", "B 2026", "2601.00001", "https://example.org/a", licence="MIT", note="v1")
+    assert Source.of(given) is given
+    assert str(given) == "A, B 2026, arXiv 2601.00001, https://example.org/a (MIT), v1"
 
 
 def test_parameters_reach_the_method() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from vidcomp.core import index
 from vidcomp.core.arguments import expect, kinds_of, suggest, typed
+from vidcomp.core.source import Source
 from vidcomp.core.specs import parse_spec
 from vidcomp.errors import UsageError
 
@@ -33,7 +33,7 @@ class MethodInfo:
     Attributes:
         name: what the user types.
         summary: one line, what it does.
-        source: paper and repository in words, with a URL or arXiv id.
+        source: paper and published code.
         parameters: each with its default.
         needs, wants: signals it cannot do without, and signals it reads when the model can give them.
         inner: name of the in-LLM schedule that was published with it.
@@ -47,7 +47,7 @@ class MethodInfo:
 
     name: str
     summary: str
-    source: str
+    source: Source
     parameters: Mapping[str, Any]
     needs: frozenset[str] = frozenset()
     wants: frozenset[str] = frozenset()
@@ -70,17 +70,19 @@ class MethodInfo:
         facts: dict[str, Any] = {item: getattr(kind, item) for item in optional if hasattr(kind, item)}
         texts = [inspect.getdoc(sys.modules[kind.__module__]), inspect.cleandoc(kind.__doc__ or "")]
         text = "\n\n".join(part for part in texts if part)
-        return cls(name, kind.summary, kind.source, parameters_of(kind), text=text, **facts)
+        return cls(name, kind.summary, Source.of(kind.source), parameters_of(kind), text=text, **facts)
 
     @classmethod
     def stored(cls, row: Mapping[str, Any]) -> MethodInfo:
         """The row as :mod:`vidcomp.core.index` stores it."""
-        return cls(**{**row, "needs": frozenset(row["needs"]), "wants": frozenset(row["wants"])})
+        built = {"source": Source(**row["source"]), "needs": frozenset(row["needs"]), "wants": frozenset(row["wants"])}
+        return cls(**{**row, **built})
 
     def to_store(self) -> dict[str, Any]:
         """The form that :meth:`stored` takes."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**plain, "needs": sorted(self.needs), "wants": sorted(self.wants)}
+        source = {name: value for name, value in vars(self.source).items() if value}
+        return {**plain, "source": source, "needs": sorted(self.needs), "wants": sorted(self.wants)}
 
     @property
     def question_aware(self) -> bool:
@@ -90,12 +92,12 @@ class MethodInfo:
     @property
     def code(self) -> str | None:
         """Address of the published code, None when there is none."""
-        found = re.search(r"https://[^\s,;)]+", self.source)
-        return found.group() if found else None
+        return self.source.code or None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
-        return {**self.to_store(), "question_aware": self.question_aware, "code": self.code}
+        said = {"source": str(self.source), "paper": vars(self.source)}
+        return {**self.to_store(), **said, "question_aware": self.question_aware, "code": self.code}
 
 
 def parameters_of(kind: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AIM, outer stage: pairs of similar tokens of a frame are averaged, again and again, until the budget is met.
 
-Source: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV 2025, arXiv 2412.03248,
-https://github.com/LaVi-Lab/AIM. Needs nothing but the features.
+Paper: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning".
+Needs nothing but the features.
 
 In plain words, within each frame: tokens at even places look for the most similar token at an odd place; the most
 similar pairs merge, a receiver becomes the plain mean of itself and its givers. A round merges at most half of what is
@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity
 from vidcomp.methods.blocks.bipartite import Merging, pair_up
@@ -44,7 +45,7 @@ class Aim(Method):
 
     name: ClassVar[str] = "aim"
     summary: ClassVar[str] = "averages the most similar pairs of each frame, round after round"
-    source: ClassVar[str] = "AIM, ICCV 2025, arXiv 2412.03248, https://github.com/LaVi-Lab/AIM"
+    source: ClassVar[Source] = Source("AIM", "ICCV 2025", "2412.03248", "https://github.com/LaVi-Lab/AIM")
     inner: ClassVar[str | None] = "aim"
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"

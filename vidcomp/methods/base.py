@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from vidcomp.core.arguments import expect, typed
 from vidcomp.core.budget import token_budget
 from vidcomp.core.registry import MethodInfo, Parity, parameters_of
+from vidcomp.core.source import Source
 from vidcomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Method(Protocol):
     Attributes:
         name: what the user types.
         summary: one line, what it does.
-        source: paper and repository in words, with a URL or arXiv id.
+        source: paper and published code; a class of another package may say it in plain words.
         needs: signals of :class:`~vidcomp.core.tokens.TokenView` that it reads besides ``features``. One that needs
             ``query`` depends on the question.
         wants: signals it reads when the model can give them, and does without otherwise.
@@ -66,7 +67,7 @@ class Method(Protocol):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    source: ClassVar[str]
+    source: ClassVar[Source | str]
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     inner: ClassVar[str | None] = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token Sequence Compression: cluster the tokens and average each cluster.
 
-Source: "Token Sequence Compression for Efficient Multimodal Computing", arXiv 2504.17892; no code was found. Needs
-nothing but features.
+Paper: "Token Sequence Compression for Efficient Multimodal Computing".
+Needs nothing but features.
 
 In plain words: k-means of the tokens' directions (cosine), and one plain mean per cluster. Clusters are ordered by
 their first token; each stands at the token nearest to its mean.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView, merge_rows
 from vidcomp.methods.base import Method
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -48,7 +49,7 @@ class Cluster(Method):
 
     name: ClassVar[str] = "cluster"
     summary: ClassVar[str] = "k-means over a few frames at a time, one mean per cluster"
-    source: ClassVar[str] = "Token Sequence Compression, arXiv 2504.17892"
+    source: ClassVar[Source] = Source("Token Sequence Compression", arxiv="2504.17892")
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

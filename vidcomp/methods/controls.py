@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.methods.base import Method, Parity, check_seed
 from vidcomp.methods.blocks.select import keep_only
@@ -25,7 +26,7 @@ class Keep(Method):
 
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "no reduction: every token, unchanged, whatever keep says"
-    source: ClassVar[str] = "control of this project"
+    source: ClassVar[Source] = Source("control of this project")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps every token"
     parity: ClassVar[Parity] = "control"
@@ -51,7 +52,9 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "control: a random set of tokens, exact budget, one seed gives one set"
-    source: ClassVar[str] = "control of this project; UniPruneBench, arXiv 2511.02650, shows how strong it is"
+    source: ClassVar[Source] = Source(
+        "control of this project", note="UniPruneBench, arXiv 2511.02650, shows how strong it is"
+    )
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "control"
 
@@ -75,7 +78,7 @@ class Uniform(Method):
 
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "control: tokens at equal distances over the raster of all frames, exact budget"
-    source: ClassVar[str] = "control of this project"
+    source: ClassVar[Source] = Source("control of this project")
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "control"
 
@@ -95,7 +98,7 @@ class FewerFrames(Method):
 
     name: ClassVar[str] = "frames"
     summary: ClassVar[str] = "control: fewer frames, each whole; at most the budget, at least one frame"
-    source: ClassVar[str] = "control of this project"
+    source: ClassVar[Source] = Source("control of this project")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps whole frames"
     parity: ClassVar[Parity] = "control"
@@ -126,7 +129,7 @@ class Pool(Method):
     summary: ClassVar[str] = (
         "control: lower resolution, means over a coarser grid; at most the budget, at least one per frame"
     )
-    source: ClassVar[str] = "control of this project; average pooling is the baseline of most papers"
+    source: ClassVar[Source] = Source("control of this project", note="average pooling is the baseline of most papers")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps the same grid of every frame"
     parity: ClassVar[Parity] = "control"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DivPrune: the subset of the video's tokens whose closest pair is as far apart as possible.
 
-Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025, arXiv 2503.02175,
-https://github.com/vbdi/divprune. Needs nothing but the features.
+Paper: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models".
+Needs nothing but the features.
 
 In plain words: distance is 1 - cosine between tokens of the whole video. Take the token whose nearest neighbour is
 farthest, then again and again the token whose smallest distance to the taken ones is largest. Survivors keep the order
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity
 from vidcomp.methods.blocks.maxmin import farthest_first
@@ -39,7 +40,7 @@ class Divprune(Method):
 
     name: ClassVar[str] = "divprune"
     summary: ClassVar[str] = "keeps tokens that are far from each other, over the whole video"
-    source: ClassVar[str] = "DivPrune, CVPR 2025, arXiv 2503.02175, https://github.com/vbdi/divprune"
+    source: ClassVar[Source] = Source("DivPrune", "CVPR 2025", "2503.02175", "https://github.com/vbdi/divprune")
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DyCoke, outer stage: of four frames the first stays whole, the others lose the positions that repeat.
 
-Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", CVPR 2025, arXiv 2411.15024,
-https://github.com/KD-TAO/DyCoke. Needs nothing but the features.
+Paper: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models".
+Needs nothing but the features.
 
 In plain words: frames come in groups of four. The second and the fourth are compared with the frame before them, the
 third with the first, position by position. Each of the three keeps the positions whose cosine is lowest. The paper
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep
 from vidcomp.methods.blocks.select import keep_marked, keep_only, top_mask
@@ -43,7 +44,7 @@ class Dycoke(Method):
 
     name: ClassVar[str] = "dycoke"
     summary: ClassVar[str] = "keeps every fourth frame whole, and of the others what changed; at least a quarter stays"
-    source: ClassVar[str] = "DyCoke, CVPR 2025, arXiv 2411.15024, https://github.com/KD-TAO/DyCoke"
+    source: ClassVar[Source] = Source("DyCoke", "CVPR 2025", "2411.15024", "https://github.com/KD-TAO/DyCoke")
     inner: ClassVar[str | None] = "dycoke"
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps the first of every four frames whole"

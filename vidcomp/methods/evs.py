@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EVS (Efficient Video Sampling): keep the first frame, and of the others the tokens that changed most.
 
-Source: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference", arXiv 2510.14624;
-the public implementation is the one in vLLM (``--video-pruning-rate``, the share removed). Needs nothing but features.
+Paper: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference".
+The public implementation is the one in vLLM (``--video-pruning-rate``, the share removed). Needs nothing but features.
 
 In plain words, for T frames of N tokens and a keep ratio r:
 1. A token's change is one minus the cosine with the token at its position in the previous frame, which may itself have
@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.budget import guarded_floor, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep
 from vidcomp.methods.blocks.select import keep_only
@@ -46,7 +47,9 @@ class Evs(Method):
 
     name: ClassVar[str] = "evs"
     summary: ClassVar[str] = "keeps the first frame and the tokens that changed most since the previous frame"
-    source: ClassVar[str] = "Efficient Video Sampling, arXiv 2510.14624, https://github.com/vllm-project/vllm"
+    source: ClassVar[Source] = Source(
+        "Efficient Video Sampling", arxiv="2510.14624", code="https://github.com/vllm-project/vllm"
+    )
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps the first frame whole"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """FastVID: cut the video where it changes, keep each frame's salient tokens, and let a few anchors absorb the rest.
 
-Source: "FastVID: Dynamic Density Pruning for Fast Video Large Language Models", NeurIPS 2025, arXiv 2503.11187,
-https://github.com/LunarShen/FastVID. Needs: summary_attention, frame_features.
+Paper: "FastVID: Dynamic Density Pruning for Fast Video Large Language Models".
+Needs: summary_attention, frame_features.
 
 In plain words:
 1. The video is cut at the ``cuts - 1`` least similar steps between neighbouring frame features, and wherever their
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, even_split, guarded_floor, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Links, Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, exact_unless, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -76,7 +77,7 @@ class Fastvid(Method):
     summary: ClassVar[str] = (
         "cuts the video where it changes, keeps attended tokens, lets density peaks absorb the rest"
     )
-    source: ClassVar[str] = "FastVID, NeurIPS 2025, arXiv 2503.11187, https://github.com/LunarShen/FastVID"
+    source: ClassVar[Source] = Source("FastVID", "NeurIPS 2025", "2503.11187", "https://github.com/LunarShen/FastVID")
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FlashVID, outer stage: attended and mutually different tokens per frame, and trees of similar tokens across frames.
 
-Source: "FlashVID", ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID. Needs: salience.
+Needs: salience.
 
 In plain words, for T frames of N tokens, b = ceil(N * r * expansion) tokens per frame, q = ceil(b * alpha) of them
 chosen:
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_ceil
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView, merge_rows
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -70,7 +71,7 @@ class Flashvid(Method):
 
     name: ClassVar[str] = "flashvid"
     summary: ClassVar[str] = "keeps attended and mutually different tokens, merges the rest in trees across frames"
-    source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
+    source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
     rule: ClassVar[str] = "rounds up per frame, and makes one token of each tree"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """FlowCut, in its single-layer form: patches that a frame's summary attends to, resembles and that carry much.
 
-Source: "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models", NeurIPS 2025,
-arXiv 2505.19536, https://github.com/TungChintao/FlowCut. Needs: summary_attention, value_norm; reads value_similarity
+Paper: "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models".
+Needs: summary_attention, value_norm; reads value_similarity
 where the tower has a class token.
 
 In plain words, with a the attention of the frame's summary on a patch, e the similarity of its value to the summary's
@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
@@ -36,7 +37,7 @@ class Flowcut(Method):
 
     name: ClassVar[str] = "flowcut"
     summary: ClassVar[str] = "keeps tokens that much information flows through in the tower's last layer"
-    source: ClassVar[str] = "FlowCut, NeurIPS 2025, arXiv 2505.19536, https://github.com/TungChintao/FlowCut"
+    source: ClassVar[Source] = Source("FlowCut", "NeurIPS 2025", "2505.19536", "https://github.com/TungChintao/FlowCut")
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "value_norm"})
     wants: ClassVar[frozenset[str]] = frozenset({"value_similarity"})
     exact: ClassVar[bool] = True

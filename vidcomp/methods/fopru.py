@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """FoPru (focal pruning): keep the patches, or the rows of patches, that the vision tower attends to most.
 
-Source: "FoPru: Focal Pruning for Efficient Large Vision-Language Models", arXiv 2411.14164. Needs: salience.
+Paper: "FoPru: Focal Pruning for Efficient Large Vision-Language Models".
+Needs: salience.
 
 In plain words, per frame: of attention received (mean over queries) and attention given (mean over keys) the one with
 the larger variance ranks the patches. Given attention is the same for every patch, since softmax rows sum to one, so
@@ -20,6 +21,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.budget import even_split, guarded_floor, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
@@ -40,7 +42,7 @@ class Fopru(Method):
 
     name: ClassVar[str] = "fopru"
     summary: ClassVar[str] = "keeps the patches, or whole rows of patches, that receive the most attention"
-    source: ClassVar[str] = "FoPru, arXiv 2411.14164"
+    source: ClassVar[Source] = Source("FoPru", arxiv="2411.14164")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     exact: ClassVar[bool] = True
 

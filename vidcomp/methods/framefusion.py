@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """FrameFusion, outer form: tokens join the same position of the previous frame while they repeat it.
 
-Source: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",
-ICCV 2025, arXiv 2501.01986, https://github.com/thu-nics/FrameFusion. Needs: salience.
+Paper: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models".
+Needs: salience.
 
 In plain words: every token is compared (cosine) with the one at its position in the frame before. Those with a
 similarity of at least the threshold merge; if they are more than the budget asks for, only the most similar do. A run
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.merge import mean_of_members
@@ -45,7 +46,9 @@ class Framefusion(Method):
 
     name: ClassVar[str] = "framefusion"
     summary: ClassVar[str] = "averages tokens that repeat the previous frame, then keeps the most salient"
-    source: ClassVar[str] = "FrameFusion, ICCV 2025, arXiv 2501.01986, https://github.com/thu-nics/FrameFusion"
+    source: ClassVar[Source] = Source(
+        "FrameFusion", "ICCV 2025", "2501.01986", "https://github.com/thu-nics/FrameFusion"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "framefusion"
     exact: ClassVar[bool] = True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GleanVID: frames get tokens for what they add to earlier frames, tokens are kept for what they add to kept ones.
 
-Source: "GleanVID", arXiv 2609.37042. Needs nothing but features.
+Needs nothing but features.
 
 In plain words, for T frames of N tokens and a budget of B = floor(r * T * N):
 1. The direction in which all tokens vary most is taken out of them (debiased tokens).
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, floor_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -61,7 +62,7 @@ class Gleanvid(Method):
 
     name: ClassVar[str] = "gleanvid"
     summary: ClassVar[str] = "frames get tokens for what they add to earlier ones; keeps tokens outside the kept span"
-    source: ClassVar[str] = "GleanVID, arXiv 2609.37042"
+    source: ClassVar[Source] = Source("GleanVID", arxiv="2609.37042")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "rounds the budget down"
 

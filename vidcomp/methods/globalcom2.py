@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GlobalCom2: a thumbnail decides how much each crop of a picture may keep.
 
-Source: "Global Compression Commander", AAAI 2026, arXiv 2501.05179, https://github.com/xuyang-liu16/GlobalCom2.
+Paper: "Global Compression Commander".
 Needs: the class token's attention (attention received, in towers without one).
 
 In plain words, for multi-crop input, a thumbnail followed by the crops of the same picture, and a keep ratio r:
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import Method, check_keep, signal
@@ -57,7 +58,9 @@ class Globalcom2(Method):
 
     name: ClassVar[str] = "globalcom2"
     summary: ClassVar[str] = "a global look decides how much each crop, or frame, keeps of its attended tokens"
-    source: ClassVar[str] = "GlobalCom2, AAAI 2026, arXiv 2501.05179, https://github.com/xuyang-liu16/GlobalCom2"
+    source: ClassVar[Source] = Source(
+        "GlobalCom2", "AAAI 2026", "2501.05179", "https://github.com/xuyang-liu16/GlobalCom2"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
     exact: ClassVar[bool] = True
 

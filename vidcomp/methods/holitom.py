@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HoliTom, outer stage: merge what repeats over whole spans of frames, select the rest by salience.
 
-Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334,
-https://github.com/cokeshao/HoliTom. Needs: salience (attention each token receives in the vision tower).
+Paper: "HoliTom: Holistic Token Merging for Fast Video Large Language Models".
+Needs: salience (attention each token receives in the vision tower).
 
 In plain words, for T frames of N tokens and a keep ratio r:
 1. A position is similar at a step when the cosine of neighbouring frames is above tau. Dynamic programming cuts the
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_ceil
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.blocks.builder import ClusterRule, Draft
@@ -63,7 +64,7 @@ class Holitom(Method):
 
     name: ClassVar[str] = "holitom"
     summary: ClassVar[str] = "merges what stays the same over globally best spans, keeps the salient rest"
-    source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
+    source: ClassVar[Source] = Source("HoliTom", "NeurIPS 2025", "2505.21334", "https://github.com/cokeshao/HoliTom")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
     rule: ClassVar[str] = "stores static positions once, and rounds up per frame"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """KFFocus, training-free parts: key frames keep a finer grid than the others, salient tokens stay as they are.
 
-Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Needs: salience. The
+Paper: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding".
+Needs: salience. The
 sampler that picks frames from the codec's key frames is :func:`vidcomp.video.keyframes.key_times`.
 
 In plain words: key frames are averaged over d x d cells of the grid, the others over 2d x 2d cells; the most salient
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import even_split, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.methods.base import Method, signal
 from vidcomp.methods.blocks.deviations import standing_out
@@ -45,7 +47,7 @@ class Kffocus(Method):
 
     name: ClassVar[str] = "kffocus"
     summary: ClassVar[str] = "averages over cells, finer in key frames, and keeps the most salient tokens as they are"
-    source: ClassVar[str] = "KFFocus, arXiv 2508.08989"
+    source: ClassVar[Source] = Source("KFFocus", arxiv="2508.08989")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     rule: ClassVar[str] = "averages over cells, of which some are empty"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """KiToke: sample tokens that have few neighbours in feature space, merge the rest into them within intervals.
 
-Source: "KiToke: Kernel-based Interval-aware Token Compression for Video Large Language Models", arXiv 2604.03414. Needs
-nothing but features.
+Paper: "KiToke: Kernel-based Interval-aware Token Compression for Video Large Language Models".
+Needs nothing but features.
 
 In plain words, for a budget of B = floor(r * T * N) tokens:
 1. A token's crowding is the sum over all tokens of exp(-squared distance / alpha); its weight is one over it.
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import floor_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, check_seed
 from vidcomp.methods.blocks.cosine import nearest_kept
@@ -68,7 +69,7 @@ class Kitoke(Method):
 
     name: ClassVar[str] = "kitoke"
     summary: ClassVar[str] = "samples tokens with few neighbours, merges the rest into them within intervals"
-    source: ClassVar[str] = "KiToke, arXiv 2604.03414"
+    source: ClassVar[Source] = Source("KiToke", arxiv="2604.03414")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "rounds the budget down"
 

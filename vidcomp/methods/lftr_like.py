@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LFTR-like: merge alike neighbouring frames, then keep the most distinct positions of each.
 
-After: "LFTR: Learning-Free Token Reduction for Multimodal Large Language Models", arXiv 2501.17391. Needs nothing but
-features. This is NOT a reproduction: no code was found, and only abstracts and short summaries were readable. They
+After: "LFTR: Learning-Free Token Reduction for Multimodal Large Language Models". Needs nothing but features.
+This is NOT a reproduction: no code was found, and only abstracts and short summaries were readable. They
 say that similar adjacent frames are merged, that less significant patches are removed, and that both follow from
 differences and similarities; all else here is our reading, which is why the name says "like".
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import even_split, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -46,7 +47,7 @@ class LftrLike(Method):
 
     name: ClassVar[str] = "lftr_like"
     summary: ClassVar[str] = "merges alike neighbouring frames, keeps the most distinct positions of each"
-    source: ClassVar[str] = "after LFTR, arXiv 2501.17391; not a reproduction"
+    source: ClassVar[Source] = Source("LFTR", arxiv="2501.17391", note="not a reproduction")
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVolta, test-time part: average pooling along the raster of the whole visual sequence.
 
-Source: "Efficient Large Multi-modal Models via Visual Context Compression", NeurIPS 2024, arXiv 2406.20092,
-https://github.com/Beckschen/LLaVolta. Needs nothing but features. Its training schedule is out of scope.
+Paper: "Efficient Large Multi-modal Models via Visual Context Compression".
+Needs nothing but features. Its training schedule is out of scope.
 
 In plain words: cut the sequence of all T * N tokens into runs of s neighbours, across row and frame ends, and average
 each run. A run stands at its middle token.
@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method
 
@@ -32,7 +33,7 @@ class Llavolta(Method):
 
     name: ClassVar[str] = "llavolta"
     summary: ClassVar[str] = "averages runs of neighbouring tokens along the raster of the whole video"
-    source: ClassVar[str] = "LLaVolta, NeurIPS 2024, arXiv 2406.20092, https://github.com/Beckschen/LLaVolta"
+    source: ClassVar[Source] = Source("LLaVolta", "NeurIPS 2024", "2406.20092", "https://github.com/Beckschen/LLaVolta")
     exact: ClassVar[bool] = True
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:

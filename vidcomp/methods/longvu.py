@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LongVU's reducers: drop frames that look like their neighbourhood, keep detail where the question asks, drop repeats.
 
-Source: "LongVU: Spatiotemporal Adaptive Compression for Long Video-Language Understanding", ICML 2025,
-arXiv 2410.17434, https://github.com/Vision-CAIR/LongVU. Needs: frame_features, query.
+Paper: "LongVU: Spatiotemporal Adaptive Compression for Long Video-Language Understanding".
+Needs: frame_features, query.
 
 In plain words, for a budget of V tokens, N per frame and n per frame at low resolution (two thirds per side, bilinear):
 1. If the video would not fit even at low resolution, frames are dropped: in windows of 16, a frame's mean cosine with
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Links, Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -62,7 +63,7 @@ class Longvu(Method):
 
     name: ClassVar[str] = "longvu"
     summary: ClassVar[str] = "drops frames that look alike, keeps detail where the question asks, drops repeated tokens"
-    source: ClassVar[str] = "LongVU, ICML 2025, arXiv 2410.17434, https://github.com/Vision-CAIR/LongVU"
+    source: ClassVar[Source] = Source("LongVU", "ICML 2025", "2410.17434", "https://github.com/Vision-CAIR/LongVU")
     needs: ClassVar[frozenset[str]] = frozenset({"frame_features", "query"})
     rule: ClassVar[str] = "drops frames and tokens that repeat"
     frame_encoder: ClassVar[str | None] = "dinov2"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MMTok: chosen tokens must cover the words of the question and the picture at once.
 
-Source: "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026, arXiv 2508.18264,
-https://github.com/Ironieser/MMTok. Needs: the question's embeddings, and the tower's output before the projector.
+Paper: "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs".
+Needs: the question's embeddings, and the tower's output before the projector.
 
 In plain words, for m words and n = T * N tokens:
 1. Each word spreads 1 / m over all tokens by a softmax of its cosines with their features at temperature ``words``.
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -56,7 +57,7 @@ class Mmtok(Method):
 
     name: ClassVar[str] = "mmtok"
     summary: ClassVar[str] = "chooses tokens that cover the question's words and the picture at once"
-    source: ClassVar[str] = "MMTok, ICLR 2026, arXiv 2508.18264, https://github.com/Ironieser/MMTok"
+    source: ClassVar[Source] = Source("MMTok", "ICLR 2026", "2508.18264", "https://github.com/Ironieser/MMTok")
     needs: ClassVar[frozenset[str]] = frozenset({"query", "encoder_features"})
     exact: ClassVar[bool] = True
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PruneVid, outer stage: average what stays the same within a scene, then cluster it, and cluster each frame's rest.
 
-Source: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models", Findings of ACL 2025,
-arXiv 2412.16117, https://github.com/Visual-AI/PruneVid. Needs nothing but the features.
+Paper: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models".
+Needs nothing but the features.
 
 In plain words, for T frames of N tokens:
 1. Frame means are clustered (DPC-KNN) into floor(T * segments) labels. Of each label only its longest runs stay, none
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity
 from vidcomp.methods.blocks.builder import ClusterRule, Draft
@@ -59,7 +60,9 @@ class Prunevid(Method):
 
     name: ClassVar[str] = "prunevid"
     summary: ClassVar[str] = "averages what stays the same within a scene, and clusters that and each frame's rest"
-    source: ClassVar[str] = "PruneVid, Findings of ACL 2025, arXiv 2412.16117, https://github.com/Visual-AI/PruneVid"
+    source: ClassVar[Source] = Source(
+        "PruneVid", "Findings of ACL 2025", "2412.16117", "https://github.com/Visual-AI/PruneVid"
+    )
     inner: ClassVar[str | None] = "prunevid"
     rule: ClassVar[str] = "averages positions that stay the same"
     parity: ClassVar[Parity] = "goldens"

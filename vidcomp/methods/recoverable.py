@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recoverable Compression: salient tokens, tokens brought back for the question, and clusters of the rest.
 
-Source: "Recoverable Compression", AAAI 2025, arXiv 2409.01179,
-https://github.com/banjiuyufen/Recoverable-Compression. Needs: the class token's attention (attention received, in
+Needs: the class token's attention (attention received, in
 towers without one), the tower's keys, the question's embeddings.
 
 In plain words, per frame:
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import allocate
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, exact_unless, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -61,8 +61,8 @@ class Recoverable(Method):
 
     name: ClassVar[str] = "recoverable"
     summary: ClassVar[str] = "salient tokens, tokens recovered for the question, the rest merged to a few"
-    source: ClassVar[str] = (
-        "Recoverable Compression, AAAI 2025, arXiv 2409.01179, https://github.com/banjiuyufen/Recoverable-Compression"
+    source: ClassVar[Source] = Source(
+        "Recoverable Compression", "AAAI 2025", "2409.01179", "https://github.com/banjiuyufen/Recoverable-Compression"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys", "query"})
     exact: ClassVar[bool] = exact_unless("adaptive")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ToDRE, stage 1: again and again the token least similar, in sum, to those already chosen.
 
-Source: "ToDRE", arXiv 2505.18757; no official code was found. Needs: the class token's attention (attention received,
+Needs: the class token's attention (attention received,
 in towers without one).
 
 In plain words, over all tokens of the video together: begin with the token the tower attends to most. Then choose the
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -39,7 +40,7 @@ class Todre(Method):
 
     name: ClassVar[str] = "todre"
     summary: ClassVar[str] = "chooses the token least similar, in sum, to those already chosen, over the whole video"
-    source: ClassVar[str] = "ToDRE, arXiv 2505.18757"
+    source: ClassVar[Source] = Source("ToDRE", arxiv="2505.18757")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
     exact: ClassVar[bool] = True
     inner: ClassVar[str | None] = "todre"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ToMe after the tower: merge the most similar pairs of each frame's tokens, pass after pass.
 
-Source: "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe.
+Paper: "Token Merging: Your ViT But Faster".
 Needs: keys of the last used tower layer, mean over heads.
 
 In plain words, per frame: tokens at even places choose the most similar token at an odd place (cosine of keys); the
@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.blocks.folding import fold
@@ -33,7 +34,9 @@ class Tome(Method):
 
     name: ClassVar[str] = "tome"
     summary: ClassVar[str] = "merges the most similar pairs of each frame's tokens, by the tower's keys"
-    source: ClassVar[str] = "ToMe, ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe"
+    source: ClassVar[Source] = Source(
+        "ToMe", "ICLR 2023", "2210.09461", "https://github.com/facebookresearch/ToMe", licence="CC-BY-NC"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"keys"})
     exact: ClassVar[bool] = True
 

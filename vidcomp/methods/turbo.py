@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turbo, in FOLDER's one-shot form: merge similar pairs, and spare the tokens that the tower attends to.
 
-Source: Turbo, ECCV 2024, arXiv 2407.11717, and FOLDER, ICCV 2025, arXiv 2501.02430,
-https://github.com/anakin-skywalker-Joseph/Folder. Needs: the class token's attention (attention received, in towers
+Needs: the class token's attention (attention received, in towers
 without one).
 
 In plain words, per frame: tokens at even places choose the most similar token at an odd place. A pair's score is the
@@ -21,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.blocks.folding import fold
@@ -46,9 +46,13 @@ class Turbo(Method):
 
     name: ClassVar[str] = "turbo"
     summary: ClassVar[str] = "merges similar pairs of each frame's tokens, sparing the attended ones"
-    source: ClassVar[str] = (
-        "Turbo, ECCV 2024, arXiv 2407.11717; FOLDER, ICCV 2025, arXiv 2501.02430, "
-        "https://github.com/anakin-skywalker-Joseph/Folder"
+    source: ClassVar[Source] = Source(
+        "Turbo",
+        "ECCV 2024",
+        "2407.11717",
+        "https://github.com/anakin-skywalker-Joseph/Folder",
+        licence="no licence file",
+        note="with FOLDER, ICCV 2025, arXiv 2501.02430",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
     exact: ClassVar[bool] = True

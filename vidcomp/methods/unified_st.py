@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unified spatiotemporal compression (USTC), outer stage: one pool of tokens for the whole video.
 
-Source: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention", CVPR 2026, arXiv 2603.21957.
+Paper: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention".
 Needs: salience.
 
 In plain words, for a budget of B = round(r * T * N) tokens, Q = round(0.3 * B) of them clusters:
@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -57,7 +58,7 @@ class UnifiedSt(Method):
 
     name: ClassVar[str] = "unified_st"
     summary: ClassVar[str] = "one pool for the whole video: salient tokens unlike each other, the rest in clusters"
-    source: ClassVar[str] = "Unified Spatiotemporal Token Compression, CVPR 2026, arXiv 2603.21957"
+    source: ClassVar[Source] = Source("Unified Spatiotemporal Token Compression", "CVPR 2026", "2603.21957")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "unified_st"
     exact: ClassVar[bool] = True

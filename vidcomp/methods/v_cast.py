@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """V-CAST: more tokens where the video's path bends, and in each frame the tokens that differ from it.
 
-Source: "V-CAST", arXiv 2603.27650, https://github.com/xinyouu/V-CAST. Needs nothing but features.
+Needs nothing but features.
 
 In plain words, for T frames of N tokens:
 1. f is the mean token of each frame, scaled to length one. Between the steps into and out of a frame the path bends by
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import allocate
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -45,7 +46,7 @@ class VCast(Method):
 
     name: ClassVar[str] = "v_cast"
     summary: ClassVar[str] = "gives frames where the video turns more tokens, keeps those unlike their frame"
-    source: ClassVar[str] = "V-CAST, arXiv 2603.27650, https://github.com/xinyouu/V-CAST"
+    source: ClassVar[Source] = Source("V-CAST", arxiv="2603.27650", code="https://github.com/xinyouu/V-CAST")
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "rounds the budget, and keeps a token of every frame"
 

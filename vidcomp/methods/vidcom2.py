@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VidCom2: tokens unlike their video and their frame survive, and unusual frames may keep a little more.
 
-Source: "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models", EMNLP 2025,
-arXiv 2505.14454, https://github.com/xuyang-liu16/VidCom2. Needs nothing but the features.
+Paper: "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models".
+Needs nothing but the features.
 
 In plain words: of the channels the half that varies least is looked at; tokens are scaled to length one there.
 1. A token's commonness is a sum of Gaussians of its distance to the mean of the video, plus the same to the mean of its
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
 from vidcomp.methods.blocks.equal import first_equal, first_of_same
@@ -51,7 +52,7 @@ class Vidcom2(Method):
 
     name: ClassVar[str] = "vidcom2"
     summary: ClassVar[str] = "keeps tokens unlike their video and their frame, more of them in unusual frames"
-    source: ClassVar[str] = "VidCom2, EMNLP 2025, arXiv 2505.14454, https://github.com/xuyang-liu16/VidCom2"
+    source: ClassVar[Source] = Source("VidCom2", "EMNLP 2025", "2505.14454", "https://github.com/xuyang-liu16/VidCom2")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VisionZip: the tokens that the tower attends to, and a few evenly spaced ones that absorb the rest.
 
-Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025, arXiv 2412.04467,
-https://github.com/dvlab-research/VisionZip; the form for video is that of https://github.com/cokeshao/HoliTom.
-Needs: cls_attention, keys.
+Paper: "VisionZip: Longer is Better but Not Necessary in Vision Language Models".
+The form for video is that of https://github.com/cokeshao/HoliTom. Needs: cls_attention, keys.
 
 In plain words, within each frame, for a budget of S tokens:
 1. The floor(S * dominant) most attended tokens survive as they are.
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_floor
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -47,7 +47,9 @@ class Visionzip(Method):
 
     name: ClassVar[str] = "visionzip"
     summary: ClassVar[str] = "keeps the most attended tokens of each frame; a few evenly spaced ones absorb the rest"
-    source: ClassVar[str] = "VisionZip, CVPR 2025, arXiv 2412.04467, https://github.com/dvlab-research/VisionZip"
+    source: ClassVar[Source] = Source(
+        "VisionZip", "CVPR 2025", "2412.04467", "https://github.com/dvlab-research/VisionZip"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"

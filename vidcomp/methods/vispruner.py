@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VisPruner and FasterVLM: tokens that the tower attends to, and others that are not duplicates of each other.
 
-Source: VisPruner, "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs", ICCV
-2025, arXiv 2412.01818, https://github.com/Theia-4869/VisPruner; FasterVLM is the first version of the same work,
-attention alone. Needs: cls_attention; VisPruner also encoder_features.
+Paper: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs".
+FasterVLM is the first version of the same work, attention alone. Needs: cls_attention; VisPruner also encoder_features.
 
 In plain words, within each frame, for a budget of S tokens:
 1. The floor(S * important) most attended tokens survive.
@@ -22,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
@@ -44,7 +44,7 @@ class Vispruner(Method):
 
     name: ClassVar[str] = "vispruner"
     summary: ClassVar[str] = "keeps the most attended tokens of each frame and, of the rest, no duplicates"
-    source: ClassVar[str] = "VisPruner, ICCV 2025, arXiv 2412.01818, https://github.com/Theia-4869/VisPruner"
+    source: ClassVar[Source] = Source("VisPruner", "ICCV 2025", "2412.01818", "https://github.com/Theia-4869/VisPruner")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "encoder_features"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
@@ -78,7 +78,7 @@ class Fastervlm(Method):
 
     name: ClassVar[str] = "fastervlm"
     summary: ClassVar[str] = "keeps the most attended tokens of each frame"
-    source: ClassVar[str] = "FasterVLM, arXiv 2412.01818 (first version), https://github.com/Theia-4869/FasterVLM"
+    source: ClassVar[Source] = Source("FasterVLM", arxiv="2412.01818v1", code="https://github.com/Theia-4869/FasterVLM")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"

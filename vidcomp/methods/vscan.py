@@ -2,8 +2,8 @@
 """VScan, outer stage: half of the tokens from a local look in a shallow tower layer, half from a global one in a deep
 layer.
 
-Source: "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models", TMLR 2026, arXiv
-2505.22654, code under VScan/ of https://github.com/Tencent/SelfEvolvingAgent. Needs: cls_by_layer (attention
+Paper: "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models".
+Needs: cls_by_layer (attention
 received, in towers without a class token).
 
 In plain words, for a budget of b tokens in a frame:
@@ -25,6 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, check_keep, signal, tower_layer
 from vidcomp.methods.blocks.cosine import nearest_kept
@@ -52,7 +53,9 @@ class Vscan(Method):
 
     name: ClassVar[str] = "vscan"
     summary: ClassVar[str] = "half of the tokens per window by a shallow layer, half by the last; drops are averaged in"
-    source: ClassVar[str] = "VScan, TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent"
+    source: ClassVar[Source] = Source(
+        "VScan", "TMLR 2026", "2505.22654", "https://github.com/Tencent/SelfEvolvingAgent", note="in its folder VScan/"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     inner: ClassVar[str | None] = "vscan"
     exact: ClassVar[bool] = True

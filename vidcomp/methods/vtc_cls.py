@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VTC-CLS: keep the patches with the most attention of the class token, added up over several tower layers.
 
-Source: "[CLS] Token Tells Everything Needed for Training-free Efficient MLLMs", arXiv 2412.05819,
-https://github.com/THU-MIG/VTC-CLS. Needs: cls_by_layer (attention received, in towers without a class token).
+Paper: "[CLS] Token Tells Everything Needed for Training-free Efficient MLLMs".
+Needs: cls_by_layer (attention received, in towers without a class token).
 
 In plain words, per frame: add the class token's attention over the layers from ``start`` up to the one whose output is
 used, and keep the patches with the largest sums, in raster order.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, check_keep, signal, tower_layer
 from vidcomp.methods.blocks.select import even_budgets, keep_marked, top_mask
@@ -37,7 +38,7 @@ class VtcCls(Method):
 
     name: ClassVar[str] = "vtc_cls"
     summary: ClassVar[str] = "keeps the patches with the most class-token attention, summed over tower layers"
-    source: ClassVar[str] = "VTC-CLS, arXiv 2412.05819, https://github.com/THU-MIG/VTC-CLS"
+    source: ClassVar[Source] = Source("VTC-CLS", arxiv="2412.05819", code="https://github.com/THU-MIG/VTC-CLS")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     exact: ClassVar[bool] = True
 

@@ -62,9 +62,8 @@ def described_method(row: MethodInfo) -> str:
         "question": "chooses tokens for the question" if row.question_aware else "not read",
         "budget": f"{_budget(row)}: it {row.rule}" if row.rule else _budget(row),
         "proof": _PROOF[row.parity],
-        "code": row.code or "none public",
         "in the LLM": row.inner,
-        "source": row.source,
+        "source": _source(row),
     }
     lines = [f"  {name:<11} {text}" for name, text in facts.items() if text]
     return "\n".join([f"{row.name}: {row.summary}", *lines, "", row.text])
@@ -96,8 +95,12 @@ def _section(row: MethodInfo, option: str) -> str:
     lines += [f"- parameters: {_parameters(row)}"] if row.parameters else []
     lines += [f"- budget: {_budget(row)}, it {row.rule}"] if row.rule else []
     lines += [f"- published with the inner stage `{row.inner}`"] if row.inner else []
-    lines += [f"- code: {row.code or 'none public'}; {_PROOF[row.parity]}", "", "```text", row.text, "```"]
+    lines += [f"- source: {_source(row)}", f"- proof: {_PROOF[row.parity]}", "", "```text", row.text, "```"]
     return "\n".join(lines)
+
+
+def _source(row: MethodInfo) -> str:
+    return str(row.source) if row.code or row.parity == "control" else f"{row.source}; no public code"
 
 
 def _budget(row: MethodInfo) -> str:

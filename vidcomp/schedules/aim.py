@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AIM's inner stages: drop visual rows layer by layer, by a page rank over the attention, until none is left.
 
-Source: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning", ICCV 2025, arXiv 2412.03248,
-https://github.com/LaVi-Lab/AIM.
+Paper: "AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning".
 Needs: the whole attention map of every layer from ``start`` on, walked in blocks.
 In plain words: sharpen the attention (temperature ``tau``), start with equal weight on every row, follow the map
 ``iterations`` steps, take the root mean square over heads. After layer i keep the share 1 - (i - start + 1) /
@@ -20,6 +19,7 @@ from functools import partial
 from typing import ClassVar
 
 from vidcomp.core.budget import guarded_floor
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import Cut, Schedule, best_rows, every_row, layer_within, own_layer, scaled_layer
 from vidcomp.schedules.blocks.scoring import page_rank
@@ -41,7 +41,7 @@ class AimInner(Schedule):
 
     name: ClassVar[str] = "aim"
     summary: ClassVar[str] = "drops layer by layer by a page rank of the attention, down to none"
-    source: ClassVar[str] = "AIM, ICCV 2025, arXiv 2412.03248, https://github.com/LaVi-Lab/AIM"
+    source: ClassVar[Source] = Source("AIM", "ICCV 2025", "2412.03248", "https://github.com/LaVi-Lab/AIM")
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

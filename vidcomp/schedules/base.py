@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share, listed
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Schedule:
     Attributes:
         name: what the user types.
         summary: one line, what it does.
-        source: paper and repository in words, with a URL or arXiv id.
+        source: paper and published code; a class of another package may say it in plain words.
         parity: ``goldens`` when outputs of the published code are reproduced in the tests, else ``own reading``.
         needs: signals of the vision tower that it reads, by their :class:`~vidcomp.core.tokens.TokenView` names.
         exact: whether the number of rows follows from shapes alone.
@@ -80,7 +81,7 @@ class Schedule:
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    source: ClassVar[str]
+    source: ClassVar[Source | str]
     parity: ClassVar[Parity] = "own reading"
     needs: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CATP's inner stages: rows whose attention from the question grows between two early layers.
 
-Source: "Contextually Adaptive Token Pruning", AAAI 2026, arXiv 2508.07871. No official code was found.
+Paper: "Contextually Adaptive Token Pruning".
 Needs: attention of the last row in layers k - 1 and k - 2; hidden states entering layers k and k + 1.
 In plain words: the method was made for demonstrations (pictures with text) before a question about one more picture.
 Before layer k the context rows are ranked together by how much more the last row looks at them than one layer earlier,
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Cut, Schedule, best_rows, check_layer, layer_within, scaled_layer
 from vidcomp.schedules.blocks.rows import take_rows
 from vidcomp.schedules.state import Stage
@@ -40,7 +41,7 @@ class CatpInner(Schedule):
 
     name: ClassVar[str] = "catp"
     summary: ClassVar[str] = "keeps rows that the question looks at more from one early layer to the next"
-    source: ClassVar[str] = "CATP, AAAI 2026, arXiv 2508.07871, no official code"
+    source: ClassVar[Source] = Source("CATP", "AAAI 2026", "2508.07871")
 
     def __post_init__(self) -> None:
         check_layer("k", self.k, least=2)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DyCoke's second stage: while the answer is written, deeper layers read only the visual keys that matter now.
 
-Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", CVPR 2025, arXiv 2411.15024,
-https://github.com/KD-TAO/DyCoke.
+Paper: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models".
 Needs: at each step, the attention that the new row pays to visual keys in layer - 1.
 In plain words: from ``layer`` on, a step reads the text keys and the 1 - ``prune`` of the visual keys that it looks at
 most. The choice is kept for the next step while that row looks at much the same keys (cosine of at least ``gate``), and
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from vidcomp.core.budget import guarded_floor
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Schedule, best_rows, check_layer, layer_within
 
 __all__ = ["DyCokeInner"]
@@ -37,7 +37,7 @@ class DyCokeInner(Schedule):
 
     name: ClassVar[str] = "dycoke"
     summary: ClassVar[str] = "while answering, deeper layers read only the visual keys that the new row looks at"
-    source: ClassVar[str] = "DyCoke, CVPR 2025, arXiv 2411.15024, https://github.com/KD-TAO/DyCoke"
+    source: ClassVar[Source] = Source("DyCoke", "CVPR 2025", "2411.15024", "https://github.com/KD-TAO/DyCoke")
 
     def __post_init__(self) -> None:
         check_layer("layer", self.layer)

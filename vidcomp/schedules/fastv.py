@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FastV: drop the least attended visual rows once, in an early layer.
 
-Source: "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764.
+Paper: "An Image is Worth 1/2 Tokens After Layer 2".
 Needs: attention of the last row in layer k - 1.
 In plain words: after k layers, rank the visual rows by the attention that the last row of the prompt pays to them, mean
 over heads, and keep the share ``keep`` of them in order, at their old positions. Three released variants round the
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import check_layer, layer_within
 from vidcomp.schedules.blocks.ranked import Ranked
 
@@ -30,7 +31,7 @@ class FastV(Ranked):
 
     name: ClassVar[str] = "fastv"
     summary: ClassVar[str] = "keeps the visual rows that the last row looks at most, once, after k layers"
-    source: ClassVar[str] = "FastV, ECCV 2024, arXiv 2403.06764, https://github.com/pkunlp-icler/FastV"
+    source: ClassVar[Source] = Source("FastV", "ECCV 2024", "2403.06764", "https://github.com/pkunlp-icler/FastV")
 
     def __post_init__(self) -> None:
         check_layer("k", self.k)

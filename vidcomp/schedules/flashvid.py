@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """FlashVID's inner stage: one late drop by the attention of the last row.
 
-Source: "FlashVID", ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID.
 Needs: attention of the last row in layer k - 1.
 In plain words: as FastV, but late and with the number rounded up. The published pairs are layer 20 of 28 with keep 0.3,
 and layer 28 of 36 with keep 0.1; together with 1.25 times the budget before the language model the mean over layers is
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 from vidcomp.core.budget import guarded_ceil
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import check_layer, own_layer
 from vidcomp.schedules.blocks.ranked import Ranked
 
@@ -32,7 +32,7 @@ class FlashVidInner(Ranked):
 
     name: ClassVar[str] = "flashvid"
     summary: ClassVar[str] = "one late drop: the visual rows that the last row looks at most stay"
-    source: ClassVar[str] = "FlashVID, ICLR 2026, arXiv 2602.08024, https://github.com/Fanziyang-v/FlashVID"
+    source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
 
     def __post_init__(self) -> None:
         check_layer("k", self.k)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FrameFusion's inner form: merge rows that repeat the previous frame, layer after layer, then prune once to the cost.
 
-Source: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models",
-ICCV 2025, arXiv 2501.01986, https://github.com/thu-nics/FrameFusion.
+Paper: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language Models".
 Needs: frame and place of every visual row; attention of the last row, once.
 In plain words: at every stage a row that is similar enough to the surviving row of the same place in an earlier frame
 joins it; each run of such rows and the row before it become their mean. When the rows that pass the threshold would be
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import merge_rows
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import Parity
@@ -49,7 +49,9 @@ class FrameFusionInner(Schedule):
 
     name: ClassVar[str] = "framefusion"
     summary: ClassVar[str] = "merges rows that repeat the previous frame, layer after layer, then prunes to the cost"
-    source: ClassVar[str] = "FrameFusion, ICCV 2025, arXiv 2501.01986, https://github.com/thu-nics/FrameFusion"
+    source: ClassVar[Source] = Source(
+        "FrameFusion", "ICCV 2025", "2501.01986", "https://github.com/thu-nics/FrameFusion"
+    )
     parity: ClassVar[Parity] = "goldens"
     exact: ClassVar[bool] = False
 

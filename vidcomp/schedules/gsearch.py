@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """G-Search: a searched number of visual rows for every layer.
 
-Source: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction", CVPR 2025,
-arXiv 2412.00556. No code was found.
+Paper: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction".
 Needs: attention of the last row in the layer before each stage.
 In plain words: the ranking of rows hardly changes from layer to layer, so only the numbers matter, and they never grow
 with depth. Going from shallow to deep, find for each layer the smallest share that does not hurt, with the shares of
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import listed
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import layer_within, stage_shares
 from vidcomp.schedules.blocks.presets import read_preset
 from vidcomp.schedules.blocks.ranked import Ranked
@@ -35,7 +35,7 @@ class GSearch(Ranked):
 
     name: ClassVar[str] = "gsearch"
     summary: ClassVar[str] = "a searched number of rows per layer, ranked by what the last row looks at"
-    source: ClassVar[str] = "G-Search, CVPR 2025, arXiv 2412.00556, no code"
+    source: ClassVar[Source] = Source("G-Search", "CVPR 2025", "2412.00556")
 
     def __post_init__(self) -> None:
         given = self.at is not None and self.keep is not None

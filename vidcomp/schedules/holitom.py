@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HoliTom's inner stage: halve the visual rows once, merging each dropped row into its most similar kept row.
 
-Source: "HoliTom: Holistic Token Merging for Fast Video Large Language Models", NeurIPS 2025, arXiv 2505.21334.
+Paper: "HoliTom: Holistic Token Merging for Fast Video Large Language Models".
 Needs: attention of the last row in layer k - 1; hidden states entering layer k.
 In plain words: keep the share 1 - r of the visual rows that the last row looks at most; every other row goes to the
 kept row with the largest cosine similarity; in ascending order each one moves its target half-way towards itself. The
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import Cut, Schedule, own_layer
 from vidcomp.schedules.blocks.merge import halving_merge
@@ -37,7 +38,7 @@ class HolitomInner(Schedule):
 
     name: ClassVar[str] = "holitom"
     summary: ClassVar[str] = "halves the visual rows once, folding each dropped row into its most similar kept row"
-    source: ClassVar[str] = "HoliTom, NeurIPS 2025, arXiv 2505.21334, https://github.com/cokeshao/HoliTom"
+    source: ClassVar[Source] = Source("HoliTom", "NeurIPS 2025", "2505.21334", "https://github.com/cokeshao/HoliTom")
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

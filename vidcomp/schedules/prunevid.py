@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PruneVid's inner stage: in every scene, the rows that some word of the question looks at most.
 
-Source: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models", Findings of ACL 2025,
-arXiv 2412.16117, https://github.com/Visual-AI/PruneVid.
+Paper: "PruneVid: Visual Token Pruning for Efficient Video Large Language Models".
 Needs: queries and keys of layer k - 1 for the rows of text behind the video; span and frame of every visual row.
 In plain words: behind one layer, compare text rows with all rows by their queries and keys as they are before rotation
 and without hiding what comes later. A visual row's score is the largest attention of any text row in any head. Of the
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import Cut, Schedule, check_layer, own_layer
 from vidcomp.schedules.blocks.scoring import Attention
@@ -40,7 +40,9 @@ class PruneVidInner(Schedule):
 
     name: ClassVar[str] = "prunevid"
     summary: ClassVar[str] = "in every scene and frame, keeps the rows that some word of the question looks at most"
-    source: ClassVar[str] = "PruneVid, Findings of ACL 2025, arXiv 2412.16117, https://github.com/Visual-AI/PruneVid"
+    source: ClassVar[Source] = Source(
+        "PruneVid", "Findings of ACL 2025", "2412.16117", "https://github.com/Visual-AI/PruneVid"
+    )
     parity: ClassVar[Parity] = "goldens"
     exact: ClassVar[bool] = False
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """P-Sigmoid: the number of visual rows falls with depth along a sigmoid that meets a budget.
 
-Source: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction", CVPR 2025,
-arXiv 2412.00556. No code was found.
+Paper: "Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction".
 Needs: attention of the last row in the layer before each stage.
 In plain words: layer l keeps ``min(1, c / (1 + exp(a * (l / depth - b))))`` of the rows, with c chosen so that the mean
 over all layers, the whole layer 0 included, is ``keep``. Steepness a and centre b can be searched:
@@ -20,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.blocks.presets import read_preset
 from vidcomp.schedules.blocks.ranked import Ranked
 
@@ -38,7 +38,7 @@ class PSigmoid(Ranked):
 
     name: ClassVar[str] = "psigmoid"
     summary: ClassVar[str] = "the number of rows falls with depth along a sigmoid, ranked by what the last row looks at"
-    source: ClassVar[str] = "P-Sigmoid, CVPR 2025, arXiv 2412.00556, no code"
+    source: ClassVar[Source] = Source("P-Sigmoid", "CVPR 2025", "2412.00556")
 
     def __post_init__(self) -> None:
         if self.file is not None:

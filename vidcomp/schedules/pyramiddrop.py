@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyramidDrop: several drops at increasing depth.
 
-Source: "PyramidDrop", CVPR 2025, arXiv 2410.17247, https://github.com/Cooperx521/PyramidDrop.
 Needs: the attention of the last row that the stage's own layer is about to compute.
 In plain words: all visual rows in the early layers, then half, a quarter and an eighth of the first number, truncated,
 ranked before each drop by the last row of the prompt with the next layer's norm, projections and rotation.
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_choice, listed
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import placed, stage_shares
 from vidcomp.schedules.blocks.ranked import RankedAhead
@@ -38,7 +38,9 @@ class PyramidDrop(RankedAhead):
 
     name: ClassVar[str] = "pyramiddrop"
     summary: ClassVar[str] = "drops at several depths, ranked by what the last row is about to look at"
-    source: ClassVar[str] = "PyramidDrop, CVPR 2025, arXiv 2410.17247, https://github.com/Cooperx521/PyramidDrop"
+    source: ClassVar[Source] = Source(
+        "PyramidDrop", "CVPR 2025", "2410.17247", "https://github.com/Cooperx521/PyramidDrop"
+    )
     parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:

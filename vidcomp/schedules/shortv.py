@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ShortV: visual rows pass unchanged through the layers that do little to them; none is dropped.
 
-Source: "ShortV", ICCV 2025, arXiv 2504.00502, https://github.com/icip-cas/ShortV.
 In plain words: in a frozen layer only text rows are updated; they still read the keys and values of the visual rows,
 computed from unchanged states. The cache stays complete and decoding is as before, so this saves prefill arithmetic
 and no memory. Which layers: those whose freezing changes the next-token distribution least, found by
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import listed
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Schedule
 from vidcomp.schedules.blocks.presets import read_preset
 
@@ -47,7 +47,7 @@ class ShortV(Schedule):
 
     name: ClassVar[str] = "shortv"
     summary: ClassVar[str] = "visual rows pass unchanged through the layers that do little to them; none is dropped"
-    source: ClassVar[str] = "ShortV, ICCV 2025, arXiv 2504.00502, https://github.com/icip-cas/ShortV"
+    source: ClassVar[Source] = Source("ShortV", "ICCV 2025", "2504.00502", "https://github.com/icip-cas/ShortV")
     attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ToDRE's second stage: all visual rows leave once text and picture no longer look at each other.
 
-Source: "ToDRE", arXiv 2505.18757 (v2). No official code was found.
 Needs: the attention in layer k - 1 of the text rows behind the video and of the visual rows.
 In plain words: at seven eighths of the depth, take the share of their attention that text rows spend on visual keys,
 and the share that visual rows spend on text keys, mean over heads and rows. If both are below ``tau``, every visual row
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Cut, Schedule, check_layer, every_row, own_layer
 from vidcomp.schedules.state import Stage
 
@@ -34,7 +34,7 @@ class ToDREInner(Schedule):
 
     name: ClassVar[str] = "todre"
     summary: ClassVar[str] = "removes all visual rows late, when text and picture hardly look at each other"
-    source: ClassVar[str] = "ToDRE, arXiv 2505.18757, no official code"
+    source: ClassVar[Source] = Source("ToDRE", arxiv="2505.18757v2")
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

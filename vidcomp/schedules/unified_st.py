@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inner stage of unified spatiotemporal compression: rows that text attends to or resembles stay, others merge.
 
-Source: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention", CVPR 2026, arXiv 2603.21957.
-No code; read from secondary notes.
+Paper: "Unified Spatiotemporal Token Compression for Video-LLMs at Ultra-Low Retention".
+Read from secondary notes.
 Needs: attention in layer k - 1 of the text rows behind the video; hidden states entering layer k.
 In plain words: a visual row's importance is a blend of the strongest attention that any text row pays to it and its
 largest cosine with any text row, each scaled to 0..1 over the visual rows. The most important rows stay in order; every
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Cut, Schedule, best_rows, check_layer, own_layer
 from vidcomp.schedules.blocks.merge import dropped_rows, mean_merge, most_similar
 from vidcomp.schedules.blocks.rows import take_rows
@@ -40,7 +41,7 @@ class UnifiedInner(Schedule):
 
     name: ClassVar[str] = "unified_st"
     summary: ClassVar[str] = "keeps rows that text attends to or resembles, and merges each other row into one of them"
-    source: ClassVar[str] = "Unified spatiotemporal compression, CVPR 2026, arXiv 2603.21957, no code"
+    source: ClassVar[Source] = Source("Unified spatiotemporal compression", "CVPR 2026", "2603.21957")
 
     def __post_init__(self) -> None:
         check_layer("k", self.k)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """VFlowOpt's inner stages: drops by the vision tower's own scores, which every stage shares.
 
-Source: "VFlowOpt", ICCV 2025, arXiv 2508.05211, https://github.com/sihany077/VFlowOpt (read, not copied: CC-BY-NC).
 Needs: trusted_attention, what each patch receives in the tower from the patches that receive much themselves.
 In plain words: the importance that the tower gave decides again inside the language model: before layers 9 and 18 of 28
 keep the shares R2 and R3 of the rows that are left, at their old positions. Separators always stay.
@@ -18,6 +17,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.parameters import listed
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.schedules.state import Stage
 
@@ -35,7 +35,13 @@ class VFlowOptInner(Schedule):
 
     name: ClassVar[str] = "vflowopt"
     summary: ClassVar[str] = "drops at two depths by the importance that the vision tower gave"
-    source: ClassVar[str] = "VFlowOpt, ICCV 2025, arXiv 2508.05211, https://github.com/sihany077/VFlowOpt"
+    source: ClassVar[Source] = Source(
+        "VFlowOpt",
+        "ICCV 2025",
+        "2508.05211",
+        "https://github.com/sihany077/VFlowOpt",
+        licence="CC-BY-NC: read, not copied",
+    )
     attends: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"trusted_attention"})
 

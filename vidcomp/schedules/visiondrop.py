@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VisionDrop's inner stages: visual rows ranked by other visual rows, the rest folded into a few of them.
 
-Source: "Rethinking Visual Token Reduction in LVLMs under Cross-Modal Misalignment", AAAI 2026, arXiv 2506.22283,
-https://github.com/Ruixxxx/VisionDrop.
+Paper: "Rethinking Visual Token Reduction in LVLMs under Cross-Modal Misalignment".
 Needs: the attention that the stage's own layer is about to compute, its visual rows only.
 In plain words: a row's score is the mean attention that it gets from the visual rows. The best stay as they are. Of the
 others, taken at equal steps, a few become targets; each remaining row joins the target whose rotated key, mean over
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import check_choice, check_share, listed
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import Cut, Schedule, best_rows, placed, stage_shares
 from vidcomp.schedules.blocks.merge import dropped_rows, mean_merge
 from vidcomp.schedules.blocks.rows import take_rows
@@ -46,7 +46,7 @@ class VisionDropInner(Schedule):
 
     name: ClassVar[str] = "visiondrop"
     summary: ClassVar[str] = "drops at several depths, ranked by the attention among visual rows; the rest is merged"
-    source: ClassVar[str] = "VisionDrop, AAAI 2026, arXiv 2506.22283, https://github.com/Ruixxxx/VisionDrop"
+    source: ClassVar[Source] = Source("VisionDrop", "AAAI 2026", "2506.22283", "https://github.com/Ruixxxx/VisionDrop")
     attends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

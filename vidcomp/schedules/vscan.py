@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """VScan's inner stage: one drop in the middle of the language model.
 
-Source: "VScan", TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent (VScan/).
 Needs: the attention of the last row that layer k is about to compute.
 In plain words: as PyramidDrop, at a single layer; layer 16 of 32 keeping a third (96 in, 32 after) on LLaVA, layer 14
 of 28 keeping 0.333 on Qwen2.5-VL. The published Qwen port ranks without rotation, which is not reproduced.
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidcomp.core.parameters import check_choice, check_share
+from vidcomp.core.source import Source
 from vidcomp.schedules.base import check_layer, own_layer
 from vidcomp.schedules.blocks.ranked import RankedAhead
 
@@ -31,7 +31,9 @@ class VScanInner(RankedAhead):
 
     name: ClassVar[str] = "vscan"
     summary: ClassVar[str] = "one drop at half the depth, ranked by what the last row is about to look at"
-    source: ClassVar[str] = "VScan, TMLR 2026, arXiv 2505.22654, https://github.com/Tencent/SelfEvolvingAgent"
+    source: ClassVar[Source] = Source(
+        "VScan", "TMLR 2026", "2505.22654", "https://github.com/Tencent/SelfEvolvingAgent", note="in its folder VScan/"
+    )
 
     def __post_init__(self) -> None:
         check_layer("k", self.k)

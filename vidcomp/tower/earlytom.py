@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """EarlyTom's merge in the tower: frames of a still stretch become fewer frames, behind three layers.
 
-Source: "EarlyTom", CVPR 2026, arXiv 2605.30010, https://github.com/viridisGreen/EarlyTom.
 In plain words: walk the frames; a group goes on while a moving average of each frame's mean cosine (same position) with
 the group's first frame stays at ``tau`` or above and the group is shorter than ``window`` frames. First and last frame
 of a group stay. Between them, walk the neighbours: a pair merges when it is more alike than first and last are, and
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.parameters import listed
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.tower.host import TowerCut, TowerStage
 
@@ -44,7 +44,7 @@ class EarlyTom:
 
     name: ClassVar[str] = "earlytom"
     summary: ClassVar[str] = "merges frames of still stretches inside the tower, behind a few of its layers"
-    source: ClassVar[str] = "EarlyTom, CVPR 2026, arXiv 2605.30010, https://github.com/viridisGreen/EarlyTom"
+    source: ClassVar[Source] = Source("EarlyTom", "CVPR 2026", "2605.30010", "https://github.com/viridisGreen/EarlyTom")
     parity: ClassVar[Parity] = "own reading"
     stage: ClassVar[str] = "encoder"
     exact: ClassVar[bool] = False

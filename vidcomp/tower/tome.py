@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ToMe in the tower: the most similar pairs of a frame's rows merge behind every layer.
 
-Source: "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe
-(read, not copied: CC-BY-NC).
+Paper: "Token Merging: Your ViT But Faster".
 In plain words: rows at even places choose the most similar row at an odd place (cosine of the layer's keys, mean over
 heads); the ``r`` best pairs merge, at most half of the rows. A row is the mean of its patches, and attention counts it
 as often as there are patches in it (``weighted``).
@@ -17,6 +16,7 @@ from typing import ClassVar
 
 import torch
 
+from vidcomp.core.source import Source
 from vidcomp.methods.base import Parity
 from vidcomp.methods.blocks.bipartite import Merging, pair_up
 from vidcomp.tower.host import TowerCut, TowerStage
@@ -33,7 +33,13 @@ class TomeTower:
 
     name: ClassVar[str] = "tome"
     summary: ClassVar[str] = "merges the r most similar pairs of a frame's rows behind every layer of the tower"
-    source: ClassVar[str] = "ToMe, ICLR 2023, arXiv 2210.09461, https://github.com/facebookresearch/ToMe"
+    source: ClassVar[Source] = Source(
+        "ToMe",
+        "ICLR 2023",
+        "2210.09461",
+        "https://github.com/facebookresearch/ToMe",
+        licence="CC-BY-NC: read, not copied",
+    )
     parity: ClassVar[Parity] = "own reading"
     stage: ClassVar[str] = "encoder"
     exact: ClassVar[bool] = True

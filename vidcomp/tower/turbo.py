@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turbo: ToMe in the tower, where rows with much semantic value are slower to merge.
 
-Source: "Turbo: Informativity-Driven Acceleration Plug-In for Vision-Language Large Models", ECCV 2024,
-arXiv 2407.11717, https://github.com/anakin-skywalker-Joseph/Folder (no licence file: read, not copied).
+Paper: "Turbo: Informativity-Driven Acceleration Plug-In for Vision-Language Large Models".
 In plain words: from the cosine of a pair, take ``alpha * 30 * beta ** |gamma - layer|`` times the attention that the
 class token pays to the even row; then as ToMe. Below 40 rows nothing merges.
 Our reading for towers without a class token: the attention of the mean query, mean over heads.
@@ -13,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vidcomp.core.source import Source
 from vidcomp.methods.blocks.bipartite import pair_up
 from vidcomp.tower.host import TowerCut, TowerStage
 from vidcomp.tower.tome import TomeTower, cut_of
@@ -32,7 +32,13 @@ class TurboTower(TomeTower):
 
     name: ClassVar[str] = "turbo"
     summary: ClassVar[str] = "merges pairs of a frame's rows behind every layer, those of semantic value last"
-    source: ClassVar[str] = "Turbo, ECCV 2024, arXiv 2407.11717, https://github.com/anakin-skywalker-Joseph/Folder"
+    source: ClassVar[Source] = Source(
+        "Turbo",
+        "ECCV 2024",
+        "2407.11717",
+        "https://github.com/anakin-skywalker-Joseph/Folder",
+        licence="no licence file: read, not copied",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

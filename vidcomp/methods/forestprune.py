@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_ceil, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -67,7 +68,9 @@ class Forestprune(Method):
 
     name: ClassVar[str] = "forestprune"
     summary: ClassVar[str] = "hangs tokens under similar ones of earlier frames and keeps those nearest to a root"
-    source: ClassVar[str] = "ForestPrune, CVPR 2026, arXiv 2603.22911, https://github.com/luminousllsa/ForestPrune"
+    source: ClassVar[Source] = Source(
+        "ForestPrune", "CVPR 2026", "2603.22911", "https://github.com/luminousllsa/ForestPrune"
+    )
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
 

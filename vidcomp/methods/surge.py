@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -58,7 +59,7 @@ class Surge(Method):
 
     name: ClassVar[str] = "surge"
     summary: ClassVar[str] = "keeps tokens that the two frames before do not predict"
-    source: ClassVar[str] = "SURGE, ICLR 2026, https://github.com/BarryTang22/SURGE"
+    source: ClassVar[Source] = Source("SURGE", "ICLR 2026", code="https://github.com/BarryTang22/SURGE")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
 

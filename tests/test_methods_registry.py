@@ -17,8 +17,8 @@ from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
 from vidcomp.methods import get_method, list_methods, method_names
 from vidcomp.methods.holitom import Holitom
-from vidcomp.schedules import schedules
-from vidcomp.tower import mergers
+from vidcomp.schedules import list_schedules
+from vidcomp.tower import list_mergers
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def test_every_method_describes_itself() -> None:
 
 
 def test_a_source_is_given_once_and_in_parts() -> None:
-    rows = [*methods(fresh=True), *schedules(fresh=True), *mergers(fresh=True)]
+    rows = [*list_methods(fresh=True), *list_schedules(fresh=True), *list_mergers(fresh=True)]
     assert all(isinstance(row.source, Source) and row.source.name for row in rows)
     for row in rows:
         assert row.parity == "control" or row.source.arxiv or row.source.code, row.name

@@ -103,7 +103,7 @@ class Case:
         answered = torch.arange(len(rows), len(rows) + len(fed))
         text = full[~torch.isin(full, visual)]
         seen = {0: torch.cat([full, answered])}
-        for layer, survivors in list(prefill.cache.survivors.items())[1:]:
+        for layer, survivors in list(prefill.cache.measured.survivors.items())[1:]:
             seen[layer] = torch.cat([text, full[survivors[0]], answered])
         if hide is not None:
             seen[hide] = seen[hide][seen[hide] != tokens[kept[1]]]

@@ -11,7 +11,7 @@ from torch import nn
 
 from vidcomp.core.positions import GROUPS, spread_members
 from vidcomp.core.tokens import Reduction
-from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, RowPlan
 from vidcomp.errors import UsageError
 
 REDUCTION = Reduction(  # of 12 tokens: one alone, one of ten members, one dropped
@@ -65,7 +65,7 @@ def test_rows_with_several_positions_equal_tables_made_by_hand(layers: tuple[int
 @torch.no_grad()
 def generated(model, rows, flags, positions, schedule, places):
     text = model.config.text_config
-    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, places=places)
+    cache = CompressedCache(text, RowPlan(flags, text.num_hidden_layers, schedule, positions=places))
     with Attachment(model):
         out = model.generate(
             inputs_embeds=rows[None], position_ids=positions, past_key_values=cache, max_new_tokens=STEPS,
@@ -91,7 +91,7 @@ def test_every_merger_takes_them(nano, samples) -> None:
         prefill = nano.prepare(encoded, question)
         merged = int((encoded.tokens.members > 1).sum())
         before = len(nano.family.prompt(question, encoded.watched.layout).before)
-        places = prefill.cache.places
+        places = prefill.cache.plan.positions
         assert places is not None and places.shape == (GROUPS, len(prefill.rows))
         assert int((places[0] != places[-1]).sum()) == merged > 0
         spread = spread_members(encoded.reduction, GROUPS).T + before

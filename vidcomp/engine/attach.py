@@ -305,10 +305,13 @@ class Compression:
         reduction, tokens = compressed(recorder, view, plan, self.method, config)
         facts = visual_facts(schedule, view, plan, reduction.anchors, len(separators), reduction)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
-        joined, cache = joined_rows(PromptCache, self.family, layout, order, tokens, separators, text, schedule, facts)
-        cache.is_token, self._call.recorder = order.order < len(tokens), recorder
         if beside is not None:
-            cache.beside = (torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1])
+            beside = torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1]
+        joined, planned = joined_rows(
+            self.family, layout, order, tokens, separators, text, schedule, facts, beside=beside
+        )
+        cache = PromptCache(self.family.model.config.get_text_config(), planned)
+        cache.is_token, self._call.recorder = order.order < len(tokens), recorder
         cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
         kwargs["inputs_embeds"] = joined.expand(len(ids), -1, -1)
         kwargs[CACHE] = self._call.cache = cache

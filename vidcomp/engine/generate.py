@@ -239,7 +239,7 @@ class _Checked(LogitsProcessor):
     @property
     def settled(self) -> bool:
         """Whether nothing can turn the answer into an error any more: what reads part of the keys starts later."""
-        return self.forwards > (self.cache.read_layer is not None)
+        return self.forwards > (self.cache.plan.read_layer is not None)
 
 
 class _Pieces(TextStreamer):

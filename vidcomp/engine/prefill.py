@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidcomp.core.tokens import CompressedTokens
-from vidcomp.engine.decoder import AttentionBalance, CompressedCache
+from vidcomp.engine.decoder import AttentionBalance, CompressedCache, RowPlan
 from vidcomp.engine.generate import Prefill
 from vidcomp.errors import UsageError
 from vidcomp.families import Family
@@ -20,8 +20,6 @@ from vidcomp.families.prompt import Arrangement, Prompt
 from vidcomp.schedules import Schedule
 
 __all__ = ["assembled", "check_prompt", "joined_rows"]
-
-Cache = TypeVar("Cache", bound=CompressedCache)
 
 
 @torch.no_grad()
@@ -59,10 +57,10 @@ def assembled(
     _check_positions(family, positions, schedule, len(family.position_rows(prompt, layout)))
     rows = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
     several = None if members is None else _member_positions(family, layout, prompt, rows, members.cpu())
-    joined, cache = joined_rows(
-        CompressedCache, family, layout, rows, tokens, separators, family.embed(rows.text), schedule, facts or {},
-        balance=balance, places=several,
-    )  # fmt: skip
+    joined, plan = joined_rows(
+        family, layout, rows, tokens, separators, family.embed(rows.text), schedule, facts or {}, positions=several
+    )
+    cache = CompressedCache(family.model.config.get_text_config(), plan, balance)
     places = _positions(family, layout, prompt, rows, positions)
     _check_length(family, int(places.max()) + 1, len(rows.text), layout, positions)
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
@@ -73,7 +71,6 @@ def assembled(
 
 
 def joined_rows(
-    kind: type[Cache],
     family: Family,
     layout: Layout,
     rows: Arrangement,
@@ -83,27 +80,24 @@ def joined_rows(
     schedule: Schedule | None,
     facts: Mapping[str, Tensor],
     **more: Any,
-) -> tuple[Tensor, Cache]:
-    """Survivors [M, D], separators [s, D] and text [n, D] in the order in which the model reads them: [S, D].
+) -> tuple[Tensor, RowPlan]:
+    """Survivors [M, D], separators [s, D] and text [n, D] in the order in which the model reads them: [S, D], and the
+    plan for these rows.
 
     Args:
-        kind: of the cache, which holds the plan for these rows.
         family, layout: the model, and the whole clip.
         rows: their order.
         schedule: what is reduced inside the language model.
         facts: what it may know about survivors and separators, in that order, each [M + s].
-        more: of the cache.
+        more: of the plan.
     """
     joined, visual = torch.cat([tokens.features, separators, text]), len(tokens) + len(separators)
-    config = family.model.config.get_text_config()
     among, survivors = (rows.order[rows.order < count].to(joined.device) for count in (visual, len(tokens)))
-    cache = kind(
-        config, rows.order < visual, schedule, config.num_hidden_layers,
-        {name: values[among] for name, values in facts.items()},
-        uncompressed=layout.slices * layout.tokens + len(separators),
-        deepstack=[level[survivors] for level in tokens.deepstack], **more,
+    plan = RowPlan(
+        rows.order < visual, family.shape.layers, schedule, {name: values[among] for name, values in facts.items()},
+        layout.slices * layout.tokens + len(separators), [level[survivors] for level in tokens.deepstack], **more,
     )  # fmt: skip
-    return joined[rows.order.to(joined.device)], cache
+    return joined[rows.order.to(joined.device)], plan
 
 
 def _positions(family: Family, layout: Layout, prompt: Prompt, rows: Arrangement, policy: str) -> Tensor:

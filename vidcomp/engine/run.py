@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
-from vidcomp.core.positions import GROUPS, spread_members
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, view_of
+from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
@@ -30,7 +30,6 @@ from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described
 from vidcomp.result import Answer
-from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tower.host import TowerMerger
@@ -137,9 +136,9 @@ class VideoLM:
             UsageError, ModelError: as :meth:`ask`.
         """
         check_question(question)
-        *_, schedule = self._chosen(*configured(self.config, None, {}), frozenset())
+        self._chosen(*configured(self.config, None, {}), frozenset())
         self._frame_encoder(self.config)
-        check_prompt(self.family, question, self.config.outer.positions, schedule)
+        check_prompt(self.family, question)
 
     @checked
     def encode(
@@ -165,9 +164,10 @@ class VideoLM:
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         self._check(watched)
         config, chosen = configured(watched.config, method, settings)
-        if config.outer.positions == "auto":
-            config = config.replace(positions=self.family.positions)
         outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
+        schedule = chosen_schedule(chosen, outer, self.family)
+        policy = position_policy(outer.positions, self.family, schedule)
+        config, outer = config.replace(positions=policy.name), replace(outer, positions=policy.name)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         recorder = Recorder(watched.ledger, device=self.family.device)
         with torch.no_grad():
@@ -176,7 +176,6 @@ class VideoLM:
             )
         recorder.spans(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)
-        schedule = chosen_schedule(chosen, outer, self.family)
         asked = question if reads_question(chosen) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, recorder.ledger)
 
@@ -199,7 +198,7 @@ class VideoLM:
         """
         self._check(video)
         config, chosen = configured(self.config, method, settings)
-        signals, merger, _ = self._chosen(config, chosen, signals)
+        signals, merger = self._chosen(config, chosen, signals)
         recorder = Recorder(device=self.family.device)
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
@@ -234,12 +233,13 @@ class VideoLM:
 
     def _chosen(
         self, config: RunConfig, chosen: Method, signals: frozenset[str]
-    ) -> tuple[frozenset[str], TowerMerger | None, Schedule | None]:
-        """Signals to collect, merger and schedule; what this model lacks is found before reading."""
+    ) -> tuple[frozenset[str], TowerMerger | None]:
+        """Signals to collect, and the merger; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
+        position_policy(config.outer.positions, self.family, schedule)
         signals = check_names("signals", signals, self.family.signals | ADDED)
         signals |= signals_to_collect(chosen, self.family, schedule)
-        return signals, chosen_merger(config.outer, self.family, signals), schedule
+        return signals, chosen_merger(config.outer, self.family, signals)
 
     def _encoded(
         self,
@@ -294,11 +294,10 @@ class VideoLM:
         watched, schedule = encoded.watched, encoded.schedule
         reduction, separators = encoded.reduction, len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
-        policy = encoded.config.outer.positions
-        members = spread_members(reduction, GROUPS) if policy == "ppe" else None
+        policy = PositionPolicy(encoded.config.outer.positions)
         return assembled(
             self.family, watched.layout, encoded.tokens, question, policy, schedule,
-            history=history, facts=facts, balance=balance, members=members,
+            history=history, facts=facts, balance=balance, members=policy.members(reduction),
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from vidcomp.engine.decoder.measured import Measured
 from vidcomp.engine.decoder.modality_attention import AttentionBalance
 from vidcomp.engine.decoder.multi_position import grouped_tables
 from vidcomp.engine.decoder.plan import RowPlan
-from vidcomp.errors import ModelError, NotApplied, UsageError
+from vidcomp.errors import ModelError, NotApplied
 from vidcomp.schedules.base import Cut
 from vidcomp.schedules.blocks.rows import ranks_of, take_rows
 from vidcomp.schedules.blocks.scoring import Attention, AttentionInput
@@ -236,13 +236,10 @@ class CompressedCache(DynamicCache):
     def _own_tables(self, rotary: Tables) -> Tables:
         """The rotary tables of this pass, those of several positions per row where the plan asks for them."""
         forward, several = self.forward, self.plan.positions
-        if several is None or not forward.prefilling or forward.rotary is None:
+        if several is None or not forward.prefilling:
             return rotary
-        if forward.positions is None or forward.positions.dim() != 2:
-            raise UsageError("--positions ppe with this model", why="its positions are not one number per row",
-                             hint="--positions keep", code="bad_option")  # fmt: skip
         if self._spread is None:
-            self._spread = grouped_tables(forward.rotary, rotary[0], several)
+            self._spread = grouped_tables(forward.numbered()[0], rotary[0], several)
         return self._spread
 
     def _cut_to_layer(self, layer: int, mask: Any, rotary: Tables) -> tuple[Any, Tables]:
@@ -296,12 +293,9 @@ class CompressedCache(DynamicCache):
         if not self.plan.renumbers or (forward.rows is None and stored.lag is None):
             rows = forward.rows
             return rotary if rows is None else (take_rows(rotary[0], rows), take_rows(rotary[1], rows))
-        if forward.positions is None or forward.positions.dim() != 2 or forward.rotary is None:
-            raise UsageError("positions cannot be renumbered inside this model", hint="positions=keep",
-                             why="its positions are not one number per row", code="bad_option")  # fmt: skip
         key = forward.length - (stored.lag or 0) if forward.rows is None else forward.rows.shape[1]
         if key not in forward.compact:  # once for all layers behind a stage
-            forward.compact[key] = _without_gaps(forward, forward.rotary, forward.positions, rotary[0], stored.lag or 0)
+            forward.compact[key] = _without_gaps(forward, rotary[0], stored.lag or 0)
         (cos, sin), stored.lag = forward.compact[key]
         return cos.to(rotary[0].device), sin.to(rotary[0].device)
 
@@ -310,8 +304,9 @@ class CompressedCache(DynamicCache):
         self.memory.update(moved)
 
 
-def _without_gaps(forward: Forward, rotary: Rotary, positions: Tensor, like: Tensor, lag: int) -> tuple[Tables, int]:
+def _without_gaps(forward: Forward, like: Tensor, lag: int) -> tuple[Tables, int]:
     """Tables of renumbered rows, and how far the last of them lags behind its own position."""
+    rotary, positions = forward.numbered()
     if forward.rows is None:
         return rotary(like, positions - lag), lag
     compact = positions[:, :1] + torch.arange(forward.rows.shape[1], device=positions.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.engine.decoder.frozen import FrozenRows
+from vidcomp.errors import ModelError
 from vidcomp.schedules.base import Cut
 from vidcomp.schedules.blocks.rows import add_rows, ranks_of, take_rows
 from vidcomp.schedules.blocks.scoring import AttentionInput
@@ -55,6 +56,17 @@ class Forward:
     inputs: dict[int, AttentionInput] = field(default_factory=dict)
     frozen: dict[int, FrozenRows] = field(default_factory=dict)
     compact: dict[int, tuple[Tables, int]] = field(default_factory=dict)
+
+    def numbered(self) -> tuple[Rotary, Tensor]:
+        """What new tables are made of: the rotary embedding and the position ids [B, S].
+
+        Raises:
+            ModelError: rows of this decoder have no position of their own, or several.
+        """
+        if self.rotary is None or self.positions is None or self.positions.dim() != 2:
+            raise ModelError("rows of this decoder cannot be numbered anew", why="they have no single position each",
+                             hint="--positions keep")  # fmt: skip
+        return self.rotary, self.positions
 
     def follow(self, device: torch.device) -> None:
         """Bring what tells rows apart to the device of the layer that is about to run."""

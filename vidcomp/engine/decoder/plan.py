@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from vidcomp.errors import ModelError, UsageError
+from vidcomp.errors import ModelError
 from vidcomp.schedules.base import Schedule
 
 __all__ = ["RowPlan"]
@@ -37,7 +37,7 @@ class RowPlan:
         after: how many rows of text follow the last visual one.
 
     Raises:
-        ModelError: more DeepStack levels than layers. UsageError: several positions for rows that are renumbered.
+        ModelError: more DeepStack levels than layers.
     """
 
     flags: Tensor
@@ -58,9 +58,6 @@ class RowPlan:
         object.__setattr__(self, "after", self.length - 1 - int(visual[-1]) if visual.numel() else 0)
         if self.deepstack and len(self.deepstack) >= self.depth:
             raise ModelError(f"{len(self.deepstack)} DeepStack levels", why=f"the decoder has {self.depth} layers only")
-        if self.positions is not None and self.renumbers:
-            raise UsageError("--positions ppe with an inner stage that renumbers rows",
-                             why="renumbered rows have one position each", code="bad_option")  # fmt: skip
 
     @property
     def length(self) -> int:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
+from vidcomp.engine.together import Request, answered_together
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
-from vidcomp.errors import UsageError
+from vidcomp.errors import UsageError, VidcompError
 from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
@@ -103,25 +105,53 @@ class VideoLM:
         check_history(history)
         check_calls(on_text=on_text, stop=stop)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
-        encoded = self._encoded(video, question, method, settings)
-        again = encoded is video and encoded.prefix.next_question()
-        recorder = Recorder(encoded.ledger, reused=again)
-        config = encoded.config.replace(**settings)
-        prefill = self.prepare(encoded, question, balance, history)
-        if encoded is video:  # it may be asked again: what comes before the question is read once
-            prefill = encoded.prefix.continued(self.family, prefill, recorder)
-        check_prepared(len(encoded.tokens), prefill)
+        request = self._request(video, question, method, settings, balance, history)
+        if request.encoded is video:  # it may be asked again: what comes before the question is read once
+            prefill = request.encoded.prefix.continued(self.family, request.prefill, request.recorder)
+            request = replace(request, prefill=prefill)
+        check_prepared(len(request.encoded.tokens), request.prefill)
         asked_at = time.perf_counter()
-        generation = generate(self.family, prefill, config.generate, on_text, stop)
-        recorder.answered(generation, prefill, asked_at)
-        return Answer(
-            text=generation.text, question=question, path=encoded.watched.frames.info.path,
-            model=self.family.checkpoint.name,
-            method=encoded.method, frames=encoded.watched.frames.wait(), spans=encoded.reduction.spans,
-            ledger=recorder.ledger,
-            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
-            encoder=encoded.config.outer.encoder, finish=generation.finish,
-        )  # fmt: skip
+        return request.answer(generate(self.family, request.prefill, request.config, on_text, stop), asked_at)
+
+    @checked
+    def ask_many(
+        self,
+        items: Sequence[tuple[VideoInput | WatchedVideo | EncodedVideo, str]],
+        *,
+        batch_size: int = 8,
+        method: str | Method | None = None,
+        **settings: Any,
+    ) -> list[Answer | VidcompError]:
+        """Answer questions about several videos, several of them in one pass of the language model.
+
+        In float32 each answer is that of :meth:`ask` about the video itself, token for token. Drawn tokens,
+        ``positions="ppe"`` and schedules that renumber, freeze rows or read part of the keys are asked one by one.
+
+        Args:
+            items: videos as in :meth:`ask`, with a question each.
+            batch_size: how many are read together at most; prompts of similar length are.
+            method, settings: as in :meth:`ask`, for all of them.
+
+        Returns:
+            In the order given an answer, or in its place the error that :meth:`ask` would have raised: one bad file
+            does not end the others.
+
+        Raises:
+            UsageError: a setting is wrong, or this VideoLM was closed. ModelError: the settings do not fit the model.
+        """
+        pairs = isinstance(items, Sequence) and all(isinstance(item, tuple) and len(item) == 2 for item in items)
+        expect("items", items, pairs, "a list of (video, question)")
+        expect("batch_size", batch_size, batch_size >= 1, "at least 1")
+        self._check(None)
+        self._chosen(*configured(self.config, method, settings), frozenset())
+
+        def prepared(video: Any, question: str) -> Request:
+            check_question(question)
+            request = self._request(video, question, method, dict(settings))
+            check_prepared(len(request.encoded.tokens), request.prefill)
+            return request
+
+        return answered_together(self.family, [partial(prepared, *item) for item in items], batch_size)
 
     @checked
     def stream(self, video: VideoInput | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
@@ -221,6 +251,18 @@ class VideoLM:
         return WatchedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker)
 
     # -- the stages
+
+    def _request(
+        self, video: Any, question: str, method: str | Method | None, settings: dict[str, Any],
+        balance: AttentionBalance | None = None, history: Sequence[Turn] = (),
+    ) -> Request:  # fmt: skip
+        """The question, ready to be read in one prefill with the video."""
+        encoded = self._encoded(video, question, method, settings)
+        again = encoded is video and encoded.prefix.next_question()
+        prefill = self.prepare(encoded, question, balance, history)
+        config = encoded.config.replace(**settings).generate
+        recorder = Recorder(encoded.ledger, reused=again)
+        return Request(question, encoded, prefill, config, recorder, self.family.checkpoint.name)
 
     def _check(self, video: object) -> None:
         """Refuse to work once closed, and on what another model made."""

@@ -32,8 +32,8 @@ __all__ = ["CompressedCache"]
 class CompressedCache(DynamicCache):
     """Stock cache layers that know their columns, and one request's plan, state and measurements.
 
-    All sequences of a batch share the plan: beams and several samples of one prompt work, a batch of different prompts
-    does not.
+    All sequences of a batch share the plan: beams, or several samples of one prompt. Different prompts side by side are
+    :class:`~vidcomp.engine.decoder.joined_cache.JoinedCache`'s.
 
     Attributes:
         plan: settled before the prefill, never changed.

@@ -95,17 +95,18 @@ def reference(model, rows, flags, schedule, tokens, cache, sequence_of_batch=0, 
         if cut is None:
             continue
         kept[layer] = torch.cat(
-            [(~flags).nonzero()[:, 0], cache.survivors[layer][one], torch.arange(len(rows), len(full))]
+            [(~flags).nonzero()[:, 0], cache.measured.survivors[layer][one], torch.arange(len(rows), len(full))]
         )
         if cut.merged is not None:
-            replaced[layer] = (cache.survivors[layer][one], lambda _, new=cut.merged[one]: new)
+            replaced[layer] = (cache.measured.survivors[layer][one], lambda _, new=cut.merged[one]: new)
         if schedule.renumbers:
             moved = places.clone()
             moved[0, kept[layer].sort().values] = torch.arange(len(kept[layer]))
             renumbered[layer] = moved
-    frozen = {layer: flags.nonzero()[:, 0] for layer in cache.frozen}
+    frozen = {layer: flags.nonzero()[:, 0] for layer in cache.plan.frozen}
     unread = {
-        layer: unread_keys(schedule, len(rows), len(full), one) for layer in range(cache.read_layer or DEPTH, DEPTH)
+        layer: unread_keys(schedule, len(rows), len(full), one)
+        for layer in range(cache.plan.read_layer or DEPTH, DEPTH)
     }
     return masked_reference(model, full, places, kept, replaced, frozen, unread, renumbered)[len(rows) - 1 :]
 

@@ -22,7 +22,7 @@ def balanced(monkeypatch, schedule=None, attn="sdpa"):
     balance = AttentionBalance()
     build = CompressedCache.__init__
     monkeypatch.setattr(
-        CompressedCache, "__init__", lambda self, *args, **named: build(self, *args, **{"balance": balance, **named})
+        CompressedCache, "__init__", lambda self, config, plan, own=None: build(self, config, plan, own or balance)
     )
     model = tiny_model(attn)
     rows, flags = sequence(model)
@@ -43,7 +43,7 @@ def test_masses_are_those_of_the_eager_maps(monkeypatch, attn):
         assert found.visual_mass == pytest.approx(float(looked[:, : len(flags)][:, flags].sum(1).mean()), abs=1e-5)
         assert found.text_mass + found.visual_mass == pytest.approx(1, abs=1e-5)
         assert (found.visual_keys, found.text_keys) == (VISUAL, len(rows) - VISUAL + (STEPS - 1) / 2)
-    assert not cache.inputs  # nothing is held longer than a layer
+    assert not cache.forward.inputs  # nothing is held longer than a layer
 
 
 def test_a_reduced_layer_counts_the_keys_it_has(monkeypatch):
@@ -53,8 +53,8 @@ def test_a_reduced_layer_counts_the_keys_it_has(monkeypatch):
 
 def test_a_schedule_decides_the_same_while_it_is_watched(monkeypatch):
     schedule = get_schedule("catp", k=3)
-    plain = run(tiny_model(), *sequence(tiny_model()), schedule)[1].survivors
-    watched = balanced(monkeypatch, schedule)[4].survivors
+    plain = run(tiny_model(), *sequence(tiny_model()), schedule)[1].measured.survivors
+    watched = balanced(monkeypatch, schedule)[4].measured.survivors
     assert all(torch.equal(plain[layer], watched[layer]) for layer in plain)
 
 

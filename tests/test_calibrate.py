@@ -13,7 +13,7 @@ from torch.nn.functional import kl_div
 from vidcomp.bench.calibrate import calibrate, samples_of
 from vidcomp.bench.reading import expectations
 from vidcomp.cli.app import run
-from vidcomp.engine.decoder import CompressedCache
+from vidcomp.engine.decoder import CompressedCache, RowPlan
 from vidcomp.errors import UsageError
 from vidcomp.methods.base import described
 from vidcomp.schedules import get_schedule
@@ -48,10 +48,10 @@ def harm_of_freezing(lm, sample, layer):
     prefill, model = lm.prepare(sample.encoded, sample.question), lm.family.model
     rows = torch.cat([prefill.rows, lm.family.embed(sample.answer)])
     flags = torch.zeros(len(rows), dtype=torch.bool)
-    flags[prefill.cache._visual] = True
+    flags[prefill.cache.plan.visual] = True
     last = prefill.positions[:, -1:]
     positions = torch.cat([prefill.positions, last + 1 + torch.arange(len(sample.answer))], 1)
-    cache = CompressedCache(model.config.text_config, flags, get_schedule("shortv", order=(layer,), n=1), 4)
+    cache = CompressedCache(model.config.text_config, RowPlan(flags, 4, get_schedule("shortv", order=(layer,), n=1)))
     inputs = rows[None].to(model.dtype)
     hidden = model.get_decoder()(inputs_embeds=inputs, position_ids=positions, past_key_values=cache)
     logs = model.lm_head(hidden.last_hidden_state[0, len(prefill.rows) - 1 :]).float().log_softmax(-1)

@@ -11,7 +11,7 @@ from tiny import tiny_model
 
 from vidcomp.config import ModelConfig
 from vidcomp.core.library import CACHE
-from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache, RowPlan
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.hub import pick_device
 from vidcomp.schedules import get_schedule
@@ -46,10 +46,11 @@ def steps(model, spec, device=None, question=None):
     """Hidden states of a prefill and two steps, and the lengths of the cache; with a fork when a question is apart."""
     rows, flags = sequence(model)
     decoder, text = model.get_decoder(), model.config.text_config
-    cache = CompressedCache(text, flags, named(spec), 6, facts(flags))
+    plan = RowPlan(flags, 6, named(spec), facts(flags))
+    cache = CompressedCache(text, plan)
     parts = [rows[None]]
     if question:
-        shared = PrefixCache(text, cache, len(rows) - question)
+        shared = PrefixCache(text, plan, len(rows) - question)
         parts = [rows[None, :-question], rows[None, -question:]]
         decoder(inputs_embeds=move(parts[0], device) if device else parts[0], use_cache=True, **{CACHE: shared})
         cache, parts = shared.fork(), parts[1:]

@@ -16,6 +16,7 @@ from vidcomp.config import OuterConfig
 from vidcomp.core.tokens import TokenView
 from vidcomp.engine.decoder import Attachment
 from vidcomp.engine.outer import reduced
+from vidcomp.engine.positions import PositionPolicy
 from vidcomp.engine.prefill import assembled
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.families import adapter_of
@@ -71,7 +72,7 @@ class Case:
         config = OuterConfig(method=method, keep=keep, positions=positions)
         _, tokens = reduced(view, every_frame(self.layout.slices), chosen, config)
         schedule = None if inner == "none" else get_schedule("holitom", k=2)
-        prefill = assembled(self.family, self.layout, tokens, QUESTION, positions, schedule)
+        prefill = assembled(self.family, self.layout, tokens, QUESTION, PositionPolicy(positions), schedule)
         assert not prefill.dropped  # the drop-in never touches text
         with Attachment(self.model):
             out = self.model.generate(

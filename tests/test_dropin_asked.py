@@ -111,7 +111,8 @@ class Case:
         rows = call["inputs_embeds"][0]
         positions = call.get("position_ids")
         positions = torch.arange(len(rows))[None] if positions is None else positions[-3:]
-        kept = {0: full} | {layer: full[left[0]] for layer, left in held.columns.items()}
+        cut = ((number, layer.columns) for number, layer in enumerate(held.layers) if layer.columns is not None)
+        kept = {0: full} | {number: full[columns[0]] for number, columns in cut}
         masks = call.get("visual_pos_masks")
         places = masks[0].nonzero()[:, 0] if masks is not None else None
         added = [(places, level) for level in call.get("deepstack_visual_embeds") or ()]

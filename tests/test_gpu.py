@@ -11,7 +11,7 @@ from clips import make_clip
 from families import load, moving_square, stock_inputs
 
 import vidcomp
-from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, RowPlan
 from vidcomp.schedules.holitom import HolitomInner
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_decode_steps_do_not_wait_for_the_device(replicas):
     rows = torch.randn(1, 60, width, device="cuda")
     flags = torch.zeros(60, dtype=torch.bool).index_fill_(0, torch.arange(5, 50), True)
     with Attachment(model), torch.no_grad():
-        cache = CompressedCache(text, flags, HolitomInner(k=2), text.num_hidden_layers)
+        cache = CompressedCache(text, RowPlan(flags, text.num_hidden_layers, HolitomInner(k=2)))
         model.get_decoder()(inputs_embeds=rows, past_key_values=cache, use_cache=True)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")

@@ -13,7 +13,7 @@ from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vidcomp
-from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache, RowPlan
 from vidcomp.schedules.holitom import HolitomInner
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2", "_unique2"}
@@ -55,7 +55,7 @@ def test_layers_wait_once_per_merge_and_never_in_a_step(schedule, merges):
     step = rows[None, :1]
     stock = waits_of(lambda: decoder(inputs_embeds=rows[None], use_cache=True))
     with Attachment(model):
-        cache = CompressedCache(text, flags, schedule, 6)
+        cache = CompressedCache(text, RowPlan(flags, 6, schedule))
         prefill = waits_of(lambda: decoder(inputs_embeds=rows[None], past_key_values=cache, use_cache=True))
         later = waits_of(lambda: decoder(inputs_embeds=step, past_key_values=cache, use_cache=True))
     cuts = len(schedule.layers(6)) if schedule else 0  # what is decided at a layer is checked there, once
@@ -70,7 +70,7 @@ def test_a_question_on_a_fork_does_not_wait():
     length = int(flags.nonzero()[-1]) + 1
     stock = waits_of(lambda: decoder(inputs_embeds=rows[None], use_cache=True))
     with Attachment(model), torch.no_grad():
-        shared = PrefixCache(text, CompressedCache(text, flags, Drop(1, 3), 6), length)
+        shared = PrefixCache(text, RowPlan(flags, 6, Drop(1, 3)), length)
         decoder(inputs_embeds=rows[None, :length], past_key_values=shared, use_cache=True)
         fork = shared.fork()
         asked = waits_of(lambda: decoder(inputs_embeds=rows[None, length:], past_key_values=fork, use_cache=True))

@@ -12,7 +12,7 @@ from conftest import ROOT
 from tiny import masked_reference, tiny_model
 
 from vidcomp.core.library import CACHE, SUPPORTED
-from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, RowPlan
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.schedules import Cut, Schedule, get_schedule
 from vidcomp.schedules.base import best_rows, scaled_layer
@@ -46,7 +46,7 @@ def sequence(model, seed=0):
 
 def run(model, rows, flags, schedule=None, positions=None, facts=None, **settings):
     text = model.config.text_config
-    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, facts)
+    cache = CompressedCache(text, RowPlan(flags, text.num_hidden_layers, schedule, facts or {}))
     positions = torch.arange(len(rows))[None] if positions is None else positions
     settings = {"max_new_tokens": STEPS, "do_sample": False, **settings}
     with Attachment(model):
@@ -107,7 +107,7 @@ def test_dropped_rows_equal_the_masked_reference(attn, layers, gaps):
 def visible_rows(cache, layer, flags, length):
     text = (~flags).nonzero()[:, 0]
     answer = torch.arange(len(flags), length)
-    return torch.cat([text, cache.survivors[layer][0], answer])
+    return torch.cat([text, cache.measured.survivors[layer][0], answer])
 
 
 def test_the_reference_can_fail():
@@ -118,7 +118,7 @@ def test_the_reference_can_fail():
     full, places = with_answer(model, rows, positions, out.sequences[0])
     logits = torch.stack(out.logits)[:, 0]
     kept = visible_rows(cache, 3, flags, len(full))
-    hidden_one_more = masked_reference(model, full, places, {3: kept[kept != cache.survivors[3][0, 0]]})
+    hidden_one_more = masked_reference(model, full, places, {3: kept[kept != cache.measured.survivors[3][0, 0]]})
     wrong_places = masked_reference(model, full, places * 2, {3: kept})
     assert logits.sub(hidden_one_more[len(rows) - 1 :]).abs().max() > 1e-3
     assert logits.sub(wrong_places[len(rows) - 1 :]).abs().max() > 1e-1
@@ -130,7 +130,7 @@ def test_holitom_inner_equals_a_reference_that_merges_one_row_after_the_other(at
     model = tiny_model(attn)
     rows, flags = sequence(model)
     out, cache = run(model, rows, flags, HolitomInner(k=k, r=r))
-    kept = cache.survivors[k][0]
+    kept = cache.measured.survivors[k][0]
     assert len(kept) == round(VISUAL * (1 - r))
 
     def merged(hidden):
@@ -156,7 +156,7 @@ def test_the_kept_rows_are_those_that_the_last_row_looks_at_most():
     weights = model.get_decoder()(inputs_embeds=rows[None], output_attentions=True).attentions[1]
     scores = weights[0, :, -1].mean(0)[flags]
     top = scores.argsort(dim=0, descending=True)[: VISUAL // 2].sort().values + BEFORE
-    assert cache.survivors[2][0].tolist() == top.tolist()
+    assert cache.measured.survivors[2][0].tolist() == top.tolist()
 
 
 def test_the_cache_is_really_shorter_from_the_layer_on():
@@ -167,7 +167,7 @@ def test_the_cache_is_really_shorter_from_the_layer_on():
     full, short = len(rows) + written, len(rows) - VISUAL // 2 + written
     assert [layer.keys.shape[2] for layer in cache.layers] == [full] * 3 + [short] * 3
     assert [layer.values.shape[2] for layer in cache.layers] == [full] * 3 + [short] * 3
-    assert cache.prefill_rows == dict(enumerate([len(rows)] * 3 + [len(rows) - VISUAL // 2] * 3))
+    assert cache.measured.entered == dict(enumerate([len(rows)] * 3 + [len(rows) - VISUAL // 2] * 3))
 
 
 @pytest.mark.parametrize("settings", [{"num_beams": 3}, {"do_sample": True, "top_p": 0.9, "num_return_sequences": 2}])
@@ -219,7 +219,7 @@ def test_two_threads_with_their_own_caches_do_not_disturb_each_other():
 
         def work(number):
             (rows, flags), schedule = jobs[number]
-            cache = CompressedCache(model.config.text_config, flags, schedule, 6)
+            cache = CompressedCache(model.config.text_config, RowPlan(flags, 6, schedule))
             together[number] = model.generate(
                 inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache,
                 attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=STEPS, do_sample=False,
@@ -234,7 +234,7 @@ def test_two_threads_with_their_own_caches_do_not_disturb_each_other():
 def test_cropping_restores_the_prefix():
     model = tiny_model("eager")
     rows, flags = sequence(model)
-    cache = CompressedCache(model.config.text_config, flags, HolitomInner(k=3), 6)
+    cache = CompressedCache(model.config.text_config, RowPlan(flags, 6, HolitomInner(k=3)))
     ids = torch.tensor([[9, 10, 11]])
     with Attachment(model), torch.no_grad():
         model.get_decoder()(inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache)

@@ -18,6 +18,7 @@ from tiny import masked_reference
 
 from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
 from vidcomp.engine.decoder import Attachment
+from vidcomp.engine.positions import PositionPolicy
 from vidcomp.engine.prefill import assembled
 
 TIMES, DURATION = [0.0, 2.0, 4.0, 6.0, 8.0], 10.0  # longer than the grid of tokens is wide
@@ -59,7 +60,7 @@ class Case:
         return apply_reduction(self.view, Reduction(kept, assign, weights))
 
     def prefill(self, kept, positions="keep", schedule=None):
-        return assembled(self.family, self.layout, self.dropped_to(kept), QUESTION, positions, schedule)
+        return assembled(self.family, self.layout, self.dropped_to(kept), QUESTION, PositionPolicy(positions), schedule)
 
     def answer(self, prefill, steps, **more):
         rows = prefill.rows
@@ -103,7 +104,7 @@ class Case:
         answered = torch.arange(len(rows), len(rows) + len(fed))
         text = full[~torch.isin(full, visual)]
         seen = {0: torch.cat([full, answered])}
-        for layer, survivors in list(prefill.cache.survivors.items())[1:]:
+        for layer, survivors in list(prefill.cache.measured.survivors.items())[1:]:
             seen[layer] = torch.cat([text, full[survivors[0]], answered])
         if hide is not None:
             seen[hide] = seen[hide][seen[hide] != tokens[kept[1]]]
@@ -217,7 +218,9 @@ def test_deepstack_levels_are_merged_like_the_features_and_each_has_its_layer(ca
     in_order = case.dropped_to(kept)
     reversed_ = replace(in_order, deepstack=in_order.deepstack[::-1])
     one, other = (
-        torch.stack(case.answer(assembled(case.family, case.layout, some, QUESTION, "keep", Drop(1)), 3).logits)
+        torch.stack(
+            case.answer(assembled(case.family, case.layout, some, QUESTION, PositionPolicy("keep"), Drop(1)), 3).logits
+        )
         for some in (in_order, reversed_)
     )
     assert one.sub(other).abs().max() > 1e-2
@@ -225,3 +228,9 @@ def test_deepstack_levels_are_merged_like_the_features_and_each_has_its_layer(ca
 
 def test_an_experts_width_is_what_a_token_visits(cases):
     assert cases("qwen3_vl_moe").family.shape.mlp_width == 2 * 48
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_family_tells_how_many_numbers_its_rows_have(cases, name):
+    family, layout = cases(name).family, cases(name).layout
+    assert len(family.position_rows(family.prompt(QUESTION, layout), layout)) == family.position_axes

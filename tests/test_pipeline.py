@@ -204,20 +204,19 @@ def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36
 
 
-def unreached(plan):
+def unreached(cache):
     """A stage that the decoder has no layer for."""
-    plan.stages |= {99}
+    vars(cache.plan)["stages"] = cache.plan.stages | {99}
 
 
-def unread(plan):
+def unread(cache):
     """Decode steps that were to read part of the keys, from a layer that does not exist."""
-    plan.read_layer = 99
+    vars(cache.plan)["read_layer"] = 99
 
 
-def unseen(plan):
+def unseen(cache):
     """A cache that hooks pass by."""
-    plan.prefill_rows = {}
-    plan.enter = lambda layer, module, hidden, rotary: hidden
+    cache.reduce_before = lambda layer, module, hidden, rotary: hidden
 
 
 @pytest.mark.parametrize(

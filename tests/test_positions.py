@@ -9,10 +9,11 @@ from test_inllm import STEPS, Drop, sequence, visible_rows, with_answer
 from tiny import masked_reference, tiny_model
 from torch import nn
 
-from vidcomp.core.positions import GROUPS, spread_members
 from vidcomp.core.tokens import Reduction
-from vidcomp.engine.decoder import Attachment, CompressedCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, RowPlan
+from vidcomp.engine.positions import GROUPS, PositionPolicy, position_policy, spread_members
 from vidcomp.errors import UsageError
+from vidcomp.schedules import get_schedule
 
 REDUCTION = Reduction(  # of 12 tokens: one alone, one of ten members, one dropped
     torch.tensor([0, 5]), torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, -1, 1, 1, 1]),
@@ -65,7 +66,7 @@ def test_rows_with_several_positions_equal_tables_made_by_hand(layers: tuple[int
 @torch.no_grad()
 def generated(model, rows, flags, positions, schedule, places):
     text = model.config.text_config
-    cache = CompressedCache(text, flags, schedule, text.num_hidden_layers, places=places)
+    cache = CompressedCache(text, RowPlan(flags, text.num_hidden_layers, schedule, positions=places))
     with Attachment(model):
         out = model.generate(
             inputs_embeds=rows[None], position_ids=positions, past_key_values=cache, max_new_tokens=STEPS,
@@ -91,7 +92,7 @@ def test_every_merger_takes_them(nano, samples) -> None:
         prefill = nano.prepare(encoded, question)
         merged = int((encoded.tokens.members > 1).sum())
         before = len(nano.family.prompt(question, encoded.watched.layout).before)
-        places = prefill.cache.places
+        places = prefill.cache.plan.positions
         assert places is not None and places.shape == (GROUPS, len(prefill.rows))
         assert int((places[0] != places[-1]).sum()) == merged > 0
         spread = spread_members(encoded.reduction, GROUPS).T + before
@@ -103,3 +104,41 @@ def test_every_merger_takes_them(nano, samples) -> None:
         assert nano.ask(encoded, question).text
     with pytest.raises(UsageError, match="renumbers"):
         nano.ask(clip, question, keep=0.25, positions="ppe", inner="pyramiddrop:positions=compact")
+
+
+class Rows:
+    """What a family says of its positions."""
+
+    model_type = "some_model"
+
+    def __init__(self, axes: int, own: str) -> None:
+        self.position_axes, self.positions = axes, own
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("inner", [None, "pyramiddrop", "pyramiddrop:compact"])
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize("setting", ["auto", "keep", "compact", "ppe"])
+@pytest.mark.parametrize("own", ["keep", "compact"])
+def test_every_combination_is_decided_or_refused(axes, inner, counted, setting, own) -> None:
+    schedule = inner and get_schedule("pyramiddrop", positions="compact" if "compact" in inner else "keep")
+    renumbers = inner is not None and "compact" in inner
+    refused = (renumbers and (axes > 1 or setting == "ppe")) or (setting == "ppe" and (axes > 1 or counted))
+    if refused:
+        with pytest.raises(UsageError):
+            position_policy(setting, Rows(axes, own), schedule, counted)
+    else:
+        chosen = position_policy(setting, Rows(axes, own), schedule, counted)
+        assert chosen.name == (own if setting == "auto" else setting)
+
+
+def test_rows_are_numbered_by_hand() -> None:
+    full, rows = torch.tensor([[0, 1, 2, 5, 9], [0, 1, 1, 3, 9]]), torch.tensor([0, 2, 4])
+    assert PositionPolicy("keep").ids(full, rows).tolist() == [[0, 2, 9], [0, 1, 9]]
+    assert PositionPolicy("ppe").ids(full, rows).tolist() == [[0, 2, 9], [0, 1, 9]]
+    assert PositionPolicy("compact").ids(full, rows).tolist() == [[0, 1, 2]] * 2
+
+
+def test_a_run_is_refused_before_a_video_is_read(nano, tmp_path) -> None:
+    with pytest.raises(UsageError, match="renumber"):
+        nano.ask(tmp_path / "missing.mp4", "first?", positions="ppe", inner="pyramiddrop:positions=compact")

@@ -13,7 +13,7 @@ from test_inllm import AFTER, BEFORE, STEPS, VISUAL, Drop, run, sequence, with_a
 from tiny import tiny_model
 
 import vidcomp
-from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache
+from vidcomp.engine.decoder import Attachment, CompressedCache, PrefixCache, RowPlan
 from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.schedules import get_schedule
@@ -113,7 +113,7 @@ def test_a_model_whose_hooks_are_gone_does_not_continue_either(clip):
 def forked(model, rows, flags, schedule, facts=None):
     """Read everything before the question, then ask on a fork: its output, the fork, and the shared cache."""
     text, length = model.config.text_config, BEFORE + VISUAL
-    plan = CompressedCache(text, flags, schedule, text.num_hidden_layers, facts)
+    plan = RowPlan(flags, text.num_hidden_layers, schedule, facts or {})
     shared = PrefixCache(text, plan, length)
     embedding = model.get_input_embeddings()
     ids = torch.full((1, len(rows)), 7)
@@ -147,7 +147,7 @@ def late_reference(model, rows, positions, hidden_columns):
 
 
 def dropped(fork, layer):
-    gone = set(range(BEFORE, BEFORE + VISUAL)) - set(fork.survivors[layer][0].tolist())
+    gone = set(range(BEFORE, BEFORE + VISUAL)) - set(fork.measured.survivors[layer][0].tolist())
     return torch.tensor(sorted(gone), dtype=torch.long)
 
 
@@ -165,7 +165,7 @@ def test_stages_on_a_fork_equal_a_reference_that_hides_the_dropped_keys(attn, sc
     columns = {layer: dropped(fork, layer) for layer in layers}
     expected = late_reference(model, full, places, columns)[len(rows) - 1 :]
     assert (found - expected).abs().max() < 1e-4
-    one_more = {**columns, layers[-1]: torch.cat([columns[layers[-1]], fork.survivors[layers[-1]][0, :1]])}
+    one_more = {**columns, layers[-1]: torch.cat([columns[layers[-1]], fork.measured.survivors[layers[-1]][0, :1]])}
     assert (found - late_reference(model, full, places, one_more)[len(rows) - 1 :]).abs().max() > 1e-3
 
 
@@ -173,14 +173,14 @@ def test_a_fork_scores_as_a_joint_prefill_does_and_leaves_the_shared_cache_alone
     model = tiny_model()
     rows, flags = sequence(model)
     _, _, fork, shared = forked(model, rows, flags, Drop(3))
-    cache = CompressedCache(model.config.text_config, flags, Drop(3), 6)
+    cache = CompressedCache(model.config.text_config, RowPlan(flags, 6, Drop(3)))
     with Attachment(model), torch.no_grad():
         model.get_decoder()(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
-    assert torch.equal(fork.survivors[3], cache.survivors[3])
+    assert torch.equal(fork.measured.survivors[3], cache.measured.survivors[3])
     assert shared.lengths() == [BEFORE + VISUAL] * 6
     answered = AFTER + STEPS - 1
     assert fork.lengths() == [BEFORE + VISUAL + answered] * 3 + [BEFORE + VISUAL // 2 + answered] * 3
-    assert fork.prefill_rows == dict.fromkeys(range(6), AFTER)
+    assert fork.measured.entered == dict.fromkeys(range(6), AFTER)
 
 
 @pytest.mark.parametrize("place", range(AFTER))
@@ -193,7 +193,7 @@ def test_a_mask_hides_the_same_row_of_the_question_in_every_layer_of_a_fork(plac
     seen[0, length + place] = 0
 
     def step(spoiled=None):
-        shared = PrefixCache(text, CompressedCache(text, flags, Drop(1, 3), 6), length)
+        shared = PrefixCache(text, RowPlan(flags, 6, Drop(1, 3)), length)
         decoder = model.get_decoder()
         decoder(inputs_embeds=rows[None, :length], past_key_values=shared, use_cache=True)
         fork = shared.fork()
@@ -219,15 +219,15 @@ def test_every_schedule_sees_on_a_fork_what_it_sees_in_a_joint_prefill(name, par
     found, _, fork, _ = forked(model, rows, flags, schedule, FACTS)
     out, joint = run(model, rows, flags, schedule, facts=FACTS)
     assert fork.applied and joint.applied
-    reduced = [sorted(cache.survivors)[1:2] for cache in (fork, joint)]
+    reduced = [sorted(cache.measured.survivors)[1:2] for cache in (fork, joint)]
     assert reduced[0] == reduced[1]
     if reduced[0]:  # the first stage that cuts: later ones see rows that nothing was merged into
         (layer,) = reduced[0]
-        assert torch.equal(fork.survivors[layer], joint.survivors[layer])
+        assert torch.equal(fork.measured.survivors[layer], joint.measured.survivors[layer])
         assert fork.lengths()[layer] == joint.lengths()[layer]
     else:  # frozen layers and decode-time reads: nothing differs
         assert (found - torch.stack(out.logits)[:, 0]).abs().max() < 1e-4
-        assert fork.reads == joint.reads and fork.frozen == joint.frozen
+        assert fork.measured.reads == joint.measured.reads and fork.plan.frozen == joint.plan.frozen
 
 
 def test_schedules_that_renumber_read_the_whole_request_again(nano, clip):

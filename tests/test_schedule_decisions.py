@@ -94,9 +94,9 @@ def test_page_rank_follows_the_sharpened_map(seen):
 
 
 def test_blocks_do_not_change_a_score(monkeypatch):
-    whole = noted("visiondrop", {})[-1].survivors
+    whole = noted("visiondrop", {})[-1].measured.survivors
     monkeypatch.setattr("vidcomp.schedules.blocks.scoring._SCRATCH_BYTES", 4 * 4 * LENGTH * 3)
-    parts = noted("visiondrop", {})[-1].survivors
+    parts = noted("visiondrop", {})[-1].measured.survivors
     assert all(torch.equal(whole[layer], parts[layer]) for layer in whole)
 
 
@@ -203,16 +203,16 @@ def test_what_is_known_about_the_rows_of_a_reduction():
 
 def test_separators_outlive_every_drop_by_importance():
     _, _, _, schedule, _, cache = noted("vflowopt", {"keep": (0.2, 0.2)})
-    assert all(BEFORE + VISUAL - 1 in survivors[0].tolist() for survivors in cache.survivors.values())
+    assert all(BEFORE + VISUAL - 1 in survivors[0].tolist() for survivors in cache.measured.survivors.values())
     order = FACTS["trusted_attention"][:-1].argsort(descending=True)[:7]
-    assert (cache.survivors[2][0, :-1] - BEFORE).tolist() == order.sort().values.tolist()
+    assert (cache.measured.survivors[2][0, :-1] - BEFORE).tolist() == order.sort().values.tolist()
     assert schedule.cuts[2].kept.shape[1] == 8
 
 
 @pytest.mark.parametrize(("tau", "left"), [(0.0, VISUAL), (1.0, 0)])
 def test_todre_removes_only_when_both_attentions_have_faded(tau, left):
     cache = noted("todre", {"tau": tau})[-1]
-    assert cache.survivors[5].shape[1] == left
+    assert cache.measured.survivors[5].shape[1] == left
 
 
 def test_a_steady_gaze_keeps_its_choice_and_a_new_one_is_made_otherwise():

@@ -13,8 +13,8 @@ from schedule_runs import DEPTH, FACTS, LENGTH, TABLE, Noting, noted, reference
 from test_inllm import AFTER, BEFORE, STEPS, VISUAL, hooks_on, run, sequence
 from tiny import tiny_model
 
-from vidcomp.engine.decoder import Attachment, CompressedCache
-from vidcomp.engine.decoder.frozen import park
+from vidcomp.engine.decoder import Attachment, CompressedCache, RowPlan
+from vidcomp.engine.decoder.frozen import freeze_rows
 from vidcomp.errors import ModelError, UsageError
 from vidcomp.schedules import Cut, Schedule, get_schedule, list_schedules
 
@@ -32,7 +32,7 @@ def test_logits_equal_the_masked_reference(name, parameters, attn):
         cut = schedule.cuts.get(layer)
         left = left if cut is None else cut.kept.shape[1]
         lengths.append(BEFORE + left + AFTER)
-    assert [cache.prefill_rows[layer] for layer in range(DEPTH)] == lengths
+    assert [cache.measured.entered[layer] for layer in range(DEPTH)] == lengths
     assert cache.lengths() == [length + STEPS - 1 for length in lengths]
 
 
@@ -55,8 +55,8 @@ def test_the_reference_fails_when_one_thing_differs(name, parameters):
             cut, merged=cut.merged + 0.1 * (torch.arange(cut.kept.shape[1]) == 3)[None, :, None]
         )
         wrong = reference(model, rows, flags, schedule, tokens, cache)
-    elif cache.frozen:
-        cache.frozen = cache.frozen - {2}
+    elif cache.plan.frozen:
+        vars(cache.plan)["frozen"] = cache.plan.frozen - {2}
         wrong = reference(model, rows, flags, schedule, tokens, cache)
     else:
         schedule.reads[1] = schedule.reads[1][:, 1:]
@@ -101,12 +101,12 @@ def test_a_choice_of_keys_moves_with_its_beam():
     cache_out, cache = teacher_forced(model, rows, flags, forced, best)
     expected = cache_out.log_softmax(-1).gather(1, best[:, None]).mean()
     torch.testing.assert_close(out.sequences_scores[0], expected, rtol=0, atol=1e-4)
-    assert len(cache.reads) == STEPS - 1
+    assert len(cache.measured.reads) == STEPS - 1
 
 
 def teacher_forced(model, rows, flags, schedule, tokens):
     """Logits of the answer's rows when a fixed answer is fed token by token."""
-    cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
+    cache = CompressedCache(model.config.text_config, RowPlan(flags, DEPTH, schedule, FACTS))
     logits = []
     with Attachment(model), torch.no_grad():
         fed = rows[None]
@@ -127,7 +127,7 @@ def test_threads_with_their_own_schedules_do_not_disturb_each_other():
     jobs = [(*sequence(model, seed), get_schedule(name, **given)) for seed, (name, given) in enumerate(settings)]
 
     def answer(rows, flags, schedule):
-        cache = CompressedCache(model.config.text_config, flags, schedule, DEPTH, FACTS)
+        cache = CompressedCache(model.config.text_config, RowPlan(flags, DEPTH, schedule, FACTS))
         return model.generate(
             inputs_embeds=rows[None], position_ids=torch.arange(len(rows))[None], past_key_values=cache,
             attention_mask=torch.ones(1, len(rows), dtype=torch.long), max_new_tokens=STEPS, do_sample=False,
@@ -145,7 +145,7 @@ def test_frozen_layers_need_a_kernel_with_masks():
     rows, flags = sequence(model)
     model.config.text_config._attn_implementation = "flash_attention_2"
     with pytest.raises(ModelError, match="cannot skip rows"):
-        park(model.get_decoder().layers[0], rows[None], flags.nonzero()[:, 0][None], None)
+        freeze_rows(model.get_decoder().layers[0], rows[None], flags.nonzero()[:, 0][None], None)
 
 
 def test_a_schedule_of_another_package_is_found(monkeypatch):
@@ -173,7 +173,7 @@ def test_a_schedule_of_another_package_is_found(monkeypatch):
         get_schedule("broken")
     model = tiny_model()
     _, cache = run(model, *sequence(model), get_schedule("last", keep=3))
-    assert cache.survivors[2][0].tolist() == [BEFORE + VISUAL - 3 + i for i in range(3)]
+    assert cache.measured.survivors[2][0].tolist() == [BEFORE + VISUAL - 3 + i for i in range(3)]
 
 
 @pytest.mark.parametrize("visual", [0, 1, 2])
@@ -187,7 +187,7 @@ def test_hardly_any_visual_rows(visual):
         assert torch.stack(out.logits).isfinite().all()
         assert cache.applied
         least = 0 if name in ("aim", "todre") else min(1, visual)
-        assert all(least <= kept.shape[1] <= visual for kept in cache.survivors.values())
+        assert all(least <= kept.shape[1] <= visual for kept in cache.measured.survivors.values())
 
 
 @pytest.mark.parametrize(("name", "parameters"), TABLE)
@@ -198,7 +198,7 @@ def test_bfloat16_is_finite_and_keeps_the_same_number(name, parameters):
     assert torch.stack(out.logits).isfinite().all()
     if get_schedule(name, **parameters).exact:
         exact = noted(name, parameters)[-1]
-        assert cache.prefill_rows == exact.prefill_rows
+        assert cache.measured.entered == exact.measured.entered
     assert all(layer.keys.dtype == torch.bfloat16 for layer in cache.layers)
 
 

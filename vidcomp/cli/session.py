@@ -102,6 +102,7 @@ def _tame_libraries(ui: Ui) -> None:
 
 def _settings(lm: VideoLM) -> Iterator[str]:
     """Settings of a run, a line per subject."""
+    from vidcomp.engine.positions import position_policy
     from vidcomp.result import versions
 
     config, family = lm.config, lm.family
@@ -111,10 +112,9 @@ def _settings(lm: VideoLM) -> Iterator[str]:
         f"attention {config.model.attn}, quantize {config.model.quantize}"
     )
     outer, video, answer = config.outer, config.video, config.generate
-    positions = family.positions if outer.positions == "auto" else outer.positions
     yield (
         f"method: {outer.method}, keep {outer.keep:g}, inner {outer.inner}, encoder {outer.encoder}, "
-        f"positions {positions}"
+        f"positions {position_policy(outer.positions, family).name}"
     )
     number = f"{video.fps:g} frames a second" if video.fps else f"{video.frames or family.default_frames} frames"
     yield f"sampling: {number}, rule {video.sample or 'uniform'}, seek {video.seek}, segmenter {config.spans.segmenter}"

@@ -29,6 +29,7 @@ from vidcomp.engine.decoder.prompt_cache import PromptCache
 from vidcomp.engine.finite import check_finite_rows
 from vidcomp.engine.inner import chosen_schedule, visual_facts
 from vidcomp.engine.outer import compressed, signals_to_collect, view_of
+from vidcomp.engine.positions import position_policy
 from vidcomp.engine.prefill import joined_rows
 from vidcomp.engine.prompt_video import (
     TowerRun,
@@ -138,11 +139,9 @@ class Compression:
 
     def __init__(self, family: Family, method: Method, config: OuterConfig, tokenizer: Any = None) -> None:
         self.family, self.method, self.tokenizer = family, method, tokenizer
-        self.config = replace(config, positions=family.positions if config.positions == "auto" else config.positions)
-        if config.positions == "ppe":
-            raise UsageError("positions='ppe'", why="the stock model counts positions by itself",
-                             hint="positions='keep'", code="bad_option")  # fmt: skip
         self.schedule = chosen_schedule(method, config, family)
+        self.policy = position_policy(config.positions, family, self.schedule, counted_elsewhere=True)
+        self.config = replace(config, positions=self.policy.name)
         self.signals = signals_to_collect(method, family, self.schedule)
         if "query" in method.needs:
             raise UsageError(f"method {method.name!r} chooses tokens for a question",
@@ -305,11 +304,14 @@ class Compression:
         reduction, tokens = compressed(recorder, view, plan, self.method, config)
         facts = visual_facts(schedule, view, plan, reduction.anchors, len(separators), reduction)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))
-        joined, cache = joined_rows(PromptCache, self.family, layout, order, tokens, separators, text, schedule, facts)
-        cache.is_token, self._call.recorder = order.order < len(tokens), recorder
         if beside is not None:
-            cache.beside = (torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1])
-        cache.place(order.full.to(rows.device), len(rows), self.config.positions == "compact", kwargs)
+            beside = torch.isin(order.full, beside[0]).nonzero()[:, 0], beside[1]
+        joined, planned = joined_rows(
+            self.family, layout, order, tokens, separators, text, schedule, facts, beside=beside
+        )
+        cache = PromptCache(self.family.model.config.get_text_config(), planned)
+        cache.is_token, self._call.recorder = order.order < len(tokens), recorder
+        cache.place(order.full.to(rows.device), len(rows), self.policy, kwargs)
         kwargs["inputs_embeds"] = joined.expand(len(ids), -1, -1)
         kwargs[CACHE] = self._call.cache = cache
         recorder.note(*self._surprises(len(ids[0]), len(joined)))

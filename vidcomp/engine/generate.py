@@ -23,7 +23,19 @@ from vidcomp.engine.finite import not_finite
 from vidcomp.errors import OutOfMemory
 from vidcomp.families import Family
 
-__all__ = ["Generation", "Prefill", "generate", "memory_errors", "seeded", "stream_text"]
+__all__ = [
+    "Checked",
+    "Generation",
+    "Prefill",
+    "Watch",
+    "draws",
+    "ended",
+    "generate",
+    "memory_errors",
+    "run_stock",
+    "seeded",
+    "stream_text",
+]
 
 _PATIENCE = 5.0  # seconds that a closed stream waits for its thread
 
@@ -95,31 +107,60 @@ def generate(
         OutOfMemory: the device's memory did not suffice. ModelError: logits are not finite.
         NotApplied: the forward pass did not do what was asked; no text has been handed on then.
     """
-    logits, checked = _FiniteLogits(), _Checked(prefill.cache)
-    rows, watch, known = prefill.rows, _Watch(stop, logits), family.model.generation_config
+    rows, watch, checked = prefill.rows, Watch(stop), Checked(prefill.cache)
     streamer = _Pieces(family.tokenizer, on_text, checked) if on_text else None
-    sampling = _sampling(config, known)
-    draws = sampling.get("do_sample", known.do_sample)
-    with memory_errors(f"{family.device} for {len(rows)} rows"), seeded(config.seed) if draws else nullcontext():
-        ids = family.model.generate(
-            input_ids=prefill.ids[None].to(rows.device),
-            position_ids=prefill.positions,
-            attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
+    inputs = {} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}  # new rows are text
+    ids = run_stock(
+        family, config, checked, watch, streamer, input_ids=prefill.ids[None].to(rows.device),
+        position_ids=prefill.positions, attention_mask=torch.ones(1, len(rows), dtype=torch.long, device=rows.device),
+        **inputs,
+    )  # fmt: skip
+    watch.check(family.model.dtype)
+    return ended(family, config, ids[0, len(prefill.ids) :].tolist(), watch, time.perf_counter())
+
+
+def run_stock(
+    family: Family, config: GenerateConfig, checked: Checked, watch: Watch, streamer: Any = None, **inputs: Tensor
+) -> Tensor:
+    """Ids [B, S + new] of the stock ``generate``, on the cache that is checked."""
+    batch, length = inputs["input_ids"].shape
+    with (
+        memory_errors(f"{family.device} for {batch * length} rows"),
+        seeded(config.seed) if draws(family, config) else nullcontext(),
+    ):
+        ids: Tensor = family.model.generate(
+            **inputs,
             max_new_tokens=config.max_new_tokens,
-            logits_processor=LogitsProcessorList([checked, logits]),
+            logits_processor=LogitsProcessorList([checked, watch.logits]),
             stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer,
-            **{CACHE: prefill.cache},
-            **({} if prefill.cached else {"inputs_embeds": rows[None].to(family.model.dtype)}),  # new rows are text
-            **sampling,
+            **{CACHE: checked.cache},
+            **_sampling(config, family.model.generation_config),
             **_end_tokens(family),
         )
-    logits.check(family.model.dtype)
-    done_at, new = time.perf_counter(), ids[0, len(prefill.ids) :].tolist()
+    return ids
+
+
+def draws(family: Family, config: GenerateConfig) -> bool:
+    """Whether tokens are drawn, not the likeliest ones taken."""
+    known = family.model.generation_config
+    return bool(_sampling(config, known).get("do_sample", known.do_sample))
+
+
+def ended(
+    family: Family, config: GenerateConfig, new: list[int], watch: Watch, done_at: float | None = None
+) -> Generation:
+    """The answer of one sequence from its new tokens; what follows its first end token is padding.
+
+    Without ``done_at`` it was done when its last token existed, though others were still being written.
+    """
+    ends = _ends(family)
+    new = new[: next((place + 1 for place, token in enumerate(new) if token in ends), len(new))]
+    done_at = watch.times[len(new) - 1] if done_at is None else done_at
     text = family.tokenizer.decode(new, skip_special_tokens=True).strip()
-    finish = finish_of(new, _ends(family), config.max_new_tokens, watch.stopped)
+    finish = finish_of(new, ends, config.max_new_tokens, watch.stopped)
     note = ending_note(finish, config.max_new_tokens, repeated_block(new) if finish == "loop" else 0)
-    return Generation(text, len(new), watch.first or done_at, done_at, finish, note)
+    return Generation(text, len(new), watch.times[0] if watch.times else done_at, done_at, finish, note)
 
 
 @contextmanager
@@ -183,49 +224,58 @@ def stream_text(run: Callable[[Callable[[str], None], Callable[[], bool]], Any])
 
 
 class _FiniteLogits(LogitsProcessor):
-    """Notes logits from which no token can be chosen. The host waits for that only in :meth:`broken`.
+    """Notes sequences whose logits no token can be chosen from. The host waits for that only in :meth:`broken`.
 
     Such logits are replaced by zeros, because drawing from them ends in an error of the library, on a GPU in one that
     takes the process along.
     """
 
     def __init__(self) -> None:
-        self.bad: Tensor | None = None
+        self.bad: Tensor | None = None  # [B] bool
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """[B, V] scores as they are, or zeros."""
         largest = scores.amax(dim=-1, keepdim=True)  # NaN where there is one; minus infinity when nothing is allowed
         broken = ~torch.isfinite(largest)
-        self.bad = broken.any() if self.bad is None else self.bad | broken.any()
+        self.bad = broken[:, 0] if self.bad is None else self.bad | broken[:, 0]
         return scores.masked_fill(broken, 0.0)
 
-    def broken(self) -> bool:
-        """Whether logits so far were not finite."""
-        return self.bad is not None and bool(self.bad)
+    def broken(self) -> list[bool]:
+        """Of each sequence, whether its logits so far were not finite."""
+        return [] if self.bad is None else [bool(bad) for bad in self.bad.tolist()]
 
-    def check(self, dtype: torch.dtype) -> None:
-        """Raise ModelError when logits so far were not finite."""
-        if self.broken():
+
+class Watch(StoppingCriteria):
+    """Notes when tokens exist; stops when it is told to, and sequences whose first token was chosen from nothing.
+
+    Attributes:
+        times: readings of ``time.perf_counter``, one per new token.
+        stopped: whether it was told to stop.
+        logits: whether they are finite.
+    """
+
+    def __init__(self, stop: Callable[[], bool] | None = None) -> None:
+        self.stop, self.stopped, self.logits = stop, False, _FiniteLogits()
+        self.times: list[float] = []
+        self._broken: list[bool] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if not self.times:
+            self._broken = self.logits.broken()  # waits for the device
+        self.times.append(time.perf_counter())
+        self.stopped = self.stop is not None and self.stop()
+        if self.stopped or not any(self._broken):
+            return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device)
+        return torch.tensor(self._broken, device=input_ids.device)
+
+    def check(self, dtype: torch.dtype, number: int = 0) -> None:
+        """Raise ModelError when the logits of a sequence were not finite."""
+        broken = self.logits.broken()
+        if broken and broken[number]:
             raise not_finite("the logits of the language model", dtype)
 
 
-class _Watch(StoppingCriteria):
-    """Notes when the first token exists; stops when it is told to, or when that token was chosen from nothing."""
-
-    def __init__(self, stop: Callable[[], bool] | None, logits: _FiniteLogits) -> None:
-        self.first: float | None = None
-        self.stop, self.logits, self.broken, self.stopped = stop, logits, False, False
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if self.first is None:
-            self.broken = self.logits.broken()  # waits for the device
-            self.first = time.perf_counter()
-        self.stopped = self.stop is not None and self.stop()
-        done = self.broken or self.stopped
-        return torch.full((input_ids.shape[0],), done, device=input_ids.device)
-
-
-class _Checked(LogitsProcessor):
+class Checked(LogitsProcessor):
     """Stands between every forward pass and the token that is chosen from it; changes nothing."""
 
     def __init__(self, cache: CompressedCache) -> None:
@@ -239,13 +289,13 @@ class _Checked(LogitsProcessor):
     @property
     def settled(self) -> bool:
         """Whether nothing can turn the answer into an error any more: what reads part of the keys starts later."""
-        return self.forwards > (self.cache.read_layer is not None)
+        return self.forwards > (self.cache.plan.read_layer is not None)
 
 
 class _Pieces(TextStreamer):
     """Hands finished words on, the first ones when the forward pass has proven to be what was asked for."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], checked: _Checked) -> None:
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], checked: Checked) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text, self.checked = on_text, checked
         self.held = ""

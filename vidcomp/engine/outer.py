@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vidcomp.config import OuterConfig
 from vidcomp.core.budget import token_budget
-from vidcomp.core.positions import raster_policies
 from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
 from vidcomp.engine.finite import check_finite
+from vidcomp.engine.positions import PositionPolicy
 from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Encoded, Family, Layout
@@ -117,7 +117,8 @@ def reduced(
         view: the encoded slices, with the signals that the method reads.
         plan: which slices they are.
         method: decides.
-        config: the budget, settled for this video; ``keep_tokens`` is met exactly where as many tokens were encoded.
+        config: budget and positions, settled for this video; ``keep_tokens`` is met exactly where as many tokens were
+            encoded.
         seed: of methods that draw.
 
     Raises:
@@ -141,8 +142,7 @@ def reduced(
             reduction = _decided(settled(method, config.keep, seed), _detached(view), keep)
             if config.keep_tokens is not None:
                 reduction = fitted(_detached(view), reduction, min(config.keep_tokens, view.total))
-        if config.positions in raster_policies:
-            reduction = reduction.in_raster_order()
+        reduction = PositionPolicy(config.positions).ordered(reduction)
         merged = apply_reduction(view, reduction)
     if encoded < slices:
         reduction = compose(plan.encode.to(device), plan.source.to(device), reduction, tokens)

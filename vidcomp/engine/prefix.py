@@ -46,9 +46,10 @@ class SharedPrefix:
 
         A schedule that renumbers positions cannot go on from keys that have theirs already: its request stays whole.
         """
-        if not prefill.cache.forks:
+        plan = prefill.cache.plan
+        if not plan.forks:
             return prefill
-        length = int(prefill.cache.visual_rows[-1]) + 1
+        length = int(plan.visual[-1]) + 1
         with self._lock:
             if self._cache is None or self._ids is None or not torch.equal(self._ids, prefill.ids[:length]):
                 self._cache = self._read(family, prefill, length, recorder)
@@ -57,7 +58,7 @@ class SharedPrefix:
 
     @torch.no_grad()
     def _read(self, family: Family, prefill: Prefill, length: int, recorder: Recorder) -> PrefixCache:
-        cache = PrefixCache(family.model.config.get_text_config(), prefill.cache, length)
+        cache = PrefixCache(family.model.config.get_text_config(), prefill.cache.plan, length)
         rows = prefill.rows[None, :length].to(family.model.dtype)
         with recorder.timed(settle=False), memory_errors(f"{family.device} for {length} rows"):
             family.model.get_decoder()(

@@ -115,22 +115,23 @@ class Recorder:
 
     def video_read(self, cache: CompressedCache, tokens: int) -> None:
         """What the language model did to read the video alone, for this question and later ones."""
-        self.ledger.video_rows, self.ledger.video_updated = map(_by_layer, (cache.prefill_rows, cache.updated_rows))
+        measured = cache.measured
+        self.ledger.video_rows, self.ledger.video_updated = map(_by_layer, (measured.entered, measured.updated))
         self._add("prefill video", "tokens", tokens, tokens, self._seconds)
 
     def answered(self, generation: Generation, prefill: Prefill, asked_at: float) -> None:
         """What the language model read and wrote; ``asked_at`` is when it was called, by ``time.perf_counter``."""
-        ledger, counts, cache = self.ledger, self.ledger.tokens, prefill.cache
+        ledger, counts, measured = self.ledger, self.ledger.tokens, prefill.cache.measured
         counts.separators, counts.text, counts.cached = prefill.separators, prefill.text, prefill.cached
         counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
         first = generation.first_token_at - asked_at
         ledger.time_to_first_token = ledger.seconds + first
-        entered = int(prefill.is_token[cache.survivors[0][0].cpu()].sum())
-        self._add("prefill", "tokens", entered, entered, first - sum(cache.reduce_seconds.values()))
-        self._inside(cache, prefill.is_token)
-        if cache.reads:  # decode steps that read part of the visual keys: the mean over the steps
-            held, read = (round(sum(numbers) / len(cache.reads)) for numbers in zip(*cache.reads, strict=True))
-            self._add(f"reads from layer {cache.read_layer}", "tokens", held, read)
+        entered = int(prefill.is_token[measured.survivors[0][0].cpu()].sum())
+        self._add("prefill", "tokens", entered, entered, first - sum(measured.seconds.values()))
+        self._inside(prefill.cache, prefill.is_token)
+        if measured.reads:  # decode steps that read part of the visual keys: the mean over the steps
+            held, read = (round(sum(numbers) / len(measured.reads)) for numbers in zip(*measured.reads, strict=True))
+            self._add(f"reads from layer {prefill.cache.plan.read_layer}", "tokens", held, read)
         ledger.new_tokens = generation.new_tokens
         ledger.notes += [generation.note] if generation.note else []
         self._add("generate", "tokens", 0, generation.new_tokens, generation.done_at - generation.first_token_at)
@@ -147,17 +148,17 @@ class Recorder:
 
     def _inside(self, cache: CompressedCache, is_token: Tensor) -> None:
         """Rows of each decoder layer, and visual tokens after each reduction."""
-        ledger, counts = self.ledger, self.ledger.tokens
-        visual = {layer: int(is_token[rows[0].cpu()].sum()) for layer, rows in cache.survivors.items()}
+        ledger, counts, measured = self.ledger, self.ledger.tokens, cache.measured
+        visual = {layer: int(is_token[rows[0].cpu()].sum()) for layer, rows in measured.survivors.items()}
         counts.kept = counts.after_llm_layer = visual.pop(0)
-        counts.sequence = counts.cached + cache.prefill_rows[0]
+        counts.sequence = counts.cached + measured.entered[0]
         ledger.layer_rows, ledger.layer_updated, ledger.layer_cached = map(
-            _by_layer, (cache.prefill_rows, cache.updated_rows, cache.cached_rows)
+            _by_layer, (measured.entered, measured.updated, measured.cached)
         )
         for layer, left in sorted(visual.items()):
-            self._add(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, cache.reduce_seconds[layer])
+            self._add(f"llm layer {layer}", "tokens", counts.after_llm_layer, left, measured.seconds[layer])
             counts.after_llm_layer, counts.layer = left, layer
-        if frozen := sorted(layer for layer in cache.frozen if layer in cache.reached):
+        if frozen := sorted(layer for layer in cache.plan.frozen if layer in measured.reached):
             name = f"frozen in layers {','.join(map(str, frozen))}"
             self._add(name, "tokens", counts.after_llm_layer, counts.after_llm_layer)
 
@@ -179,7 +180,7 @@ def check_prepared(tokens: int, prefill: Prefill) -> None:
     Raises:
         NotApplied: another number of tokens would enter the model.
     """
-    planned = int(prefill.is_token[prefill.cache.visual_rows].sum())
+    planned = int(prefill.is_token[prefill.cache.plan.visual].sum())
     if planned != tokens:
         raise NotApplied(
             f"{tokens} tokens were prepared, {planned} would enter the model",

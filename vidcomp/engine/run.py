@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,23 +15,23 @@ from torch import Tensor
 
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
-from vidcomp.core.positions import GROUPS, spread_members
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
 from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
 from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, view_of
+from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
+from vidcomp.engine.together import Request, answered_together
 from vidcomp.engine.videos import EncodedVideo, WatchedVideo
-from vidcomp.errors import UsageError
+from vidcomp.errors import UsageError, VidcompError
 from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, method_of
 from vidcomp.methods.base import described
 from vidcomp.result import Answer
-from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
 from vidcomp.tower.host import TowerMerger
@@ -104,25 +105,53 @@ class VideoLM:
         check_history(history)
         check_calls(on_text=on_text, stop=stop)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
-        encoded = self._encoded(video, question, method, settings)
-        again = encoded is video and encoded.prefix.next_question()
-        recorder = Recorder(encoded.ledger, reused=again)
-        config = encoded.config.replace(**settings)
-        prefill = self.prepare(encoded, question, balance, history)
-        if encoded is video:  # it may be asked again: what comes before the question is read once
-            prefill = encoded.prefix.continued(self.family, prefill, recorder)
-        check_prepared(len(encoded.tokens), prefill)
+        request = self._request(video, question, method, settings, balance, history)
+        if request.encoded is video:  # it may be asked again: what comes before the question is read once
+            prefill = request.encoded.prefix.continued(self.family, request.prefill, request.recorder)
+            request = replace(request, prefill=prefill)
+        check_prepared(len(request.encoded.tokens), request.prefill)
         asked_at = time.perf_counter()
-        generation = generate(self.family, prefill, config.generate, on_text, stop)
-        recorder.answered(generation, prefill, asked_at)
-        return Answer(
-            text=generation.text, question=question, path=encoded.watched.frames.info.path,
-            model=self.family.checkpoint.name,
-            method=encoded.method, frames=encoded.watched.frames.wait(), spans=encoded.reduction.spans,
-            ledger=recorder.ledger,
-            seed=config.generate.seed, inner=described(encoded.schedule) if encoded.schedule else "none",
-            encoder=encoded.config.outer.encoder, finish=generation.finish,
-        )  # fmt: skip
+        return request.answer(generate(self.family, request.prefill, request.config, on_text, stop), asked_at)
+
+    @checked
+    def ask_many(
+        self,
+        items: Sequence[tuple[VideoInput | WatchedVideo | EncodedVideo, str]],
+        *,
+        batch_size: int = 8,
+        method: str | Method | None = None,
+        **settings: Any,
+    ) -> list[Answer | VidcompError]:
+        """Answer questions about several videos, several of them in one pass of the language model.
+
+        In float32 each answer is that of :meth:`ask` about the video itself, token for token. Drawn tokens,
+        ``positions="ppe"`` and schedules that renumber, freeze rows or read part of the keys are asked one by one.
+
+        Args:
+            items: videos as in :meth:`ask`, with a question each.
+            batch_size: how many are read together at most; prompts of similar length are.
+            method, settings: as in :meth:`ask`, for all of them.
+
+        Returns:
+            In the order given an answer, or in its place the error that :meth:`ask` would have raised: one bad file
+            does not end the others.
+
+        Raises:
+            UsageError: a setting is wrong, or this VideoLM was closed. ModelError: the settings do not fit the model.
+        """
+        pairs = isinstance(items, Sequence) and all(isinstance(item, tuple) and len(item) == 2 for item in items)
+        expect("items", items, pairs, "a list of (video, question)")
+        expect("batch_size", batch_size, batch_size >= 1, "at least 1")
+        self._check(None)
+        self._chosen(*configured(self.config, method, settings), frozenset())
+
+        def prepared(video: Any, question: str) -> Request:
+            check_question(question)
+            request = self._request(video, question, method, dict(settings))
+            check_prepared(len(request.encoded.tokens), request.prefill)
+            return request
+
+        return answered_together(self.family, [partial(prepared, *item) for item in items], batch_size)
 
     @checked
     def stream(self, video: VideoInput | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
@@ -137,9 +166,9 @@ class VideoLM:
             UsageError, ModelError: as :meth:`ask`.
         """
         check_question(question)
-        *_, schedule = self._chosen(*configured(self.config, None, {}), frozenset())
+        self._chosen(*configured(self.config, None, {}), frozenset())
         self._frame_encoder(self.config)
-        check_prompt(self.family, question, self.config.outer.positions, schedule)
+        check_prompt(self.family, question)
 
     @checked
     def encode(
@@ -165,9 +194,10 @@ class VideoLM:
         watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
         self._check(watched)
         config, chosen = configured(watched.config, method, settings)
-        if config.outer.positions == "auto":
-            config = config.replace(positions=self.family.positions)
         outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
+        schedule = chosen_schedule(chosen, outer, self.family)
+        policy = position_policy(outer.positions, self.family, schedule)
+        config, outer = config.replace(positions=policy.name), replace(outer, positions=policy.name)
         watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
         recorder = Recorder(watched.ledger, device=self.family.device)
         with torch.no_grad():
@@ -176,7 +206,6 @@ class VideoLM:
             )
         recorder.spans(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)
-        schedule = chosen_schedule(chosen, outer, self.family)
         asked = question if reads_question(chosen) else None
         return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, recorder.ledger)
 
@@ -199,7 +228,7 @@ class VideoLM:
         """
         self._check(video)
         config, chosen = configured(self.config, method, settings)
-        signals, merger, _ = self._chosen(config, chosen, signals)
+        signals, merger = self._chosen(config, chosen, signals)
         recorder = Recorder(device=self.family.device)
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
         eager = EagerEncoder(self.family, signals) if plain else None
@@ -223,6 +252,18 @@ class VideoLM:
 
     # -- the stages
 
+    def _request(
+        self, video: Any, question: str, method: str | Method | None, settings: dict[str, Any],
+        balance: AttentionBalance | None = None, history: Sequence[Turn] = (),
+    ) -> Request:  # fmt: skip
+        """The question, ready to be read in one prefill with the video."""
+        encoded = self._encoded(video, question, method, settings)
+        again = encoded is video and encoded.prefix.next_question()
+        prefill = self.prepare(encoded, question, balance, history)
+        config = encoded.config.replace(**settings).generate
+        recorder = Recorder(encoded.ledger, reused=again)
+        return Request(question, encoded, prefill, config, recorder, self.family.checkpoint.name)
+
     def _check(self, video: object) -> None:
         """Refuse to work once closed, and on what another model made."""
         if self.closed:
@@ -234,12 +275,13 @@ class VideoLM:
 
     def _chosen(
         self, config: RunConfig, chosen: Method, signals: frozenset[str]
-    ) -> tuple[frozenset[str], TowerMerger | None, Schedule | None]:
-        """Signals to collect, merger and schedule; what this model lacks is found before reading."""
+    ) -> tuple[frozenset[str], TowerMerger | None]:
+        """Signals to collect, and the merger; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
+        position_policy(config.outer.positions, self.family, schedule)
         signals = check_names("signals", signals, self.family.signals | ADDED)
         signals |= signals_to_collect(chosen, self.family, schedule)
-        return signals, chosen_merger(config.outer, self.family, signals), schedule
+        return signals, chosen_merger(config.outer, self.family, signals)
 
     def _encoded(
         self,
@@ -294,11 +336,10 @@ class VideoLM:
         watched, schedule = encoded.watched, encoded.schedule
         reduction, separators = encoded.reduction, len(self.family.separators())
         facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
-        policy = encoded.config.outer.positions
-        members = spread_members(reduction, GROUPS) if policy == "ppe" else None
+        policy = PositionPolicy(encoded.config.outer.positions)
         return assembled(
             self.family, watched.layout, encoded.tokens, question, policy, schedule,
-            history=history, facts=facts, balance=balance, members=members,
+            history=history, facts=facts, balance=balance, members=policy.members(reduction),
         )  # fmt: skip
 
 

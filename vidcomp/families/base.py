@@ -95,6 +95,7 @@ class Family(ABC):
     first_frame: ClassVar[str | None] = None
     frames_per_slice: ClassVar[int] = 1
     default_positions: ClassVar[str] = "compact"
+    position_axes: ClassVar[int] = 1  # position numbers per row
     stock: ClassVar[StockRule] = StockRule()  # how the family's own processor samples
     leading: ClassVar[int] = 0  # rows of the tower before the patches; the first is the class token
     chunk: ClassVar[int] = 16  # slices encoded at once, and their patches: both bound the vision tower's memory

@@ -35,6 +35,7 @@ class Qwen2VL(PackedFamily):
     stock = QWEN2_RULE
     frames_per_slice = 2
     default_positions = "keep"
+    position_axes = 3
     about = About(
         "Qwen2-VL",
         tuple(f"Qwen/Qwen2-VL-{size}-Instruct" for size in ("2B", "7B", "72B")),

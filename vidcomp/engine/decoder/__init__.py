@@ -4,6 +4,7 @@
 from vidcomp.engine.decoder.cache import CompressedCache
 from vidcomp.engine.decoder.hooks import Attachment
 from vidcomp.engine.decoder.modality_attention import AttentionBalance, LayerBalance
+from vidcomp.engine.decoder.plan import RowPlan
 from vidcomp.engine.decoder.proof import check_forward
 from vidcomp.engine.decoder.question_cache import PrefixCache, QuestionCache
 
@@ -14,5 +15,6 @@ __all__ = [
     "LayerBalance",
     "PrefixCache",
     "QuestionCache",
+    "RowPlan",
     "check_forward",
 ]

@@ -17,13 +17,13 @@ from vidcomp.errors import ModelError
 from vidcomp.schedules.blocks.rows import ranks_of, take_rows
 from vidcomp.schedules.blocks.scoring import AttentionInput
 
-__all__ = ["Parked", "park"]
+__all__ = ["FrozenRows", "freeze_rows"]
 
 _KERNELS = ("sdpa", "eager")  # those that take a mask [B, 1, rows, keys]
 
 
 @dataclass(frozen=True)
-class Parked:
+class FrozenRows:
     """What waits beside a frozen layer.
 
     Attributes:
@@ -53,7 +53,7 @@ class Parked:
         return self.rows.scatter(1, self.text[..., None].expand_as(updated), updated)
 
 
-def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]) -> Parked:
+def freeze_rows(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]) -> FrozenRows:
     """Set the visual rows [B, V] among [B, S, D] aside.
 
     Args:
@@ -76,4 +76,4 @@ def park(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, Tensor]
     tables = (take_rows(rotary[0], visual), take_rows(rotary[1], visual))
     keys = AttentionInput(attention, normed, *tables).keys()
     values = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    return Parked(rows, text, visual, keys, values)
+    return FrozenRows(rows, text, visual, keys, values)

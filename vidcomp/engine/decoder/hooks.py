@@ -70,24 +70,21 @@ class _LayerHook:
             return None
         hidden = moved(args[0] if args else kwargs.pop("hidden_states"), module)
         if self.index == 0:
-            cache.begin(hidden, kwargs.get("position_ids"), self.rotary)
-        mask = kwargs["attention_mask"]
-        cos, sin = cache.turned(kwargs["position_embeddings"])
-        tables = cos.to(hidden.device), sin.to(hidden.device)
-        hidden = cache.enter(self.index, module, hidden, tables)
-        mask, tables = cache.fit(self.index, mask, tables)
-        hidden, mask, tables = cache.park(self.index, module, hidden, mask, tables)
+            cache.start_forward(hidden, kwargs.get("position_ids"), self.rotary)
+        hidden, mask, tables = cache.before_layer(
+            self.index, module, hidden, kwargs["attention_mask"], kwargs["position_embeddings"]
+        )
         # Layers hand position_ids to flash attention only, whose packed-sequence guess trips over gaps.
         kwargs.update(attention_mask=mask, position_embeddings=tables, position_ids=None)
         return (hidden, *args[1:]), kwargs
 
     def after_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         cache = kwargs.get(CACHE)
-        if not isinstance(cache, CompressedCache) or not cache.is_parked(self.index):
+        if not isinstance(cache, CompressedCache):
             return None
         if isinstance(output, tuple):
-            return (cache.unpark(self.index, output[0]), *output[1:])
-        return cache.unpark(self.index, output)
+            return (cache.after_layer(self.index, output[0]), *output[1:])
+        return cache.after_layer(self.index, output)
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get(CACHE)

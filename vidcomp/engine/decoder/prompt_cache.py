@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.engine.decoder.cache import CompressedCache
+from vidcomp.engine.positions import PositionPolicy
 from vidcomp.errors import UsageError
 
 __all__ = ["PromptCache"]
@@ -17,23 +18,20 @@ __all__ = ["PromptCache"]
 class PromptCache(CompressedCache):
     """The cache of a prompt that its owner believes to be longer: lengths and positions are told in full numbers."""
 
-    number = 0
     is_token: Tensor
     _kept: Tensor
     _full = 0
     _shift: Tensor | None = None
 
-    def place(self, kept: Tensor, full: int, compact: bool, kwargs: dict[str, Any]) -> None:
+    def place(self, kept: Tensor, full: int, policy: PositionPolicy, kwargs: dict[str, Any]) -> None:
         """Note which columns [S'] of the full prompt stay, and cut positions and mask of the prefill to them."""
         self._kept, self._full = kept, full
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(full, device=kept.device)[None]
-        chosen = positions[..., kept]
-        if compact:
-            renumbered = torch.arange(len(kept), device=kept.device).expand_as(chosen)
-            self._shift = positions[..., -1:] - renumbered[..., -1:]
-            chosen = renumbered
+        chosen = policy.ids(positions, kept)
+        if policy.renumbers:
+            self._shift = positions[..., -1:] - chosen[..., -1:]
         kwargs.update(position_ids=chosen, attention_mask=self._cut(kwargs.get("attention_mask")))
 
     def continue_with(self, kwargs: dict[str, Any]) -> None:

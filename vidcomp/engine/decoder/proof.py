@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.library import CACHE, SUPPORTED
-from vidcomp.engine.decoder.cache import CompressedCache, Tables
+from vidcomp.engine.decoder.cache import CompressedCache
+from vidcomp.engine.decoder.forward import Tables
 from vidcomp.engine.decoder.modality_attention import AttentionBalance
+from vidcomp.engine.decoder.plan import RowPlan
 from vidcomp.errors import ModelError, NotApplied
 from vidcomp.schedules.blocks.scoring import AttentionInput
 
@@ -61,14 +63,14 @@ def check_forward(cache: CompressedCache, forwards: int) -> None:
     Raises:
         NotApplied: the hooks or the schedule did not run.
     """
-    if forwards == 1 and 0 not in cache.prefill_rows:
+    if forwards == 1 and 0 not in cache.measured.entered:
         raise NotApplied("the compressor's hooks did not run", why="another object took the forward pass",
                          hint="load the model again, and use the object that was loaded")  # fmt: skip
     if forwards == 1 and not cache.applied:
         raise NotApplied("the reduction inside the model did not run", why="its layer was not reached",
                          hint="--inner none")  # fmt: skip
-    if forwards == 2 and cache.read_layer is not None and not cache.reads:
-        raise NotApplied("decode steps read every key", why=f"layer {cache.read_layer} did not choose any",
+    if forwards == 2 and cache.plan.read_layer is not None and not cache.measured.reads:
+        raise NotApplied("decode steps read every key", why=f"layer {cache.plan.read_layer} did not choose any",
                          hint="--inner none")  # fmt: skip
 
 
@@ -76,27 +78,27 @@ class _Witness(CompressedCache):
     """A cache without a plan that notes which hooks found it."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config, torch.zeros(1, dtype=torch.bool), None, config.num_hidden_layers,
-                         balance=AttentionBalance())  # fmt: skip
+        plan = RowPlan(torch.zeros(1, dtype=torch.bool), config.num_hidden_layers)
+        super().__init__(config, plan, AttentionBalance())
         self.seen: dict[str, set[int]] = defaultdict(set)
 
     def missing(self) -> dict[str, int]:
         """How many layers did not come by, per kind of hook; empty when all did."""
-        unseen = {place: self.depth - len(self.seen[place]) for place in _PLACES}
+        unseen = {place: self.plan.depth - len(self.seen[place]) for place in _PLACES}
         return {place: count for place, count in unseen.items() if count}
 
     def keys_agree(self) -> bool:
         """Whether keys that are recomputed from the projections of layer 0 equal those that it stored."""
-        made, stored = self.inputs[0].keys().float(), self._keys(0).float()
+        made, stored = self.forward.inputs[0].keys().float(), self.layer(0).stored_keys.float()
         return made.shape == stored.shape and bool((made - stored).norm() <= 0.02 * stored.norm() + 1e-6)
 
-    def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
+    def reduce_before(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         self.seen["layer"].add(layer)
         return hidden
 
-    def is_parked(self, layer: int) -> bool:
+    def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
         self.seen["end of layer"].add(layer)
-        return False
+        return hidden
 
     def note_input(self, layer: int, source: AttentionInput) -> None:
         self.seen["attention"].add(layer)

@@ -10,15 +10,18 @@ that stay were computed while they still saw the dropped ones, and nothing is me
 
 from __future__ import annotations
 
-import time
 from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from vidcomp.engine.decoder.cache import CompressedCache, Tables
+from vidcomp.engine.decoder.cache import CompressedCache
+from vidcomp.engine.decoder.forward import Rotary, Tables
+from vidcomp.engine.decoder.layer import CompressedLayer
 from vidcomp.engine.decoder.modality_attention import AttentionBalance
+from vidcomp.engine.decoder.plan import RowPlan
 from vidcomp.schedules.blocks.rows import ranks_of, take_rows
 from vidcomp.schedules.blocks.scoring import AttentionInput
 
@@ -30,22 +33,25 @@ class PrefixCache(CompressedCache):
 
     Args:
         config: text config of the model.
-        plan: the cache of the joint prefill, still empty.
+        plan: of the joint prefill.
         length: how many rows come before the question.
+
+    Attributes:
+        whole: the plan of the joint prefill, for the forks.
+        entered: stage to the rows [B, P, D] that came before it.
+        tables: rotary tables of all P rows.
     """
 
-    def __init__(self, config: Any, plan: CompressedCache, length: int) -> None:
-        visual = torch.zeros(length, dtype=torch.bool).index_fill_(0, plan.visual_rows, True)
-        super().__init__(config, visual, None, config.num_hidden_layers, deepstack=plan.deepstack)
-        self.plan, self.config = plan, config
-        self.frozen, self._watched = plan.frozen, plan.watched
-        self.entered: dict[int, Tensor] = {}  # stage -> [B, P, D] rows before it
-        self.tables: Tables | None = None  # rotary, of all P rows
+    def __init__(self, config: Any, plan: RowPlan, length: int) -> None:
+        super().__init__(config, replace(plan, flags=plan.flags[:length], reduces=False))
+        self.whole, self.config = plan, config
+        self.entered: dict[int, Tensor] = {}
+        self.tables: Tables | None = None
 
-    def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
+    def reduce_before(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Remember what a stage will want to see; every row goes on."""
-        hidden = super().enter(layer, module, hidden, rotary)
-        if layer in self.plan.stages:
+        hidden = super().reduce_before(layer, module, hidden, rotary)
+        if layer in self.whole.stages:
             self.entered[layer], self.tables = hidden, rotary
         return hidden
 
@@ -53,7 +59,7 @@ class PrefixCache(CompressedCache):
         """A cache for one question; tensors are shared until the fork's layers grow or shrink."""
         return QuestionCache(self, balance)
 
-    def _forget_inputs(self, layer: int) -> None:
+    def forget_inputs(self, layer: int) -> None:
         """The forks ask for them."""
 
 
@@ -61,48 +67,47 @@ class QuestionCache(CompressedCache):
     """Continues a shared prefix of P rows with those of one question, and reduces it for that question alone."""
 
     def __init__(self, prefix: PrefixCache, balance: AttentionBalance | None = None) -> None:
-        visual = torch.zeros(prefix.planned, dtype=torch.bool).index_fill_(0, prefix.visual_rows, True)
-        plan, depth = prefix.plan, prefix.config.num_hidden_layers
-        super().__init__(prefix.config, visual, plan.schedule, depth, plan.facts, balance, plan.uncompressed)
+        whole = prefix.whole
+        plan = replace(whole, flags=prefix.plan.flags, uncompressed=whole.total, deepstack=())
+        super().__init__(prefix.config, plan, balance)
         self.layers = [copy(layer) for layer in prefix.layers]  # new keys replace a layer's tensors, nothing is written
-        self.reached |= prefix.reached
+        self.measured.reached |= prefix.measured.reached
         self._prefix = prefix
         self._asking = False
-        self._places, self._origin = prefix._places, prefix._origin
+        self._visual, self._origin = prefix.forward.visual, prefix.forward.origin
         # [B, P'] the rows of the prefix that are among the keys of the layers from the last stage on
-        self._present = torch.arange(prefix.planned, device=self._places.device).expand(len(self._places), -1)
+        self._present = torch.arange(plan.length, device=self._visual.device).expand(len(self._visual), -1)
 
-    def begin(self, hidden: Tensor, positions: Tensor | None = None, rotary: Any = None) -> None:
+    def start_forward(self, hidden: Tensor, positions: Tensor | None = None, rotary: Rotary | None = None) -> None:
         """The first forward brings the question, later ones its answer."""
-        super().begin(hidden, positions, rotary)
-        self._asking = not self.prefill_rows
+        super().start_forward(hidden, positions, rotary)
+        self._asking = not self.measured.entered
         if self._asking:
-            self._after = hidden.shape[1]
-            self.survivors[0] = self._places
+            self.forward.visual, self.forward.origin = self._visual, self._origin
+            self.measured.survivors[0] = self._visual
 
-    def enter(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
+    def reduce_before(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> Tensor:
         """Drop cached rows before a stage; the question's own rows all go on."""
         if not self._asking:
-            return super().enter(layer, module, hidden, rotary)
-        self._follow(hidden.device)
-        if layer in self.stages:
-            start = time.perf_counter()
-            self._drop(layer, module, hidden, rotary)
-            self.reduce_seconds[layer] = time.perf_counter() - start
-            self.reached.add(layer)
-        self.prefill_rows[layer] = self.updated_rows[layer] = hidden.shape[1]
-        self.cached_rows[layer] = self._held(layer)
-        self._forget_inputs(layer)
+            return super().reduce_before(layer, module, hidden, rotary)
+        self.forward.follow(hidden.device)
+        self._present = self._present.to(hidden.device)
+        if layer in self.plan.stages:
+            with self.measured.reducing(layer):
+                self._drop(layer, module, hidden, rotary)
+        self.measured.entered[layer] = self.measured.updated[layer] = hidden.shape[1]
+        self.measured.cached[layer] = self.layer(layer).held
+        self.forget_inputs(layer)
         return hidden
 
     def watches(self, layer: int) -> bool:
         """While the question comes, as in a joint prefill."""
-        return self.balance is not None or layer in self._watched if self._asking else super().watches(layer)
+        return self.balance is not None or layer in self.plan.watched if self._asking else super().watches(layer)
 
     def note_input(self, layer: int, source: AttentionInput) -> None:
         """Behind the rows of the prefix where a stage will ask."""
-        if self._asking and layer in self._watched:
-            before = self._prefix.inputs[layer]
+        if self._asking and layer in self.plan.watched:
+            before = self._prefix.forward.inputs[layer]
             source = AttentionInput(
                 source.module,
                 self._behind(before.hidden, source.hidden),
@@ -111,40 +116,30 @@ class QuestionCache(CompressedCache):
             )
         super().note_input(layer, source)
 
+    def rows_after(self) -> int:
+        """The question."""
+        return self.forward.length
+
     def _behind(self, prefix: Tensor, question: Tensor) -> Tensor:
         """Rows [B, Q, ...] of the question behind those rows of the prefix [B, P, ...] that are present."""
         return torch.cat([take_rows(prefix, self._present).to(question.device), question], 1)
 
-    def _follow(self, device: torch.device) -> None:
-        super()._follow(device)
-        self._present = self._present.to(device)
-
     def _drop(self, layer: int, module: Any, hidden: Tensor, rotary: Tables) -> None:
-        visual, tables = self._places, self._prefix.tables
-        if not visual.shape[1] or tables is None:
+        tables, forward = self._prefix.tables, self.forward
+        if tables is None:
             return
         rows = self._behind(self._prefix.entered[layer], hidden)
-        turned = self._behind(tables[0], rotary[0]), self._behind(tables[1], rotary[1])
-        cut = self._decide(layer, module, rows, turned)
+        own = self._behind(tables[0], rotary[0]), self._behind(tables[1], rotary[1])
+        cut = self.decide(layer, module, rows, own)
         if cut is None:
             return
-        cut.check(visual.shape[1])
-        kept = visual.gather(1, cut.kept)
-        stays = torch.ones_like(self._present, dtype=torch.bool).scatter_(1, visual, False).scatter_(1, kept, True)
-        index = ranks_of(stays, stays.shape[1] - visual.shape[1] + kept.shape[1])
-        for below in range(layer, len(self.layers)):
-            self._shorten(below, index)
+        kept = forward.visual.gather(1, cut.kept)
+        stays = torch.ones_like(self._present, dtype=torch.bool)
+        stays.scatter_(1, forward.visual, False).scatter_(1, kept, True)
+        index = ranks_of(stays, stays.shape[1] - forward.visual.shape[1] + kept.shape[1])
+        for below in self.layers[layer:]:
+            cast(CompressedLayer, below).keep(index, forward.past)
         self._present = self._present.gather(1, index)
-        self._places = (stays.cumsum(1) - 1).gather(1, kept)
-        self._origin = self._origin.gather(1, cut.kept)
-        self.survivors[layer] = self._present.gather(1, self._places)
-
-    def _shorten(self, layer: int, index: Tensor) -> None:
-        """Keep the cached keys and values [B, W] of one layer."""
-        stored = cast(Any, self.layers[layer])
-        columns = self._known_columns(layer, index)
-        stored.keys, stored.values = (
-            rows.gather(2, index.to(rows.device)[:, None, :, None].expand(-1, rows.shape[1], -1, rows.shape[3]))
-            for rows in (stored.keys, stored.values)
-        )
-        self.columns[layer], self.tail[layer] = columns.gather(1, index), self._past
+        forward.visual = (stays.cumsum(1) - 1).gather(1, kept)
+        forward.origin = forward.origin.gather(1, cut.kept)
+        self.measured.survivors[layer] = self._present.gather(1, forward.visual)

@@ -14,16 +14,20 @@ from torch import Tensor
 
 from vidcomp.bench.compress import near_square
 from vidcomp.core.budget import token_budget
-from vidcomp.core.tokens import TokenView, apply_reduction
+from vidcomp.core.tokens import Span, TokenView, apply_reduction
 from vidcomp.methods import get_method
 from vidcomp.methods.aot import attended, clip_lengths, gathered, taken_in
 from vidcomp.methods.blocks.graph_flow import gathered_norms
+from vidcomp.methods.blocks.merge import mean_of_members
 from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import cosines, frame_cosine
 from vidcomp.methods.echoprune import Echoprune, echoes, relevance
+from vidcomp.methods.flashvid import Flashvid, _event, attended_and_different, cut_segments
 from vidcomp.methods.forestprune import Forestprune, depths, grown_forest, joined_roots
 from vidcomp.methods.ott_vid import Pairs, covering, masses
 from vidcomp.methods.surge import surprises
+from vidcomp.schedules import get_schedule
+from vidcomp.schedules.base import best_rows
 
 
 def view_of(features: Tensor, grid: list[int] | None = None, **signals: Tensor) -> TokenView:
@@ -280,3 +284,68 @@ def test_aot_clips(case: Case) -> None:
     assert sum(lengths) == case["params"]["frames"]
     if case["parity"] != "error":
         check(case, "segments", [[sum(lengths[:i]), size] for i, size in enumerate(lengths)])
+
+
+# -- FlashVID, two published lines repaired: the divisor of a tree, and double tokens in segments of one frame
+
+
+@of("flashvid", "segments")
+def test_flashvid_segments(case: Case) -> None:
+    middle = given(case, "frame") if "frame" in case["inputs"] else given(case, "feat").mean(dim=1)
+    lengths = [len(span) for span in cut_segments(middle, case["params"]["cut"], case["params"]["least"])]
+    assert lengths == [size for size in tensor(case["outputs"]["segment_lengths"]).tolist() if size]
+
+
+@of("flashvid", "adts")
+def test_flashvid_chooses(case: Case) -> None:
+    features, attention = given(case, "feat"), given(case, "attn")
+    if case["parity"] == "informative":  # the published variant may choose a token again
+        return
+    features, attention = features[:3], attention[:3]
+    weight = torch.ones_like(attention) if case["params"]["variant"] == "div" else attention
+    if case["params"]["variant"] == "attn_div_v2":
+        weight = weight * _event(features, features.mean(dim=1), (Span(0, 2),))
+    marked = attended_and_different(features, weight, case["params"]["count"])
+    check(case, "selected", marked.nonzero()[:, 1].view(len(features), -1))
+
+
+@of("flashvid", "trees")
+def test_flashvid_trees(case: Case) -> None:
+    features, free, frames = given(case, "feat"), given(case, "free").bool(), case["params"]["frames"]
+    features = features if frames == "all" else features[frames[0] : frames[0] + len(free)]
+    method, span = Flashvid(link=case["params"]["link"]), Span(0, len(free) - 1)
+    root = method._trees(features, ~free, (span,), case["params"]["budget_per_frame"]).flatten()
+    own = (root == torch.arange(len(root))) & free.flatten()
+    check(case, "root_index", own.nonzero()[:, 0])
+    if "official_patched" in case:
+        view = view_of(features)
+        check(case, "roots", apply_reduction(view, mean_of_members(torch.where(free.flatten(), root, -1))).features)
+
+
+@of("flashvid", "outer")
+def test_flashvid(case: Case) -> None:
+    names = {"alpha": "alpha", "expansion": "expansion", "cut": "segment_threshold", "segments": "min_segment_num"}
+    options = {"expansion": 1.25, **chosen(case, {**names, "link": "temporal_threshold"})}
+    method = Flashvid(**options, event=case["params"].get("token_selection_method", "attn_div_v2") == "attn_div_v2")
+    view = view_of(given(case, "feat"), salience=given(case, "attn"))
+    reduction = method(view, case["params"]["retention_ratio"])
+    rows = apply_reduction(view, reduction).features
+    assert torch.isfinite(rows).all()
+    if case["parity"] not in ("required", "zero_noise"):  # the unrepaired code, ties, or a budget above a frame
+        return
+    check(case, "index", reduction.anchors)
+    if "tokens" in case["outputs"]:
+        check(case, "tokens", rows)
+    else:
+        check(case, "token_norm", rows.norm(dim=1))
+        check(case, "token_first4", rows[:, :4])
+
+
+@of("flashvid", "prune")
+def test_flashvid_prunes(case: Case) -> None:
+    length, start = case["params"]["visual_length"], case["params"]["visual_start"]
+    looked_at = given(case, "attention_last_row").mean(dim=1)[:, -1, start : start + length]
+    count = get_schedule("flashvid").count(length, case["params"]["keep"])
+    kept = best_rows(looked_at, count)[0] + start
+    rest = torch.arange(start + length, given(case, "hidden").shape[1])
+    check(case, "keep_index", torch.cat([torch.arange(start), kept, rest]))

@@ -15,6 +15,7 @@ from typing import ClassVar
 from vidcomp.core.budget import guarded_ceil
 from vidcomp.core.parameters import check_share
 from vidcomp.core.source import Source
+from vidcomp.methods.base import Parity
 from vidcomp.schedules.base import check_layer, own_layer
 from vidcomp.schedules.blocks.ranked import Ranked
 
@@ -33,6 +34,7 @@ class FlashVidInner(Ranked):
     name: ClassVar[str] = "flashvid"
     summary: ClassVar[str] = "one late drop: the visual rows that the last row looks at most stay"
     source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
+    parity: ClassVar[Parity] = "goldens"
 
     def __post_init__(self) -> None:
         check_layer("k", self.k)

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import even_split, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Links, Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, signal
 from vidcomp.methods.blocks.select import top_mask
@@ -65,10 +66,11 @@ class Aot(Method):
 
     name: ClassVar[str] = "aot"
     summary: ClassVar[str] = "attended tokens take in the others of their frame and clip, by optimal transport"
-    source: ClassVar[str] = "AOT, CVPR 2026, arXiv 2603.01400, https://github.com/TyroneLi/AOT"
+    source: ClassVar[Source] = Source("AOT", "CVPR 2026", "2603.01400", "https://github.com/TyroneLi/AOT")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    differs: ClassVar[str] = "works on the grid that the model reads, lists anchors once, and meets the budget exactly"
 
     def __post_init__(self) -> None:
         for name in ("deep", "residual"):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, signal
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -47,7 +48,7 @@ class Echoprune(Method):
 
     name: ClassVar[str] = "echoprune"
     summary: ClassVar[str] = "keeps tokens that match the question and that the frame before does not hold"
-    source: ClassVar[str] = "EchoPrune, arXiv 2605.10050"
+    source: ClassVar[Source] = Source("EchoPrune", arxiv="2605.10050")
     needs: ClassVar[frozenset[str]] = frozenset({"query"})
     exact: ClassVar[bool] = True
 

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_ceil, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -67,9 +68,16 @@ class Forestprune(Method):
 
     name: ClassVar[str] = "forestprune"
     summary: ClassVar[str] = "hangs tokens under similar ones of earlier frames and keeps those nearest to a root"
-    source: ClassVar[str] = "ForestPrune, CVPR 2026, arXiv 2603.22911, https://github.com/luminousllsa/ForestPrune"
+    source: ClassVar[Source] = Source(
+        "ForestPrune", "CVPR 2026", "2603.22911", "https://github.com/luminousllsa/ForestPrune", "no licence"
+    )
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = (
+        "meets the budget exactly; of equal tokens, which the published code leaves to chance, the one "
+        "with the larger flow stays"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.preselect <= 1:

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, exact_unless
 from vidcomp.methods.blocks.graph_flow import gathered_norms
@@ -49,9 +50,11 @@ class Gprune(Method):
 
     name: ClassVar[str] = "gprune"
     summary: ClassVar[str] = "keeps tokens into which most flows on a graph of similar tokens, frame by frame"
-    source: ClassVar[str] = "G-Prune, AAAI 2025, arXiv 2501.02268, https://github.com/jytmelon/G-Prune"
+    source: ClassVar[Source] = Source("G-Prune", "AAAI 2025", "2501.02268", "https://github.com/jytmelon/G-Prune")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true,group=video"
+    differs: ClassVar[str] = "has a graph and an even, exact share of the budget for every frame"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcomp.core.budget import guarded_floor, token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless, signal
 from vidcomp.methods.blocks.merge import mean_of_members
@@ -69,10 +70,12 @@ class OttVid(Method):
 
     name: ClassVar[str] = "ott_vid"
     summary: ClassVar[str] = "keeps tokens that cover their frame, and merges them back in time by optimal transport"
-    source: ClassVar[str] = "OTT-Vid, arXiv 2605.11803, https://github.com/minseokii/OTT-Vid"
+    source: ClassVar[Source] = Source("OTT-Vid", arxiv="2605.11803", code="https://github.com/minseokii/OTT-Vid")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=qwen or official=llava"
+    differs: ClassVar[str] = "meets the budget exactly"
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:

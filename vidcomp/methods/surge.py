@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import token_budget
+from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.methods.base import Method, Parity, exact_unless
 from vidcomp.methods.blocks.cosine import unit_rows
@@ -58,9 +59,11 @@ class Surge(Method):
 
     name: ClassVar[str] = "surge"
     summary: ClassVar[str] = "keeps tokens that the two frames before do not predict"
-    source: ClassVar[str] = "SURGE, ICLR 2026, https://github.com/BarryTang22/SURGE"
+    source: ClassVar[Source] = Source("SURGE", "ICLR 2026", code="https://github.com/BarryTang22/SURGE")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "counts the first frame, and keeps equal tokens only as far as the budget goes"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:

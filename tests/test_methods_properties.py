@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from vidcomp.bench.compress import made_up_view, near_square
 from vidcomp.core.budget import token_budget
 from vidcomp.core.tokens import Reduction, TokenView, apply_reduction
-from vidcomp.methods import Method, get_method, method_names
+from vidcomp.methods import Method, MethodInfo, get_method, list_methods, method_names, method_of
 from vidcomp.methods.blocks.fitted import fitted
 from vidcomp.methods.blocks.select import keep_only
 from vidcomp.methods.holitom import Holitom, default_tau, effective_keep
+from vidcomp.report.listing import described_method
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
@@ -257,6 +259,29 @@ def test_the_published_counts_of_dycoke(frames: int, keep: float) -> None:
     view = make_view("scenes", (frames, 9, 16), torch.float32, 1)
     method = get_method("dycoke", official=True)
     assert method(view, keep).kept == method.count(frames, view.grid, keep)
+
+
+OFFICIAL = [row for row in list_methods() if row.parity == "goldens" and "official" in row.parameters]
+
+
+@pytest.mark.parametrize("row", OFFICIAL, ids=lambda row: row.name)
+def test_what_is_equal_to_published_code_is_told(row: MethodInfo) -> None:
+    """A method with an ``official`` form names it as what is equal, and its default is another."""
+    variants = [text.split(", ")[0] for text in row.equal_with.split(" or ")]
+    assert row.differs and variants and all(text.startswith("official=") for text in variants)
+    found = []
+    for kind, shape in (("scenes", (9, 16, 24)), ("noise", (7, 25, 16)), ("still", (9, 36, 8))):
+        view = make_view(kind, shape, torch.float32, 0)
+        for text, keep in itertools.product(variants, (0.1, 0.33, 0.5)):
+            default, official = (method_of(spec)(view, keep) for spec in (row.name, f"{row.name}:{text}"))
+            found.append(same(default, official) and default.more is None)
+    assert not all(found)
+
+
+def test_who_has_no_official_form_claims_none() -> None:
+    others = {row.name for row in list_methods()} - {row.name for row in OFFICIAL}
+    assert not [row.name for row in list_methods() if row.name in others and row.equal_with]
+    assert "official=true; by default it" in described_method(next(row for row in OFFICIAL if row.name == "surge"))
 
 
 def test_what_is_dropped_and_what_comes_back() -> None:

@@ -15,8 +15,9 @@ _TOP = """\
 
 {count} held-out questions on {videos} encoded videos of nano's world (seed {seed}): macro over question types, 95 %
 interval over videos, mean number of visual tokens. All tokens give {full:.3f}, answering without seeing {blind:.3f}.
-Every method is asked the same questions with its published defaults and its own stage inside the language model. **v**
-marks a method below random tokens at the same ratio.
+Every method is asked the same questions as it runs by default, with its own stage inside the language model;
+[methods.md](methods.md) says under *proof* where the default is not the published code. **v** marks a method below
+random tokens at the same ratio.
 
 {equal}nano is tiny and was trained on thinned and averaged tokens. The table ranks methods in its little world and says
 nothing about large models or real video ([nano.md](nano.md)); intervals that overlap rank nothing.

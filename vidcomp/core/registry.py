@@ -42,6 +42,8 @@ class MethodInfo:
         attends: whether it decides by what the rows of the question look at, inside the language model.
         stage: ``outer``, ``inner`` or ``encoder``.
         parity: ``goldens``, ``own reading`` or ``control``.
+        equal_with: the parameters with which ``goldens`` are equalled, empty for the defaults.
+        differs: what is not as in the published code without them, told of the method; empty where nothing is.
         text: the docstrings of its module and class: the method in plain words, what is not as published, parameters.
     """
 
@@ -57,6 +59,8 @@ class MethodInfo:
     attends: bool = False
     stage: str = "outer"
     parity: Parity = "own reading"
+    equal_with: str = ""
+    differs: str = ""
     text: str = ""
 
     @classmethod
@@ -66,7 +70,8 @@ class MethodInfo:
         Raises:
             AttributeError: the class lacks a summary or a source.
         """
-        optional = ("needs", "wants", "inner", "exact", "rule", "attends", "stage", "parity")
+        optional = ("needs", "wants", "inner", "exact", "rule", "attends", "stage", "parity", "equal_with",
+                    "differs")  # fmt: skip
         facts: dict[str, Any] = {item: getattr(kind, item) for item in optional if hasattr(kind, item)}
         texts = [inspect.getdoc(sys.modules[kind.__module__]), inspect.cleandoc(kind.__doc__ or "")]
         text = "\n\n".join(part for part in texts if part)

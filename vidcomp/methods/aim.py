@@ -49,6 +49,8 @@ class Aim(Method):
     inner: ClassVar[str | None] = "aim"
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "keeps survivors in the order of the picture, and meets the budget exactly"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Merge within each frame.

@@ -69,6 +69,7 @@ class Aot(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    differs: ClassVar[str] = "works on the grid that the model reads, lists anchors once, and meets the budget exactly"
 
     def __post_init__(self) -> None:
         for name in ("deep", "residual"):

@@ -63,6 +63,9 @@ class Method(Protocol):
         stage: where it works; ``outer`` is between the vision tower and the language model.
         parity: ``goldens`` when outputs of the published code are reproduced in the tests; ``own reading`` when there
             is no such code, or it could not be run; ``control`` for the yardsticks of this project.
+        equal_with: the parameters with which the published outputs are reproduced ("official=true"); empty for the
+            defaults.
+        differs: what is not as in the published code without them ("meets the budget exactly"); empty where nothing is.
     """
 
     name: ClassVar[str]
@@ -77,6 +80,8 @@ class Method(Protocol):
     seed: int | None = None
     stage: ClassVar[str] = "outer"
     parity: ClassVar[Parity] = "own reading"
+    equal_with: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Calls of every method refuse arguments of a wrong type, and return all tokens at keep = 1."""

@@ -43,6 +43,8 @@ class Divprune(Method):
     source: ClassVar[Source] = Source("DivPrune", "CVPR 2025", "2503.02175", "https://github.com/vbdi/divprune")
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "takes the same tokens, but rounds their number up"
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
         """Pick by max-min distance; at ``keep=1`` every token survives unchanged.

@@ -49,6 +49,8 @@ class Dycoke(Method):
     exact: ClassVar[bool] = True
     rule: ClassVar[str] = "keeps the first of every four frames whole"
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "thins the end of the video like the rest, and meets the budget exactly where it can"
 
     def count(self, frames: int, grid: tuple[int, int], keep: float) -> int:
         """The budget, but never fewer than the first frame of each group holds.

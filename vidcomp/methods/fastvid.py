@@ -81,6 +81,10 @@ class Fastvid(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=onevision or official=llava_video"
+    differs: ClassVar[str] = (
+        "meets the budget exactly, with the remainders of the second and the members of the first version"
+    )
 
     def __post_init__(self) -> None:
         for name in ("cuts", "stride", "k"):

@@ -75,6 +75,7 @@ class Flashvid(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
     parity: ClassVar[Parity] = "goldens"
+    differs: ClassVar[str] = "has two lines of the published code repaired"
     rule: ClassVar[str] = "rounds up per frame, and makes one token of each tree"
 
     def __post_init__(self) -> None:

@@ -68,10 +68,15 @@ class Forestprune(Method):
     name: ClassVar[str] = "forestprune"
     summary: ClassVar[str] = "hangs tokens under similar ones of earlier frames and keeps those nearest to a root"
     source: ClassVar[Source] = Source(
-        "ForestPrune", "CVPR 2026", "2603.22911", "https://github.com/luminousllsa/ForestPrune"
+        "ForestPrune", "CVPR 2026", "2603.22911", "https://github.com/luminousllsa/ForestPrune", "no licence"
     )
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = (
+        "meets the budget exactly; of equal tokens, which the published code leaves to chance, the one "
+        "with the larger flow stays"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.preselect <= 1:

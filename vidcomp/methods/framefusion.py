@@ -53,6 +53,7 @@ class Framefusion(Method):
     inner: ClassVar[str | None] = "framefusion"
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    differs: ClassVar[str] = "is the first of the published merges; what is still too many goes by salience"
 
     def __post_init__(self) -> None:
         if self.threshold != self.threshold:

@@ -53,6 +53,8 @@ class Gprune(Method):
     source: ClassVar[Source] = Source("G-Prune", "AAAI 2025", "2501.02268", "https://github.com/jytmelon/G-Prune")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true,group=video"
+    differs: ClassVar[str] = "has a graph and an even, exact share of the budget for every frame"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

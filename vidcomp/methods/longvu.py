@@ -68,6 +68,11 @@ class Longvu(Method):
     rule: ClassVar[str] = "drops frames and tokens that repeat"
     frame_encoder: ClassVar[str | None] = "dinov2"
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = (
+        "brings dropped frames back where the budget allows it, and drops the most similar tokens "
+        "instead of the last ones"
+    )
 
     def __post_init__(self) -> None:
         for name in ("same_frame", "same_token"):

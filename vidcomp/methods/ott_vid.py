@@ -73,6 +73,8 @@ class OttVid(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=qwen or official=llava"
+    differs: ClassVar[str] = "meets the budget exactly"
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:

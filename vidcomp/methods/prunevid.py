@@ -66,6 +66,8 @@ class Prunevid(Method):
     inner: ClassVar[str | None] = "prunevid"
     rule: ClassVar[str] = "averages positions that stay the same"
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true, where keep is the cluster ratio (published: 0.5)"
+    differs: ClassVar[str] = "takes keep for the share of the tokens that survive"
 
     def __post_init__(self) -> None:
         if self.tau != self.tau:

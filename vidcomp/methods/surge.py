@@ -62,6 +62,8 @@ class Surge(Method):
     source: ClassVar[Source] = Source("SURGE", "ICLR 2026", code="https://github.com/BarryTang22/SURGE")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "counts the first frame, and keeps equal tokens only as far as the budget goes"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:

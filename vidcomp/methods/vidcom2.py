@@ -55,6 +55,8 @@ class Vidcom2(Method):
     source: ClassVar[Source] = Source("VidCom2", "EMNLP 2025", "2505.14454", "https://github.com/xuyang-liu16/VidCom2")
     exact: ClassVar[bool] = exact_unless("official")
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "brings the rounded counts to the exact budget"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -53,6 +53,8 @@ class Visionzip(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys"})
     exact: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
+    equal_with: ClassVar[str] = "official=true"
+    differs: ClassVar[str] = "averages what joins instead of adding it up"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dominant <= 1:

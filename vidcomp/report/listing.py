@@ -37,7 +37,9 @@ method.
   reads when the model can tell it. A method that needs `query` chooses tokens for one question.
 - **proof**: `goldens` are recorded outputs of the published code, which the tests reproduce; `own reading` is tested
   against slow loops written from the formulas, because there is no such code (`no code`), or it could not be run; the
-  text of a method says what is not as published. `control` is a yardstick of this project.
+  text of a method says what is not as published. `goldens, official` are equalled with that parameter only; without it
+  the method does something better, or something else, which its section names. `goldens, stages` are outputs of the
+  parts. `control` is a yardstick of this project.
 
 Any method works with any schedule: `--method divprune --inner fastv:k=2,keep=0.5`. How to add your own:
 [own-method.md](own-method.md)."""
@@ -61,7 +63,7 @@ def described_method(row: MethodInfo) -> str:
         "needs": _needs(row) or "nothing but features",
         "question": "chooses tokens for the question" if row.question_aware else "not read",
         "budget": f"{_budget(row)}: it {row.rule}" if row.rule else _budget(row),
-        "proof": _PROOF[row.parity],
+        "proof": _proven(row),
         "in the LLM": row.inner,
         "source": _source(row),
     }
@@ -95,7 +97,7 @@ def _section(row: MethodInfo, option: str) -> str:
     lines += [f"- parameters: {_parameters(row)}"] if row.parameters else []
     lines += [f"- budget: {_budget(row)}, it {row.rule}"] if row.rule else []
     lines += [f"- published with the inner stage `{row.inner}`"] if row.inner else []
-    lines += [f"- source: {_source(row)}", f"- proof: {_PROOF[row.parity]}", "", "```text", row.text, "```"]
+    lines += [f"- source: {_source(row)}", f"- proof: {_proven(row)}", "", "```text", row.text, "```"]
     return "\n".join(lines)
 
 
@@ -108,7 +110,17 @@ def _budget(row: MethodInfo) -> str:
 
 
 def _proof(row: MethodInfo) -> str:
+    if row.parity == "goldens" and row.differs:
+        return "goldens, official" if row.equal_with else "goldens, stages"
     return row.parity if row.code or row.parity == "control" else f"{row.parity}, no code"
+
+
+def _proven(row: MethodInfo) -> str:
+    if row.parity != "goldens" or not row.differs:
+        return _PROOF[row.parity]
+    if row.equal_with:
+        return f"{_PROOF[row.parity]} with {row.equal_with}; by default it {row.differs}"
+    return f"its stages are {_PROOF[row.parity]}; as a whole it {row.differs}"
 
 
 def _needs(row: MethodInfo) -> str:

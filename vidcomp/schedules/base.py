@@ -72,6 +72,7 @@ class Schedule:
         summary: one line, what it does.
         source: paper and published code; a class of another package may say it in plain words.
         parity: ``goldens`` when outputs of the published code are reproduced in the tests, else ``own reading``.
+        equal_with, differs: as in :class:`~vidcomp.methods.base.Method`.
         needs: signals of the vision tower that it reads, by their :class:`~vidcomp.core.tokens.TokenView` names.
         exact: whether the number of rows follows from shapes alone.
         attends: whether it decides by what text rows look at, so that the question matters.
@@ -83,6 +84,8 @@ class Schedule:
     summary: ClassVar[str]
     source: ClassVar[Source | str]
     parity: ClassVar[Parity] = "own reading"
+    equal_with: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = True
     attends: ClassVar[bool] = True

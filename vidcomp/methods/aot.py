@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AOT: attended tokens per frame and clip that take the others in by optimal transport.
 
-Source: "Token Reduction via Local and Global Contexts Optimization for Efficient Video Large Language Models", CVPR
-2026, arXiv 2603.01400, https://github.com/TyroneLi/AOT. Needs: cls_by_layer (attention received, in towers without a
+Paper: "Token Reduction via Local and Global Contexts Optimization for Efficient Video Large Language Models".
+Needs: cls_by_layer (attention received, in towers without a
 class token).
 
 In plain words, for V tokens of every frame:

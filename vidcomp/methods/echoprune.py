@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EchoPrune: tokens that match the question and that the frame before does not hold already.
 
-Source: "EchoPrune", arXiv 2605.10050; no official code was found. Needs: query.
+Needs: query.
 
 In plain words, with all tokens and the question's embeddings scaled to length one:
 1. Relevance: the largest cosine with a token of the question.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ForestPrune: trees of similar and near tokens through time; those nearest to their root survive.
 
-Source: "ForestPrune: High-ratio Visual Token Compression for Video Multimodal Large Language Models via
-Spatial-Temporal Forest Modeling", CVPR 2026 Findings, arXiv 2603.22911, https://github.com/luminousllsa/ForestPrune.
+Paper: "ForestPrune: High-ratio Visual Token Compression for Video Multimodal Large Language Models via
+Spatial-Temporal Forest Modeling".
 Needs nothing but the features.
 
 In plain words:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """G-Prune: tokens into which most flows on a graph of similar tokens.
 
-Source: "G-Prune", AAAI 2025, arXiv 2501.02268, https://github.com/jytmelon/G-Prune. Needs nothing but the features.
+Needs nothing but the features.
 
 In plain words: tokens are nodes, cosines of at least ``similarity`` are edges. Every token begins with its length; in
 each of ``steps`` steps it shares what it has among its neighbours and itself, by a softmax of the cosines over

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OTT-Vid: attended tokens that cover their frame, merged back in time along an optimal transport.
 
-Source: "OTT-Vid: Optimal Transport Temporal Token Compression for Video Large Language Models", arXiv 2605.11803,
-https://github.com/minseokii/OTT-Vid. Needs: salience.
+Paper: "OTT-Vid: Optimal Transport Temporal Token Compression for Video Large Language Models".
+Needs: salience.
 
 In plain words, for a keep ratio r:
 1. Every frame keeps K = N * r ** (1 - share) tokens, chosen one by one: the next one is the token that adds most to

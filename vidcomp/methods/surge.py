@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SURGE: tokens that the two frames before do not predict survive.
 
-Source: "SURGE: Surprise-Guided Token Reduction for Efficient Video Understanding with VLMs", ICLR 2026,
-https://github.com/BarryTang22/SURGE. Needs nothing but the features.
+Paper: "SURGE: Surprise-Guided Token Reduction for Efficient Video Understanding with VLMs".
+Needs nothing but the features.
 
 In plain words, at every position of the grid:
 1. Prediction: the token of the frame before, moved on by its last change; of that change a plane over the grid (fitted

@@ -15,8 +15,8 @@ import griffe
 PAGE = Path(__file__).parent / "reference.md"
 
 PARTS = {
-    "Load and ask": ("load", "VideoLM", "EncodedVideo", "Answer", "VidcompError"),
-    "Your own model object": ("compress",),
+    "Load and ask": ("load", "VideoLM", "EncodedVideo", "CompressedVideo", "Answer", "VidcompError"),
+    "Your own model object": ("attach",),
     "Videos": ("FrameSequence", "path_from_record"),
     "Methods": ("list_methods", "get_method", "TokenView", "Reduction", "Span", "apply_reduction", "CompressedTokens"),
     "What a run did": ("StageLedger",),

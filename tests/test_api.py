@@ -23,14 +23,15 @@ text: str = out.text
 ledger: vidcomp.StageLedger = out.ledger
 for piece in lm.stream("movie.mp4", "describe", keep=0.1):
     text += piece
-video = lm.encode("movie.mp4", keep=0.1)
+encoded: vidcomp.EncodedVideo = lm.encode("movie.mp4")
+video: vidcomp.CompressedVideo = encoded.compress(keep=0.1)
 lm.ask(video, "first?")
 method = vidcomp.get_method("holitom", tau=0.8)
 view = vidcomp.TokenView(torch.zeros(2, 4, 8), (2, 2), torch.arange(2), salience=torch.zeros(2, 4))
 reduction: vidcomp.Reduction = method(view, keep=0.15)
 tokens: torch.Tensor = vidcomp.apply_reduction(view, reduction).features
 names = [info.name for info in vidcomp.list_methods()]
-with vidcomp.compress(lm.family.model, method="holitom", keep=0.1) as run:
+with vidcomp.attach(lm.family.model, method="holitom", keep=0.1) as run:
     ledgers: list[vidcomp.StageLedger] = run.ledgers
 """
 
@@ -43,6 +44,23 @@ def test_methods_are_listed():
     assert isinstance(vidcomp.get_method("holitom", tau=0.8), module.Holitom)
     with pytest.warns(DeprecationWarning, match="list_methods"):
         assert [info.name for info in vidcomp.methods()] == names
+
+
+def test_earlier_names_warn(nano, clip):
+    with pytest.warns(DeprecationWarning, match=r"vidcomp\.attach"):
+        assert vidcomp.compress is vidcomp.attach
+    with pytest.warns(DeprecationWarning, match=r"lm\.encode"):
+        encoded = nano.watch(clip)
+    assert isinstance(encoded, vidcomp.EncodedVideo)
+
+
+def test_an_encoded_video_is_compressed_as_often_as_wanted(nano, clip):
+    encoded = nano.encode(clip)
+    small, smaller = encoded.compress(keep=0.25), encoded.compress(keep=0.1, method="uniform")
+    assert len(smaller.tokens) < len(small.tokens) < encoded.view.total
+    assert (
+        nano.ask(small, "what happens at the end?").text == nano.ask(clip, "what happens at the end?", keep=0.25).text
+    )
 
 
 def test_every_public_name_exists():

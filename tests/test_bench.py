@@ -115,7 +115,7 @@ def test_answers_read_off_are_those_of_generation(nano, tmp_path):
     paper = _papers(8, TEST.start + 7)[0]
     write_mp4(paper.video, tmp_path / "v.mp4")
     for keep in (1.0, 0.1):
-        encoded = nano.encode(tmp_path / "v.mp4", keep=keep)
+        encoded = nano.compress(tmp_path / "v.mp4", keep=keep)
         answers = [_read_answer(nano, encoded, question) for question in paper.questions]
         marked = _compare(answers, answers, 0)["right"]
         written = [nano.ask(encoded, question.text).text == question.answer for question in paper.questions]

@@ -54,7 +54,7 @@ MISUSES = {  # name: call, a word of the message
     "strict as text": (lambda lm, v: lm.ask(v, Q, strict="yes"), "True or False"),
     "a start that is no time": (lambda lm, v: lm.ask(v, Q, start="noon"), "--start"),
     "a misspelt setting": (lambda lm, v: lm.ask(v, Q, max_new_token=4), "did you mean 'max_new_tokens'"),
-    "another misspelt setting": (lambda lm, v: lm.encode(v, keap=0.1), "did you mean 'keep'"),
+    "another misspelt setting": (lambda lm, v: lm.compress(v, keap=0.1), "did you mean 'keep'"),
     "a misspelt callback": (lambda lm, v: lm.ask(v, Q, on_txt=print), "did you mean 'on_text'"),
     "a callback that cannot be called": (lambda lm, v: lm.ask(v, Q, on_text="print"), "a function"),
     "a stop that cannot be called": (lambda lm, v: lm.ask(v, Q, stop=True), "a function"),
@@ -65,22 +65,22 @@ MISUSES = {  # name: call, a word of the message
     "a method's class": (lambda lm, v: lm.ask(v, Q, method=type(vidcomp.get_method("holitom"))), "the class"),
     "a method that is a number": (lambda lm, v: lm.ask(v, Q, method=3), "get_method"),
     "a method parameter of a wrong type": (lambda lm, v: lm.ask(v, Q, method="holitom:tau=abc"), "tau"),
-    "signals as text": (lambda lm, v: lm.watch(v, signals="salience"), "a set of names"),
-    "an unknown signal": (lambda lm, v: lm.watch(v, signals={"salient"}), "did you mean 'salience'"),
+    "signals as text": (lambda lm, v: lm.encode(v, signals="salience"), "a set of names"),
+    "an unknown signal": (lambda lm, v: lm.encode(v, signals={"salient"}), "did you mean 'salience'"),
     "no video": (lambda lm, v: lm.ask(None, Q), "frames [T, h, w, 3]"),
-    "a number as video": (lambda lm, v: lm.watch(7), "frames [T, h, w, 3]"),
-    "an encoded video encoded again": (lambda lm, v: lm.encode(lm.encode(v)), "frames [T, h, w, 3]"),
+    "a number as video": (lambda lm, v: lm.encode(7), "frames [T, h, w, 3]"),
+    "a compressed video compressed again": (lambda lm, v: lm.compress(lm.compress(v)), "frames [T, h, w, 3]"),
     "a list of paths": (lambda lm, v: lm.ask([str(v), str(v)], Q), "picture 0"),
     "a text file": (lambda lm, v: lm.ask(io.StringIO("x"), Q), "open(path, 'rb')"),
     "a question to stream": (lambda lm, v: lm.stream(v, 3), "text"),
-    "prepare": (lambda lm, v: lm.prepare(v, Q), "encode() returned"),
+    "prepare": (lambda lm, v: lm.prepare(v, Q), "compress() returned"),
     "load a number": (lambda lm, v: vidcomp.load(3), "model must be text"),
     "load with a wrong device": (lambda lm, v: vidcomp.load("nano", device=0), "device must be text"),
     "load with a torch dtype": (lambda lm, v: vidcomp.load("nano", dtype=torch.float32), "dtype must be text"),
     "load with a misspelt word": (lambda lm, v: vidcomp.load("nano", devise="cpu"), "did you mean 'device'"),
-    "compress with a text keep": (lambda lm, v: vidcomp.compress(lm.family.model, keep="x"), "keep must be a number"),
-    "compress with a misspelt word": (lambda lm, v: vidcomp.compress(lm.family.model, keap=1), "did you mean 'keep'"),
-    "compress with no method": (lambda lm, v: vidcomp.compress(lm.family.model, method=None), "get_method"),
+    "compress with a text keep": (lambda lm, v: vidcomp.attach(lm.family.model, keep="x"), "keep must be a number"),
+    "compress with a misspelt word": (lambda lm, v: vidcomp.attach(lm.family.model, keap=1), "did you mean 'keep'"),
+    "compress with no method": (lambda lm, v: vidcomp.attach(lm.family.model, method=None), "get_method"),
     "get_method by number": (lambda lm, v: vidcomp.get_method(3), "must be text"),
     "get_method with a text parameter": (lambda lm, v: vidcomp.get_method("holitom", tau="x"), "tau must be a number"),
     "apply_reduction": (lambda lm, v: vidcomp.apply_reduction(1, 2), "a TokenView"),
@@ -117,16 +117,16 @@ ENTRIES = {  # entry: call with one value in the place of one argument
         f"ask {name}": (lambda lm, clip, view, x, name=name: lm.ask(clip, Q, **{name: x}))
         for name in RunConfig().flat()
     },
-    "encode question": lambda lm, clip, view, x: lm.encode(clip, question=x),
-    "encode video": lambda lm, clip, view, x: lm.encode(x),
-    "watch signals": lambda lm, clip, view, x: lm.watch(clip, signals=x),
+    "encode question": lambda lm, clip, view, x: lm.compress(clip, question=x),
+    "encode video": lambda lm, clip, view, x: lm.compress(x),
+    "watch signals": lambda lm, clip, view, x: lm.encode(clip, signals=x),
     "prepare": lambda lm, clip, view, x: lm.prepare(x, Q),
     "stream": lambda lm, clip, view, x: list(lm.stream(clip, x)),
     "load": lambda lm, clip, view, x: vidcomp.load(x),
     "load attn": lambda lm, clip, view, x: vidcomp.load("nano", attn=x),
-    "compress": lambda lm, clip, view, x: vidcomp.compress(x),
-    "compress method": lambda lm, clip, view, x: vidcomp.compress(lm.family.model, method=x),
-    "compress inner": lambda lm, clip, view, x: vidcomp.compress(lm.family.model, inner=x),
+    "compress": lambda lm, clip, view, x: vidcomp.attach(x),
+    "compress method": lambda lm, clip, view, x: vidcomp.attach(lm.family.model, method=x),
+    "compress inner": lambda lm, clip, view, x: vidcomp.attach(lm.family.model, inner=x),
     "get_method": lambda lm, clip, view, x: vidcomp.get_method(x),
     "get_method tau": lambda lm, clip, view, x: vidcomp.get_method("holitom", tau=x),
     "method view": lambda lm, clip, view, x: vidcomp.get_method("uniform")(x, 0.5),
@@ -201,11 +201,11 @@ def test_a_folder_as_a_path_and_times_as_numbers():
 
 def test_what_one_model_made_is_refused_by_another(nano, clip, replicas):
     with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", frames=2) as other:
-        watched, encoded = nano.watch(clip), nano.encode(clip)
+        watched, encoded = nano.encode(clip), nano.compress(clip)
         for call in (
             lambda: other.ask(encoded, Q),
             lambda: other.ask(watched, Q),
-            lambda: other.encode(watched),
+            lambda: other.compress(watched),
             lambda: other.prepare(encoded, Q),
         ):
             with pytest.raises(UsageError, match="another model") as caught:
@@ -219,17 +219,22 @@ def test_what_one_model_made_is_refused_by_another(nano, clip, replicas):
 
 def test_a_closed_model_says_so(clip):
     lm = vidcomp.load("nano", device="cpu")
-    encoded = lm.encode(clip)
+    encoded = lm.compress(clip)
     lm.close()
     lm.close()
-    for call in (lambda: lm.ask(encoded, Q), lambda: lm.ask(clip, Q), lambda: lm.encode(clip), lambda: lm.watch(clip)):
+    for call in (
+        lambda: lm.ask(encoded, Q),
+        lambda: lm.ask(clip, Q),
+        lambda: lm.compress(clip),
+        lambda: lm.encode(clip),
+    ):
         with pytest.raises(UsageError, match="nano is closed"):
             call()
 
 
 def test_a_model_of_no_kind():
     with pytest.raises(ModelError, match="not a model of transformers"):
-        vidcomp.compress(None)
+        vidcomp.attach(None)
 
 
 # -- questions that are no text, on the command line

@@ -36,13 +36,13 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(nano, clip):
-    return nano.watch(clip, signals=nano.family.signals)
+    return nano.encode(clip, signals=nano.family.signals)
 
 
 @pytest.mark.parametrize("name", method_names())
 @pytest.mark.parametrize("count", [1, 29, 200, 287])
 def test_every_method_keeps_exactly_the_tokens_that_are_asked_for(nano, watched, name, count):
-    encoded = nano.encode(watched, method=name, keep_tokens=count, question=QUESTION)
+    encoded = nano.compress(watched, method=name, keep_tokens=count, question=QUESTION)
     assert len(encoded.tokens) == encoded.ledger.tokens.kept == count
     assert not any("were asked for" in note for note in encoded.ledger.notes)
     assert sum(span.kept for span in encoded.ledger.spans) == count
@@ -114,7 +114,7 @@ def test_a_conversation_changes_from_one_budget_to_the_other(nano, clip):
     ],
 )
 def test_an_unmet_budget_is_told(nano, watched, method, keep, words):
-    encoded = nano.encode(watched, method=method, keep=keep)
+    encoded = nano.compress(watched, method=method, keep=keep)
     told = [note for note in encoded.ledger.notes if "were asked for" in note]
     off = encoded.ledger.tokens.kept - TOTAL * keep
     assert (abs(off) > max(4.5, TOTAL * keep / 5)) == bool(told)
@@ -197,22 +197,22 @@ def test_the_seed_of_the_run_reaches_methods_that_draw(nano, watched):
     drawn = {}
     for seed in (1, 2):
         for method in ("random", get_method("random")):
-            anchors = nano.encode(watched, method=method, keep=0.2, seed=seed).reduction.anchors
+            anchors = nano.compress(watched, method=method, keep=0.2, seed=seed).reduction.anchors
             assert torch.equal(drawn.setdefault(seed, anchors), anchors)
     assert not torch.equal(drawn[1], drawn[2])
-    fixed = nano.encode(watched, method="random:seed=2", keep=0.2, seed=1).reduction.anchors
+    fixed = nano.compress(watched, method="random:seed=2", keep=0.2, seed=1).reduction.anchors
     assert torch.equal(fixed, drawn[2])
 
 
 def test_brightness_is_no_frame_feature(nano, clip):
     """luma says which frames repeat; what methods compare frames by are the model's own features then."""
-    tower, luma = (nano.watch(clip, method="longvu", segmenter=name) for name in ("tower", "luma"))
-    dino = nano.watch(clip, method="longvu", segmenter="dinov2")
+    tower, luma = (nano.encode(clip, method="longvu", segmenter=name) for name in ("tower", "luma"))
+    dino = nano.encode(clip, method="longvu", segmenter="dinov2")
     assert luma.seen is None and luma.view.frame_features.shape[1] == luma.view.features.shape[2]
     assert torch.equal(luma.view.frame_features, tower.view.frame_features[luma.plan.encode])
     assert dino.seen is not None and torch.equal(dino.view.frame_features, dino.seen)
     for video, noted in ((tower, True), (luma, True), (dino, False)):
-        notes = nano.encode(video, method="longvu", question=QUESTION).ledger.notes
+        notes = nano.compress(video, method="longvu", question=QUESTION).ledger.notes
         assert any("--segmenter dinov2" in note for note in notes) == noted
 
 
@@ -225,13 +225,13 @@ def test_the_drop_in_keeps_exact_numbers(replicas):
     inputs, total = stock_inputs(family, clip, layout), layout.slices * layout.tokens
     with torch.no_grad():
         plain = family.model(**inputs, logits_to_keep=1).logits
-        with vidcomp.compress(family.model, keep_tokens=50) as run:
+        with vidcomp.attach(family.model, keep_tokens=50) as run:
             family.model(**inputs, logits_to_keep=1)
         assert run.ledgers[-1].tokens.kept == 50 and not run.ledgers[-1].notes
-        with vidcomp.compress(family.model, keep_tokens=total) as run:
+        with vidcomp.attach(family.model, keep_tokens=total) as run:
             assert torch.equal(family.model(**inputs, logits_to_keep=1).logits, plain)
-        with vidcomp.compress(family.model, method="dycoke", keep=0.02) as run:
+        with vidcomp.attach(family.model, method="dycoke", keep=0.02) as run:
             family.model(**inputs, logits_to_keep=1)
         assert "dycoke keeps the first" in run.ledgers[-1].notes[0]
     with pytest.raises(UsageError, match="together"):
-        vidcomp.compress(family.model, keep=0.5, keep_tokens=50)
+        vidcomp.attach(family.model, keep=0.5, keep_tokens=50)

@@ -37,7 +37,7 @@ def test_along_its_own_answer_the_model_expects_every_token(asked):
 
 
 def divergence(lm, sample, schedule):
-    prefill = lm.prepare(replace(sample.encoded, schedule=schedule), sample.question)
+    prefill = lm.prepare(replace(sample.compressed, schedule=schedule), sample.question)
     reduced = expectations(lm.family, prefill, sample.answer)
     return float(kl_div(reduced, sample.plain, log_target=True, reduction="none").sum(-1).mean())
 
@@ -45,7 +45,7 @@ def divergence(lm, sample, schedule):
 @torch.no_grad()
 def harm_of_freezing(lm, sample, layer):
     """From one prefill in which the answer stands behind the prompt: no continuation, another code path."""
-    prefill, model = lm.prepare(sample.encoded, sample.question), lm.family.model
+    prefill, model = lm.prepare(sample.compressed, sample.question), lm.family.model
     rows = torch.cat([prefill.rows, lm.family.embed(sample.answer)])
     flags = torch.zeros(len(rows), dtype=torch.bool)
     flags[prefill.cache.plan.visual] = True

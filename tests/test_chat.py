@@ -156,7 +156,7 @@ def test_earlier_turns_are_told_again_where_the_model_knows_conversations(replic
         alone = lm.ask(clip, "and then?", keep=0.5, inner="none", history=talk.turns[:1])
         assert second.text == alone.text
         assert second.ledger.tokens.sequence == alone.ledger.tokens.sequence
-        assert second.ledger.layer_rows[0] > len(lm.family.prompt("and then?", talk.watched.layout).after)
+        assert second.ledger.layer_rows[0] > len(lm.family.prompt("and then?", talk.encoded.layout).after)
         talk.forget()
         assert talk.ask("first?").text == first.text
 
@@ -180,13 +180,13 @@ def test_settings_change_between_questions_and_wrong_ones_do_not_stick(nano, cli
     talk = Conversation(nano, clip, keep=0.25, max_new_tokens=1, method="uniform")
     talk.change(keep=0.5)  # before anything was read
     assert talk.ask("first?").ledger.tokens.kept == 144
-    watched = talk.watched
+    encoded = talk.encoded
     talk.change(keep=0.1)
-    assert (talk.watched is watched, talk.ask("first?").ledger.tokens.kept) == (True, 29)
+    assert (talk.encoded is encoded, talk.ask("first?").ledger.tokens.kept) == (True, 29)
     with pytest.raises(UsageError):
         talk.change(method="nothing")
     assert talk.ask("first?").ledger.tokens.kept == 29
     talk.change(method="holitom")  # asks for what the tower has not told yet
-    assert talk.watched is not watched
+    assert talk.encoded is not encoded
     assert talk.ask("first?").method == "holitom"
     assert talk.remember is False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vidcomp.compress on a user's own stock model: equal to the explicit route, and no trace of it afterwards."""
+"""vidcomp.attach on a user's own stock model: equal to the explicit route, and no trace of it afterwards."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Case:
         return torch.stack(out.logits)
 
     def compressed(self, method="uniform", keep=0.5, inner="none", positions="keep", **settings):
-        with vidcomp.compress(self.model, method=method, keep=keep, inner=inner, positions=positions):
+        with vidcomp.attach(self.model, method=method, keep=keep, inner=inner, positions=positions):
             return self.answer(**settings)
 
 
@@ -104,7 +104,7 @@ def test_it_equals_the_explicit_route_and_leaves_every_bit_as_it_was(cases, name
     settings = ("uniform", 0.7, "holitom:k=2", positions)
     before, clean = case.answer().logits, traces(case.model)
     expected = case.explicit(*settings)
-    with vidcomp.compress(case.model, method="uniform", keep=0.7, inner="holitom:k=2", positions=positions):
+    with vidcomp.attach(case.model, method="uniform", keep=0.7, inner="holitom:k=2", positions=positions):
         inside = case.answer().logits
         assert traces(case.model) != clean  # so the comparison below can fail
     assert (torch.stack(inside) - expected).abs().max() < 1e-5
@@ -145,7 +145,7 @@ def test_the_ledger_counts_what_the_decoder_read(case):
     rows = []
     layers = case.model.get_decoder().layers
     handles = [layer.register_forward_hook(lambda _, args, out: rows.append(out.shape[1])) for layer in layers]
-    with vidcomp.compress(case.model, method="uniform", keep=0.5, inner="holitom:k=2") as run:
+    with vidcomp.attach(case.model, method="uniform", keep=0.5, inner="holitom:k=2") as run:
         assert rows == [1] * len(layers)  # the proof of the hooks
         rows.clear()
         case.answer(max_new_tokens=1)
@@ -162,7 +162,7 @@ def test_the_ledger_counts_what_the_decoder_read(case):
 def test_a_prompt_without_a_video_is_left_alone(case):
     ids = torch.tensor([[5, 6, 7, 8]])
     stock = case.model.generate(input_ids=ids, **GREEDY, **LOGITS)
-    with vidcomp.compress(case.model, keep=0.1) as run:
+    with vidcomp.attach(case.model, keep=0.1) as run:
         inside = case.model.generate(input_ids=ids, **GREEDY, **LOGITS)
     assert all(torch.equal(a, b) for a, b in zip(stock.logits, inside.logits, strict=True))
     assert run.ledgers == []
@@ -189,7 +189,7 @@ def test_one_beam_of_many_has_the_score_of_its_tokens(case):
     for name, fill in (("input_ids", None), ("attention_mask", 1), ("mm_token_type_ids", 0)):
         more = new[None, :-1] if fill is None else torch.full((1, len(new) - 1), fill)
         inputs[name] = torch.cat([inputs[name], more.to(inputs[name])], 1)
-    with torch.no_grad(), vidcomp.compress(case.model, method="uniform", keep=0.5, inner="none", positions="keep"):
+    with torch.no_grad(), vidcomp.attach(case.model, method="uniform", keep=0.5, inner="none", positions="keep"):
         logits = case.model(**inputs).logits[0, -len(new) :]
     score = logits.log_softmax(-1).gather(1, new[:, None]).mean()
     torch.testing.assert_close(best.sequences_scores[0], score, rtol=0, atol=1e-4)
@@ -202,7 +202,7 @@ def test_a_conversation_goes_on_over_the_returned_cache(cases, name, positions):
     case = cases(name)
     more = torch.tensor([[9, 8, 7]])
     settings = dict(method="uniform", keep=0.5, inner="none", positions=positions)
-    with vidcomp.compress(case.model, **settings):
+    with vidcomp.attach(case.model, **settings):
         first = case.answer()
         ids = torch.cat([first.sequences, more], 1)
         second = case.model.generate(
@@ -218,7 +218,7 @@ def test_a_conversation_goes_on_over_the_returned_cache(cases, name, positions):
         if key in inputs:
             inputs[key] = torch.cat([inputs[key], torch.full_like(extra, fill)], 1)
     inputs["input_ids"] = ids
-    with vidcomp.compress(case.model, **settings):
+    with vidcomp.attach(case.model, **settings):
         at_once = case.model.generate(**inputs, **GREEDY, **LOGITS)
     assert (torch.stack(second.logits) - torch.stack(at_once.logits)).abs().max() < 1e-4
 
@@ -230,10 +230,10 @@ def test_threads_with_caches_of_their_own_do_not_disturb_each_other(cases):
     settings = dict(method="holitom", keep=0.3, inner="holitom:k=2")
     alone = []
     for inputs in jobs:
-        with vidcomp.compress(case.model, **settings):
+        with vidcomp.attach(case.model, **settings):
             alone.append(case.model.generate(**inputs, **GREEDY))
     together = {}
-    with vidcomp.compress(case.model, **settings), vidcomp.compress(other.model, keep=0.5):
+    with vidcomp.attach(case.model, **settings), vidcomp.attach(other.model, keep=0.5):
 
         def work(number):
             together[number] = case.model.generate(**jobs[number], **GREEDY)
@@ -282,7 +282,7 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
     def boom(*_, **__):
         raise Boom
 
-    with monkeypatch.context() as patch, pytest.raises(Boom), vidcomp.compress(case.model, method="holitom", keep=0.3):
+    with monkeypatch.context() as patch, pytest.raises(Boom), vidcomp.attach(case.model, method="holitom", keep=0.3):
         if where == "method":
             patch.setattr(Holitom, "__call__", boom)
         elif where == "tower":
@@ -294,7 +294,7 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
     assert traces(case.model) == clean
     assert type(probed(case.family).config).__name__ != "_ProbedConfig"
     assert all(torch.equal(a, b) for a, b in zip(before, case.answer().logits, strict=True))
-    with vidcomp.compress(case.model, keep=0.3):  # no lock is held either
+    with vidcomp.attach(case.model, keep=0.3):  # no lock is held either
         case.answer()
 
 
@@ -304,10 +304,10 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
 def test_refusals_say_what_to_do(case):
     batch = {key: torch.cat([value, value]) for key, value in case.inputs.items()}
     batch["pixel_values_videos"][-5:] += 1
-    with vidcomp.compress(case.model, keep=0.5):
+    with vidcomp.attach(case.model, keep=0.5):
         with pytest.raises(UsageError, match="batch of 2 different prompts"):
             case.model.generate(**batch, **GREEDY)
-        with pytest.raises(UsageError, match="being compressed already"), vidcomp.compress(case.model, keep=0.2):
+        with pytest.raises(UsageError, match="being compressed already"), vidcomp.attach(case.model, keep=0.2):
             pass
         text = case.model.config.get_text_config()
         with pytest.raises(UsageError, match="StaticCache"):
@@ -317,11 +317,11 @@ def test_refusals_say_what_to_do(case):
             ids = torch.cat([first.sequences, case.inputs["input_ids"]], 1)
             case.model(input_ids=ids, past_key_values=first.past_key_values)
     with pytest.raises(ModelError, match="supported families: "):
-        vidcomp.compress(case.model.get_decoder())
+        vidcomp.attach(case.model.get_decoder())
     with pytest.raises(UsageError, match="--keep 2"):
-        vidcomp.compress(case.model, keep=2)
+        vidcomp.attach(case.model, keep=2)
     with pytest.raises(UsageError, match="needs a decoder of more than 99"):
-        vidcomp.compress(case.model, inner="holitom:k=99")
+        vidcomp.attach(case.model, inner="holitom:k=99")
 
 
 def test_two_videos_in_a_prompt_are_refused(case):
@@ -331,12 +331,12 @@ def test_two_videos_in_a_prompt_are_refused(case):
         "pixel_values_videos": case.inputs["pixel_values_videos"].repeat(2, 1),
         "video_grid_thw": grid.repeat(2, 1), "mm_token_type_ids": case.inputs["mm_token_type_ids"].repeat(1, 2),
     }  # fmt: skip
-    with vidcomp.compress(case.model, keep=0.5), pytest.raises(UsageError, match="2 videos in a prompt"):
+    with vidcomp.attach(case.model, keep=0.5), pytest.raises(UsageError, match="2 videos in a prompt"):
         case.model.generate(**inputs, **GREEDY)
 
 
 def test_a_model_that_is_held_elsewhere_is_refused(nano):
-    with pytest.raises(UsageError, match="being compressed already"), vidcomp.compress(nano.family.model):
+    with pytest.raises(UsageError, match="being compressed already"), vidcomp.attach(nano.family.model):
         pass
 
 

@@ -128,7 +128,7 @@ class Case:
 @pytest.mark.parametrize("where", ["in front", "behind"])
 def test_a_picture_beside_the_video_stays_whole(case, where, inner):
     inputs = case.beside(where)
-    with torch.no_grad(), vidcomp.compress(case.model, **{**SETTINGS, "inner": inner}) as run:
+    with torch.no_grad(), vidcomp.attach(case.model, **{**SETTINGS, "inner": inner}) as run:
         out = case.model(**inputs)
     total = case.layout.slices * case.layout.tokens
     (ledger,) = run.ledgers
@@ -147,7 +147,7 @@ def test_signals_are_those_of_the_frames(case, method, monkeypatch):
     views = []
     monkeypatch.setattr(attach, "view_of", lambda *args: views.append(view_of(*args)) or views[-1])
     for inputs in (case.inputs, case.beside("in front")):
-        with torch.no_grad(), vidcomp.compress(case.model, method=method, keep=0.5, positions="keep"):
+        with torch.no_grad(), vidcomp.attach(case.model, method=method, keep=0.5, positions="keep"):
             case.model(**inputs)
     alone, beside = views
     torch.testing.assert_close(beside.features, alone.features, rtol=0, atol=1e-4)
@@ -158,7 +158,7 @@ def test_a_picture_alone_is_left_alone(case):
     inputs = case.of(torch.cat([torch.tensor([5]), case.picture_ids(), torch.tensor([6, 7])]), pictures=True, videos=0)
     with torch.no_grad():
         stock = case.model(**inputs).logits
-        with vidcomp.compress(case.model, **SETTINGS) as run:
+        with vidcomp.attach(case.model, **SETTINGS) as run:
             assert torch.equal(case.model(**inputs).logits, stock)
     assert run.ledgers == []
 
@@ -206,7 +206,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("ask", "kind", "words"), REFUSED, ids=[row[0].__name__ for row in REFUSED])
 def test_what_cannot_be_compressed_is_refused_with_the_reason(case, ask, kind, words):
-    with torch.no_grad(), vidcomp.compress(case.model, **SETTINGS) as run:
+    with torch.no_grad(), vidcomp.attach(case.model, **SETTINGS) as run:
         with pytest.raises(kind) as caught:
             ask(case)
         case.model(**case.inputs)  # the block goes on
@@ -218,15 +218,15 @@ def test_a_tower_that_ran_for_nothing_is_an_error_when_the_block_ends(case):
     with (
         pytest.raises(NotApplied, match="ran 1 times for nothing"),
         torch.no_grad(),
-        vidcomp.compress(case.model, **SETTINGS),
+        vidcomp.attach(case.model, **SETTINGS),
     ):
         case.family.encode(case.clip, frozenset(), case.layout)
-    with torch.no_grad(), vidcomp.compress(case.model, keep=1.0):  # the plain model owes nothing
+    with torch.no_grad(), vidcomp.attach(case.model, keep=1.0):  # the plain model owes nothing
         case.family.encode(case.clip, frozenset(), case.layout)
 
 
 def test_a_cache_that_leaves_the_block_says_so(case):
-    with vidcomp.compress(case.model, **SETTINGS):
+    with vidcomp.attach(case.model, **SETTINGS):
         first = case.model.generate(**case.inputs, **GREEDY, return_dict_in_generate=True)
     ids = torch.cat([first.sequences, torch.tensor([[9, 8]])], 1)
     with pytest.raises(NotApplied, match="without the compressor"):
@@ -243,7 +243,7 @@ def test_gradients_reach_the_embeddings_and_the_tower(case):
         loss = logits[0, -1, :50].sum() if logits.dim() == 3 else logits[-1, :50].sum()
         return torch.autograd.grad(loss, weights)
 
-    with vidcomp.compress(case.model, **SETTINGS):
+    with vidcomp.attach(case.model, **SETTINGS):
         out = case.model(**case.inputs)
         found = slopes(out.logits)
     hidden = torch.zeros_like(case.inputs["attention_mask"]).index_fill_(1, out[CACHE]._kept, 1)
@@ -262,22 +262,22 @@ def test_a_peft_model_is_compressed_with_its_adapter(case, replicas):
     model = load(checkpoint(replicas, None, "qwen3_vl")).model if case.family.model_type == "qwen3_vl" else None
     if model is None:
         pytest.skip("wrapping is the same in every family")
-    with vidcomp.compress(model, **SETTINGS):
+    with vidcomp.attach(model, **SETTINGS):
         plain = model(**case.inputs).logits
     tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     tuned.eval()
-    with vidcomp.compress(tuned, **SETTINGS) as run:
+    with vidcomp.attach(tuned, **SETTINGS) as run:
         logits = tuned(**case.inputs).logits
         tuned.generate(**case.inputs, **GREEDY)
     assert len(run.ledgers) == 2
-    with vidcomp.compress(tuned.get_base_model(), **SETTINGS):
+    with vidcomp.attach(tuned.get_base_model(), **SETTINGS):
         assert torch.equal(tuned(**case.inputs).logits, logits)
     assert logits.shape == plain.shape
     assert (logits - plain).abs().max() > 1e-2
 
 
 def test_what_the_caller_would_not_expect_is_noted(case):
-    with torch.no_grad(), vidcomp.compress(case.model, **SETTINGS) as run:
+    with torch.no_grad(), vidcomp.attach(case.model, **SETTINGS) as run:
         out = case.model(**case.inputs)
     assert run.ledgers[0].notes == [
         f"the logits have {out.logits.shape[1]} rows for {len(case.ids)} ids; count from the last one"

@@ -103,7 +103,7 @@ def test_a_broken_tower_is_an_error(nano_alone, clip, method, keep):
 @pytest.mark.parametrize("keep", [1.0, 0.2])
 def test_broken_logits_are_an_error(nano_alone, clip, keep, temperature):
     """Also while sampling, where the library would end in an error of its own, and for a video that is asked again."""
-    encoded = nano_alone.encode(clip, keep=keep, method="uniform")
+    encoded = nano_alone.compress(clip, keep=keep, method="uniform")
     spoil(nano_alone.family.model.get_output_embeddings())
     for video in (clip, encoded):
         settings = {"keep": keep, "method": "uniform"} if video is clip else {}
@@ -160,6 +160,6 @@ def test_the_drop_in_looks_too(replicas, keep):
     layout = family.layout([0.0, 1.0, 2.0], *clip.shape[1:3], 3.0)
     inputs = stock_inputs(family, clip, layout)
     spoil(family.tower)
-    with torch.no_grad(), vidcomp.compress(family.model, keep=keep, method="uniform"):
+    with torch.no_grad(), vidcomp.attach(family.model, keep=keep, method="uniform"):
         with pytest.raises(ModelError, match="not finite"):
             family.model.generate(**inputs, max_new_tokens=2)

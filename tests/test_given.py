@@ -36,18 +36,18 @@ def whole(clip):
 
 
 def same(one, other):
-    return torch.equal(one.watched.view.features, other.watched.view.features) and torch.equal(
+    return torch.equal(one.encoded.view.features, other.encoded.view.features) and torch.equal(
         one.reduction.anchors, other.reduction.anchors
     )
 
 
 def test_all_frames_with_their_times_are_the_file(nano, clip, whole):
-    file, given_ = nano.encode(clip), nano.encode(FrameSequence(whole.pixels, whole.times))
+    file, given_ = nano.compress(clip), nano.compress(FrameSequence(whole.pixels, whole.times))
     assert same(file, given_)
     assert file.ledger.frame_times == given_.ledger.frame_times
     assert nano.ask(FrameSequence(whole.pixels, whole.times), Q).text == nano.ask(clip, Q).text
     windowed = {"start": 0.5, "fps": 4.0}
-    assert same(nano.encode(clip, **windowed), nano.encode(FrameSequence(whole.pixels, whole.times), **windowed))
+    assert same(nano.compress(clip, **windowed), nano.compress(FrameSequence(whole.pixels, whole.times), **windowed))
 
 
 FORMS = {
@@ -104,7 +104,7 @@ def test_frames_that_are_not_read_are_told_unless_the_caller_said_so(nano, whole
     sequence = FrameSequence(whole.pixels, whole.times)
     assert "8 of the 24 frames given are read" in nano.ask(sequence, Q, max_new_tokens=1).notes[0]
     assert not any("given" in note for note in nano.ask(sequence, Q, frames=4, max_new_tokens=1).notes)
-    assert len(nano.watch(sequence, frames=24).frames) == 24
+    assert len(nano.encode(sequence, frames=24).frames) == 24
 
 
 ZEROS = np.zeros((3, 4, 6, 3), np.uint8)
@@ -148,9 +148,9 @@ def test_rules_that_look_at_a_file(nano, whole):
     sequence = FrameSequence(whole.pixels, whole.times)
     for rule in ("keyframes", "scene"):
         with pytest.raises(UsageError, match="frames in memory"):
-            nano.watch(sequence, sample=rule)
+            nano.encode(sequence, sample=rule)
     with pytest.raises(InputError, match="between start and end"):
-        nano.watch(sequence, start=100)
+        nano.encode(sequence, start=100)
 
 
 # -- bytes and open files
@@ -185,7 +185,7 @@ def _packed(path):
 def test_the_same_file_in_every_form(nano, clip, form, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     opened = FILES[form](clip)
-    assert same(nano.encode(opened), nano.encode(clip))
+    assert same(nano.compress(opened), nano.compress(clip))
     assert not os.listdir(tmp_path)  # no copy is left
     if hasattr(opened, "close"):
         opened.close()

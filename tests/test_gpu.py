@@ -32,7 +32,7 @@ def test_a_gpu_reads_the_sequence_that_a_cpu_reads(replicas, clip, name):
     kept = {}
     for device in ("cpu", "cuda"):
         with vidcomp.load(str(replicas(name)), device=device, dtype="float32", frames=4) as lm:
-            encoded = lm.encode(clip, keep=0.5, method="uniform")
+            encoded = lm.compress(clip, keep=0.5, method="uniform")
             kept[device] = (encoded.tokens.positions.cpu(), encoded.tokens.features.cpu())
             answer = lm.ask(encoded, QUESTIONS[0], max_new_tokens=3)
             assert answer.ledger.tokens.kept == len(encoded.tokens)
@@ -44,7 +44,7 @@ def test_nano_answers_alike_and_later_questions_too(clip):
     answers = {}
     for device in ("cpu", "cuda"):
         with vidcomp.load("nano", device=device, dtype="float32") as lm:
-            encoded = lm.encode(clip, keep=0.25)
+            encoded = lm.compress(clip, keep=0.25)
             answers[device] = [lm.ask(encoded, question).text for question in QUESTIONS]
     assert answers["cpu"] == answers["cuda"]
 
@@ -58,7 +58,7 @@ def test_the_drop_in_leaves_a_gpu_model_as_it_was(replicas, name):
     inputs = {key: value.cuda() for key, value in stock_inputs(family, clip, layout).items()}
     settings = dict(do_sample=False, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
     before = family.model.generate(**inputs, **settings).logits
-    with vidcomp.compress(family.model, keep=0.5, inner="holitom:k=2") as run:
+    with vidcomp.attach(family.model, keep=0.5, inner="holitom:k=2") as run:
         family.model.generate(**inputs, **settings)
     assert run.ledgers[0].tokens.layer == 2
     assert all(
@@ -100,7 +100,7 @@ def test_flash_attention_agrees_with_sdpa(replicas, clip, positions):
     logits = {}
     for attn in ("sdpa", "flash_attention_2"):
         with vidcomp.load(str(replicas("llava_onevision_tied")), device="cuda", dtype="bfloat16", attn=attn) as lm:
-            encoded = lm.encode(clip, keep=0.5, method="uniform", inner="none", positions=positions, frames=4)
+            encoded = lm.compress(clip, keep=0.5, method="uniform", inner="none", positions=positions, frames=4)
             prefill = lm.prepare(encoded, QUESTIONS[0])
             with torch.no_grad():
                 out = lm.family.model.get_decoder()(

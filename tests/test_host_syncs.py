@@ -84,7 +84,7 @@ def test_decode_steps_of_the_drop_in_do_not_wait(replicas):
     clip = moving_square(4)
     layout = family.layout([0.0, 1.0, 2.0, 3.0], *clip.shape[1:3], 4.0)
     inputs = stock_inputs(family, clip, layout)
-    with torch.no_grad(), vidcomp.compress(family.model, method="uniform", keep=0.5):
+    with torch.no_grad(), vidcomp.attach(family.model, method="uniform", keep=0.5):
         cache = family.model(**inputs).past_key_values
         ids, places = torch.tensor([[5]]), torch.full((3, 1, 1), 99)
         step = dict(input_ids=ids, past_key_values=cache, position_ids=places, logits_to_keep=1)
@@ -99,8 +99,8 @@ def test_waits_of_an_answer_do_not_grow_with_frames_or_tokens(nano, tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", frames=40)
     seen = []
     for frames, length in ((4, 2), (8, 2), (8, 12)):
-        watched = nano.watch(clip, frames=frames)
-        encoded = nano.encode(watched, method="uniform", keep=0.25)
+        watched = nano.encode(clip, frames=frames)
+        encoded = nano.compress(watched, method="uniform", keep=0.25)
         prefill = nano.prepare(encoded, "what happens?")
         steps = dict(max_new_tokens=length, min_new_tokens=length, do_sample=False)
         stock = waits_of(lambda: nano.family.model.generate(inputs_embeds=prefill.rows[None], **steps))  # noqa: B023

@@ -39,7 +39,7 @@ def test_encoding_while_frames_come_is_booked_as_encoding(nano, tmp_path, monkey
     monkeypatch.setattr(nano.family, "encode", slow)
     for module in (eager, record):
         monkeypatch.setattr(module.time, "perf_counter", lambda: ticks[0])
-    stages = nano.watch(clip).ledger
+    stages = nano.encode(clip).ledger
     assert stages.find("read").seconds == pytest.approx(0)
     assert stages.find("encode").seconds == pytest.approx(ticks[0]) != 0
 

@@ -144,7 +144,7 @@ def test_a_run_from_a_file(folder, half_still, name, monkeypatch):
         seen = watched(lm.family, monkeypatch)
         answer = lm.ask(half_still, QUESTION, keep=0.3, method="holitom", segmenter="luma", temperature=0)
         tokens, ledger = answer.ledger.tokens, answer.ledger
-        layout = lm.watch(half_still).layout
+        layout = lm.encode(half_still).layout
     slices = 8 // lm.family.frames_per_slice
     assert sum(seen[:1]) * lm.family.frames_per_slice == ledger.frames_encoded == answer.to_dict()["frames"]["encoded"]
     assert ledger.frames_encoded <= 8 - 4 // lm.family.frames_per_slice

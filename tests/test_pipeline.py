@@ -39,9 +39,9 @@ def stock_answer(lm, pixels, frames, new_tokens):
 @pytest.mark.parametrize("positions", ["compact", "keep"])
 def test_keep_1_is_bit_equal_to_the_stock_model(clip, attn, positions):
     with vidcomp.load("nano", device="cpu", attn=attn) as lm:
-        encoded = lm.encode(clip, keep=1.0, positions=positions)
+        encoded = lm.compress(clip, keep=1.0, positions=positions)
         prefill = lm.prepare(encoded, QUESTION)
-        pixels = lm.family.pixels(encoded.watched.frames.pixels)
+        pixels = lm.family.pixels(encoded.encoded.frames.pixels)
         _, stock = stock_answer(lm, pixels, len(pixels), 6)
         ours = lm.family.model.generate(
             inputs_embeds=prefill.rows[None], position_ids=prefill.positions, past_key_values=prefill.cache,
@@ -55,7 +55,7 @@ def test_keep_1_is_bit_equal_to_the_stock_model(clip, attn, positions):
 def test_keep_1_is_bit_equal_on_replicas_of_the_hub_repositories(clip, replicas, name):
     with vidcomp.load(str(replicas(name)), device="cpu", frames=4) as lm:
         answer = lm.ask(clip, QUESTION, keep=1.0, max_new_tokens=6)
-        pixels = lm.family.pixels(lm.watch(clip).frames.pixels)
+        pixels = lm.family.pixels(lm.encode(clip).frames.pixels)
         ids, stock = stock_answer(lm, pixels, 4, 6)
         text = lm.family.tokenizer.decode(stock.sequences[0, ids.shape[1] :], skip_special_tokens=True)
     assert answer.text == text.strip()
@@ -126,7 +126,7 @@ def test_errors_surface_from_a_stream(nano, tmp_path):
 
 
 def test_one_encode_serves_many_questions(nano, clip, monkeypatch):
-    encoded = nano.encode(clip, keep=0.25)
+    encoded = nano.compress(clip, keep=0.25)
     alone = [nano.ask(clip, q, keep=0.25, max_new_tokens=6).text for q in ("first?", "what color is the circle?")]
     monkeypatch.setattr(nano.family, "encode", None)  # a second vision pass would fail
     assert [nano.ask(encoded, q, max_new_tokens=6).text for q in ("first?", "what color is the circle?")] == alone
@@ -142,26 +142,26 @@ def test_sampling_repeats_with_its_seed(nano, clip):
 
 
 def test_the_same_input_gives_the_same_tokens(nano, clip):
-    first, second = (nano.encode(clip, keep=0.2) for _ in range(2))
+    first, second = (nano.compress(clip, keep=0.2) for _ in range(2))
     assert torch.equal(first.reduction.anchors, second.reduction.anchors)
     assert torch.equal(first.tokens.features, second.tokens.features)
 
 
 def test_salience_is_the_towers_attention_pooled_like_the_features(nano, clip):
     with vidcomp.load("nano", device="cpu", attn="eager") as lm:
-        watched = lm.watch(clip, method="holitom")
+        watched = lm.encode(clip, method="holitom")
         pixels = lm.family.pixels(watched.frames.pixels)
         tower = lm.family.model.model.vision_tower
         attentions = tower(pixels, output_attentions=True).attentions[-1]
     received = attentions.mean(1).mean(1).view(-1, 1, 12, 12)
     expected = torch.nn.functional.interpolate(received, size=(6, 6), mode="bilinear").flatten(1)
     torch.testing.assert_close(watched.view.salience, expected, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(nano.watch(clip).view.salience, expected, rtol=1e-4, atol=1e-6)
-    assert nano.watch(clip, method="random").view.salience is None
+    torch.testing.assert_close(nano.encode(clip).view.salience, expected, rtol=1e-4, atol=1e-6)
+    assert nano.encode(clip, method="random").view.salience is None
 
 
 def test_probing_leaves_the_features_as_they_are(nano, clip):
-    with_probe, without = (nano.watch(clip, method=method).view.features for method in ("holitom", "random"))
+    with_probe, without = (nano.encode(clip, method=method).view.features for method in ("holitom", "random"))
     assert torch.equal(with_probe, without)
 
 
@@ -173,9 +173,9 @@ def test_received_attention_in_blocks(monkeypatch):
 
 
 def test_frames_are_encoded_in_chunks(nano, clip, monkeypatch):
-    whole = nano.watch(clip, frames=8).view
+    whole = nano.encode(clip, frames=8).view
     monkeypatch.setattr(type(nano.family), "chunk", 3)
-    parts = nano.watch(clip, frames=8).view
+    parts = nano.encode(clip, frames=8).view
     torch.testing.assert_close(parts.features, whole.features, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts.salience, whole.salience, rtol=1e-4, atol=1e-7)
 
@@ -189,16 +189,16 @@ def test_a_method_object_can_be_passed(nano, clip):
 
 
 def test_automatic_positions_are_the_checkpoints_choice(nano, clip, replicas):
-    assert nano.encode(clip, keep=0.25).config.outer.positions == "keep"
-    assert nano.encode(clip, keep=0.25, positions="compact").config.outer.positions == "compact"
+    assert nano.compress(clip, keep=0.25).config.outer.positions == "keep"
+    assert nano.compress(clip, keep=0.25, positions="compact").config.outer.positions == "compact"
     with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", frames=2) as lm:
-        assert lm.encode(clip, keep=0.25).config.outer.positions == "compact"
+        assert lm.compress(clip, keep=0.25).config.outer.positions == "compact"
 
 
 def test_kept_positions_are_those_of_the_full_sequence(nano, clip):
-    encoded = nano.encode(clip, keep=0.25, positions="keep")
+    encoded = nano.compress(clip, keep=0.25, positions="keep")
     prefill = nano.prepare(encoded, QUESTION)
-    before = len(nano.family.prompt(QUESTION, encoded.watched.layout).before)
+    before = len(nano.family.prompt(QUESTION, encoded.encoded.layout).before)
     kept = prefill.positions[0, before : before + len(encoded.tokens)] - before
     assert torch.equal(kept, encoded.reduction.anchors)
     assert prefill.positions[0, before + len(encoded.tokens)] == before + 8 * 36
@@ -240,7 +240,7 @@ def test_asked_for_but_not_applied_is_an_error_before_a_word_is_said(nano, clip,
 
 
 def test_what_is_read_must_be_what_was_prepared(nano, clip):
-    encoded = nano.encode(clip, keep=0.25)
+    encoded = nano.compress(clip, keep=0.25)
     prefill = nano.prepare(encoded, QUESTION)
     check_prepared(len(encoded.tokens), prefill)
     with pytest.raises(NotApplied, match="would enter the model"):
@@ -264,9 +264,9 @@ def test_too_long_a_sequence_is_refused(nano, clip, monkeypatch):
 def test_two_threads_may_encode_at_once(nano, clip):
     from concurrent.futures import ThreadPoolExecutor
 
-    alone = nano.watch(clip).view
+    alone = nano.encode(clip).view
     with ThreadPoolExecutor(3) as pool:
-        views = [watched.view for watched in pool.map(lambda _: nano.watch(clip), range(6))]
+        views = [watched.view for watched in pool.map(lambda _: nano.encode(clip), range(6))]
     assert all(torch.equal(view.salience, alone.salience) for view in views)
     configs = [type(attention_of(layer).config).__name__ for layer in encoder_layers(nano.family.tower)]
     assert "_ProbedConfig" not in configs
@@ -281,7 +281,7 @@ def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):
     monkeypatch.setattr(
         Holitom, "__call__", lambda self, view, keep: seen.append((self.tau, keep)) or call(self, view, keep)
     )
-    nano.encode(clip, keep=0.1, segmenter="luma", same_frame=-1.0)
+    nano.compress(clip, keep=0.1, segmenter="luma", same_frame=-1.0)
     (tau, keep), *_ = seen
     assert tau == 0.65
     assert keep > 0.1
@@ -312,7 +312,7 @@ def test_frames_are_encoded_while_later_ones_are_decoded(nano, clip, monkeypatch
     from vidcomp.video import Partial
 
     monkeypatch.setattr(type(nano.family), "chunk", 3)
-    watched = nano.watch(clip, frames=8)
+    watched = nano.encode(clip, frames=8)
     frames, signals = watched.frames, frozenset({"salience"})
     whole = nano.family.encode(frames.pixels, signals, watched.layout)
     eager, other = EagerEncoder(nano.family, signals), np.zeros_like(frames.pixels)

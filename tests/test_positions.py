@@ -88,17 +88,17 @@ def test_equal_positions_are_the_stock_models_to_the_bit() -> None:
 def test_every_merger_takes_them(nano, samples) -> None:
     clip, question = samples / "blue_cross_moves_right.mp4", "what happens?"
     for method in ("pool", "holitom", "tome"):
-        encoded = nano.encode(clip, method=method, keep=0.25, positions="ppe")
+        encoded = nano.compress(clip, method=method, keep=0.25, positions="ppe")
         prefill = nano.prepare(encoded, question)
         merged = int((encoded.tokens.members > 1).sum())
-        before = len(nano.family.prompt(question, encoded.watched.layout).before)
+        before = len(nano.family.prompt(question, encoded.encoded.layout).before)
         places = prefill.cache.plan.positions
         assert places is not None and places.shape == (GROUPS, len(prefill.rows))
         assert int((places[0] != places[-1]).sum()) == merged > 0
         spread = spread_members(encoded.reduction, GROUPS).T + before
         assert torch.equal(places[:, before : before + len(encoded.tokens)], spread)
         outside = [*range(before), *range(before + len(encoded.tokens), len(prefill.rows))]
-        kept = nano.prepare(nano.encode(clip, method=method, keep=0.25, positions="keep"), question).positions
+        kept = nano.prepare(nano.compress(clip, method=method, keep=0.25, positions="keep"), question).positions
         assert (places[:, outside] == kept[:, outside]).all()
         assert prefill.positions[0, before : before + len(encoded.tokens)].diff().min() > 0
         assert nano.ask(encoded, question).text

@@ -45,7 +45,7 @@ def logits(lm, prefill, steps=6):
 )
 def test_a_question_alone_and_a_later_question_get_the_same_logits(replicas, clip, attn, settings):
     with vidcomp.load(str(replicas("llava_onevision_tied")), device="cpu", attn=attn, frames=4) as lm:
-        encoded = lm.encode(clip, **settings)
+        encoded = lm.compress(clip, **settings)
         for question in QUESTIONS:
             alone = logits(lm, lm.prepare(encoded, question))
             later = logits(lm, encoded.prefix.continued(lm.family, lm.prepare(encoded, question), Recorder()))
@@ -54,7 +54,7 @@ def test_a_question_alone_and_a_later_question_get_the_same_logits(replicas, cli
 
 @pytest.mark.parametrize("settings", [{"keep": 1.0}, {"keep": 0.25}, {"keep": 0.5, "method": "uniform"}])
 def test_the_second_answer_costs_no_vision_pass_and_no_visual_prefill(nano, clip, settings):
-    encoded = nano.encode(clip, **settings)
+    encoded = nano.compress(clip, **settings)
     seen = []
     layers = nano.family.model.get_decoder().layers
     handles = [layer.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1])) for layer in layers]
@@ -67,7 +67,7 @@ def test_the_second_answer_costs_no_vision_pass_and_no_visual_prefill(nano, clip
     finally:
         for handle in handles:
             handle.remove()
-    asked = len(nano.family.prompt(QUESTIONS[1], encoded.watched.layout).after)
+    asked = len(nano.family.prompt(QUESTIONS[1], encoded.encoded.layout).after)
     assert seen == [asked] * 4 == second.layer_rows
     assert second.tokens.cached == encoded.ledger.tokens.kept + second.tokens.sequence - asked - second.tokens.kept
     assert [stage.name for stage in first.stages if stage.reused] == []
@@ -79,29 +79,29 @@ def test_the_second_answer_costs_no_vision_pass_and_no_visual_prefill(nano, clip
 
 
 def test_answers_do_not_depend_on_what_was_asked_before(nano, clip):
-    one, other = nano.encode(clip, keep=0.25), nano.encode(clip, keep=0.25)
+    one, other = nano.compress(clip, keep=0.25), nano.compress(clip, keep=0.25)
     forth = {q: nano.ask(one, q).text for q in QUESTIONS}
     back = {q: nano.ask(other, q).text for q in reversed(QUESTIONS)}
     assert forth == back == {q: nano.ask(one, q).text for q in QUESTIONS}
 
 
 def test_threads_may_ask_one_video_at_once(nano, clip):
-    encoded = nano.encode(clip, keep=0.25)
+    encoded = nano.compress(clip, keep=0.25)
     alone = [nano.ask(encoded, q).text for q in QUESTIONS]
-    fresh = nano.encode(clip, keep=0.25)
+    fresh = nano.compress(clip, keep=0.25)
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda q: nano.ask(fresh, q).text, QUESTIONS)) == alone
 
 
 def test_an_encoded_video_keeps_its_settings(nano, clip):
-    encoded = nano.encode(clip, keep=0.25)
+    encoded = nano.compress(clip, keep=0.25)
     with pytest.raises(UsageError, match="keep cannot change after encode"):
         nano.ask(encoded, QUESTIONS[0], keep=0.5)
 
 
 def test_a_model_whose_hooks_are_gone_does_not_continue_either(clip):
     lm = vidcomp.load("nano", device="cpu")
-    encoded = lm.encode(clip, keep=0.25)
+    encoded = lm.compress(clip, keep=0.25)
     lm._attachment.remove()
     with pytest.raises(NotApplied, match="without the compressor"):
         lm.ask(encoded, QUESTIONS[0])
@@ -231,7 +231,7 @@ def test_every_schedule_sees_on_a_fork_what_it_sees_in_a_joint_prefill(name, par
 
 
 def test_schedules_that_renumber_read_the_whole_request_again(nano, clip):
-    encoded = nano.encode(clip, keep=0.5, method="uniform", inner="pyramiddrop:positions=compact")
+    encoded = nano.compress(clip, keep=0.5, method="uniform", inner="pyramiddrop:positions=compact")
     alone = nano.ask(clip, QUESTIONS[0], keep=0.5, method="uniform", inner="pyramiddrop:positions=compact")
     later = [nano.ask(encoded, QUESTIONS[0]) for _ in range(2)][1]
     assert later.text == alone.text and later.ledger.layer_rows == alone.ledger.layer_rows
@@ -243,7 +243,7 @@ def test_flops_of_a_question_are_those_of_its_own_rows(nano, clip):
 
     shape = nano.family.shape
     whole = nano.ask(clip, QUESTIONS[0], keep=0.5, method="uniform", inner="shortv:n=2").ledger
-    encoded = nano.encode(clip, keep=0.5, method="uniform", inner="shortv:n=2")
+    encoded = nano.compress(clip, keep=0.5, method="uniform", inner="shortv:n=2")
     first, second = (nano.ask(encoded, QUESTIONS[0]).ledger for _ in range(2))
     rows = whole.layer_rows[0]
     assert [a + b for a, b in zip(first.video_updated, first.layer_updated, strict=True)] == whole.layer_updated

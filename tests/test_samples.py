@@ -35,7 +35,7 @@ def test_format(entry):
 @pytest.mark.parametrize("keep", [1.0, 0.25, 0.1])
 @pytest.mark.parametrize("entry", LISTED, ids=NAMES)
 def test_every_listed_question(nano, entry, keep):
-    encoded = nano.encode(FOLDER / entry["file"], keep=keep)
+    encoded = nano.compress(FOLDER / entry["file"], keep=keep)
     for asked in entry["questions"]:
         assert nano.ask(encoded, asked["question"]).text == asked["answer"], asked["question"]
 

@@ -51,7 +51,7 @@ def test_published_layers_of_shallow_decoders_do_not_collide():
             layers = schedule.layers(depth)
             assert list(layers) == sorted(set(layers))
             assert all(1 <= layer < depth for layer in layers)
-            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.watched(depth))
+            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.encoded(depth))
 
 
 def test_records_name_what_ran_as_it_would_be_typed(nano, samples):
@@ -74,9 +74,9 @@ ASKED = (*WITH_PARAMETERS, *sorted(set(schedule_names()) - {spec.partition(":")[
 @pytest.mark.parametrize("method", ["holitom", "pool", "prunevid"])
 def test_any_outer_method_with_any_inner_schedule(nano, samples, method):
     needed = frozenset({"salience", "trusted_attention"})
-    watched = nano.watch(samples / "blue_cross_moves_right.mp4", method="none", inner="none", signals=needed)
+    watched = nano.encode(samples / "blue_cross_moves_right.mp4", method="none", inner="none", signals=needed)
     for inner in ASKED:
-        encoded = nano.encode(watched, method=method, keep=0.4, inner=inner)
+        encoded = nano.compress(watched, method=method, keep=0.4, inner=inner)
         answer = nano.ask(encoded, "what happens?", max_new_tokens=2)
         ledger, (name, _) = answer.ledger, parse_spec(inner)
         assert answer.inner.startswith(name)

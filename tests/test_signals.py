@@ -25,7 +25,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(nano, clip):
-    return nano.watch(clip, method="random", frames=3, signals=TOWER_SIGNALS)
+    return nano.encode(clip, method="random", frames=3, signals=TOWER_SIGNALS)
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +139,16 @@ def test_the_question_and_the_frame_features_arrive(nano, clip):
     assert torch.equal(view.query, nano.family.embed(ids))
     torch.testing.assert_close(view.frame_features, view.features.mean(1))
     assert set(view.signals) == {"query", "frame_features", "keys"}  # what the tower cannot give is only wanted
-    encoded = nano.encode(clip, question="what happens?", method=Reader(), frames=3, keep=0.5, segmenter="luma")
+    encoded = nano.compress(clip, question="what happens?", method=Reader(), frames=3, keep=0.5, segmenter="luma")
     view = Reader.shown.pop()
     torch.testing.assert_close(view.frame_features, view.features.mean(1))  # brightness describes no frame
     assert encoded.question == "what happens?"
     with pytest.raises(UsageError, match="chooses tokens for a question"):
-        nano.encode(clip, method=Reader(), frames=3, keep=0.5)
+        nano.compress(clip, method=Reader(), frames=3, keep=0.5)
 
 
 def test_another_question_is_noted(nano, clip, caplog):
-    encoded = nano.encode(clip, question="what happens?", method=Reader(), frames=3, keep=0.5)
+    encoded = nano.compress(clip, question="what happens?", method=Reader(), frames=3, keep=0.5)
     nano.ask(encoded, "what happens?", max_new_tokens=1)
     assert not caplog.records
     nano.ask(encoded, "how many objects are there?", max_new_tokens=1)

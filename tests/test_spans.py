@@ -119,8 +119,8 @@ def test_skipped_frames_cost_no_vision_pass_and_are_in_the_ledger(nano, tmp_path
     assert answer.ledger.tokens.uncompressed == 8 * 36
     assert answer.ledger.tokens.kept <= 0.25 * 8 * 36 + 8
     assert answer.ledger.spans[-1].end == 7
-    whole = nano.encode(clip, keep=1.0, segmenter=segmenter)
-    assert len(nano.encode(clip, keep=0.25, method="uniform", segmenter=segmenter).tokens) == 72  # of all 8 frames
+    whole = nano.compress(clip, keep=1.0, segmenter=segmenter)
+    assert len(nano.compress(clip, keep=0.25, method="uniform", segmenter=segmenter).tokens) == 72  # of all 8 frames
     assert int(whole.tokens.members.sum()) == 8 * 36
     assert len(whole.tokens) == seen[0] * 36
 

@@ -99,7 +99,7 @@ def test_other_budgets_and_prefixes_stand_side_by_side(loaded):
     budgets, settings = (0.3, 1.0, 0.6), {"method": "holitom", "inner": "fastv:k=2", **GREEDY}
     singles = [lm.ask(*item, keep=keep, **settings) for item, keep in zip(items(2), budgets, strict=True)]
     encoded = [
-        (lm.encode(video, keep=keep, **settings), question)
+        (lm.compress(video, keep=keep, **settings), question)
         for (video, question), keep in zip(items(2), budgets, strict=True)
     ]
     many = lm.ask_many(encoded, **GREEDY)

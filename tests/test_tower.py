@@ -206,11 +206,11 @@ def test_the_whole_flow_counts_tower_rows_and_merged_frames(nano, samples):
     answer = nano.ask(video, QUESTION, keep=0.5, method="uniform", inner="none", encoder="tome:r=30", max_new_tokens=2)
     assert answer.ledger.tower_rows == [8 * 144, 8 * 114, 8 * 84, 8 * 144]
     assert answer.ledger.tokens.kept == 144
-    merged = nano.watch(video, keep=0.5, method="uniform", inner="none", encoder="earlytom:tau=-1,window=9")
+    merged = nano.encode(video, keep=0.5, method="uniform", inner="none", encoder="earlytom:tau=-1,window=9")
     left = merged.view.features.shape[0]
     assert left == len(merged.plan.encode) < 8 == merged.ledger.frames_encoded
     assert "chunk" not in vars(nano.family)
-    plain = nano.watch(video, keep=0.5, method="uniform", inner="none")
+    plain = nano.encode(video, keep=0.5, method="uniform", inner="none")
     assert plain.ledger.tower_rows == []
     answer = nano.ask(video, QUESTION, keep=0.5, method="uniform", inner="none",
                       encoder="earlytom:tau=-1,window=9", max_new_tokens=2)  # fmt: skip
@@ -224,13 +224,13 @@ def test_the_whole_flow_counts_tower_rows_and_merged_frames(nano, samples):
 ])  # fmt: skip
 def test_wrong_mergers_are_clear_errors(nano, samples, encoder, says):
     with pytest.raises(UsageError) as error:
-        nano.watch(samples / "blue_cross_moves_right.mp4", encoder=encoder)
+        nano.encode(samples / "blue_cross_moves_right.mp4", encoder=encoder)
     assert says in f"{error.value} {error.value.hint}"
 
 
 def test_methods_that_read_every_layer_are_refused(nano, samples):
     with pytest.raises(UsageError, match="every layer"):
-        nano.watch(samples / "blue_cross_moves_right.mp4", encoder="tome", signals=frozenset({"cls_by_layer"}))
+        nano.encode(samples / "blue_cross_moves_right.mp4", encoder="tome", signals=frozenset({"cls_by_layer"}))
 
 
 def test_flash_attention_cannot_weigh_rows():

@@ -7,7 +7,7 @@
     out = lm.ask("movie.mp4", "what happens at the end?", keep=0.1, method="holitom")
     print(out.text, out.ledger.tokens)
 
-    with vidcomp.compress(model, keep=0.1):                      # a stock model that you loaded yourself
+    with vidcomp.attach(model, keep=0.1):                      # a stock model that you loaded yourself
         model.generate(**inputs)
 
 Names are imported on first use, so that ``import vidcomp`` stays cheap.
@@ -23,9 +23,9 @@ from vidcomp.core.lazy import lazily
 if TYPE_CHECKING:
     from vidcomp.core.ledger import StageLedger
     from vidcomp.core.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
-    from vidcomp.engine.attach import compress
+    from vidcomp.engine.attach import attach
     from vidcomp.engine.run import VideoLM, load
-    from vidcomp.engine.videos import EncodedVideo
+    from vidcomp.engine.videos import CompressedVideo, EncodedVideo
     from vidcomp.errors import VidcompError
     from vidcomp.methods import get_method, list_methods
     from vidcomp.result import Answer
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "CompressedTokens",
+    "CompressedVideo",
     "EncodedVideo",
     "FrameSequence",
     "Reduction",
@@ -45,7 +46,7 @@ __all__ = [
     "VideoLM",
     "__version__",
     "apply_reduction",
-    "compress",
+    "attach",
     "get_method",
     "list_methods",
     "load",
@@ -55,12 +56,13 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "compress": "engine.attach",
+        "attach": "engine.attach",
         "VidcompError": "errors",
         "StageLedger": "core.ledger",
         "get_method": "methods",
         "list_methods": "methods",
         "path_from_record": "video.names",
+        "CompressedVideo": "engine.videos",
         "EncodedVideo": "engine.videos",
         "FrameSequence": "video.given",
         "VideoLM": "engine.run",
@@ -72,6 +74,7 @@ __getattr__ = lazily(
         "TokenView": "core.tokens",
         "apply_reduction": "core.tokens",
     },
+    renamed={"compress": "attach"},
 )
 
 

@@ -76,7 +76,7 @@ def answered(model: Any, path: Path, questions: list[Question]) -> list[Question
     Nothing if the first one, about the end, is not among them.
     """
     for keep in KEEPS:
-        encoded = model.encode(path, keep=keep)
+        encoded = model.compress(path, keep=keep)
         right: list[Question] = []
         for question in questions:
             if model.ask(encoded, question.text).text.strip() == question.answer:

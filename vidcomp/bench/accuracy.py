@@ -33,7 +33,7 @@ from vidcomp.core.budget import token_budget
 from vidcomp.core.library import CACHE
 from vidcomp.engine.outer import reads_question, signals_to_collect
 from vidcomp.engine.run import VideoLM
-from vidcomp.engine.videos import EncodedVideo, WatchedVideo
+from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import method_of
 from vidcomp.schedules import SCHEDULES
@@ -214,28 +214,28 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> d
         path = Path(folder) / "video.mp4"
         write_mp4(paper.video, path)
         wanted = [_signals(lm, name) for name, _ in settings]
-        watched = lm.watch(path, method="none", signals=frozenset().union(*wanted))
-    plain = lm.encode(watched, method="none", keep=1.0, inner="none")
+        encoded = lm.encode(path, method="none", signals=frozenset().union(*wanted))
+    plain = lm.compress(encoded, method="none", keep=1.0, inner="none")
     full = [_read_answer(lm, plain, question) for question in paper.questions]
-    marks = {"full": _compare(full, full, watched.view.total)}
+    marks = {"full": _compare(full, full, encoded.view.total)}
     for method, keep in settings:
-        budget = {"keep_tokens": token_budget(watched.view.total, keep)} if equal else {"keep": keep}
-        encoded = _encoded(lm, watched, method, budget, paper.questions)
-        pairs = zip(encoded, paper.questions, strict=True)
+        budget = {"keep_tokens": token_budget(encoded.view.total, keep)} if equal else {"keep": keep}
+        compressed = _compressed(lm, encoded, method, budget, paper.questions)
+        pairs = zip(compressed, paper.questions, strict=True)
         answers = [_read_answer(lm, video, question) for video, question in pairs]
-        tokens = sum(len(video.tokens) for video in encoded) / len(encoded)
+        tokens = sum(len(video.tokens) for video in compressed) / len(compressed)
         marks[_label(method, keep)] = _compare(answers, full, tokens)
     return marks
 
 
-def _encoded(
-    lm: VideoLM, watched: WatchedVideo, method: str, budget: dict[str, Any], questions: Sequence[Question]
-) -> list[EncodedVideo]:
+def _compressed(
+    lm: VideoLM, encoded: EncodedVideo, method: str, budget: dict[str, Any], questions: Sequence[Question]
+) -> list[CompressedVideo]:
     """The compressed video for each question: the same one, unless the method looks at the question."""
     outer, inner = split_pair(method)
     if reads_question(method_of(outer)):
-        return [lm.encode(watched, method=outer, inner=inner, question=q.text, **budget) for q in questions]
-    return [lm.encode(watched, method=outer, inner=inner, **budget)] * len(questions)
+        return [lm.compress(encoded, method=outer, inner=inner, question=q.text, **budget) for q in questions]
+    return [lm.compress(encoded, method=outer, inner=inner, **budget)] * len(questions)
 
 
 def split_pair(name: str) -> tuple[str, str]:
@@ -257,12 +257,12 @@ Answer = tuple[Tensor, Tensor]  # log-probabilities [n, V] along the true answer
 
 
 @torch.no_grad()
-def _read_answer(lm: VideoLM, encoded: EncodedVideo, question: Question) -> Answer:
+def _read_answer(lm: VideoLM, compressed: CompressedVideo, question: Question) -> Answer:
     """Expectations of the model at every token of the true answer, after a prefill and one pass over the answer."""
     model, tokenizer = lm.family.model, lm.family.tokenizer
     tokens = tokenizer(question.answer, add_special_tokens=False, return_tensors="pt").input_ids[0]
     target = torch.cat([tokens, torch.tensor([tokenizer.eos_token_id])])
-    prefill = lm.prepare(encoded, question.text)
+    prefill = lm.prepare(compressed, question.text)
     decoder, cache = model.get_decoder(), prefill.cache
     inputs = prefill.rows[None].to(model.dtype)
     hidden = decoder(inputs_embeds=inputs, position_ids=prefill.positions, **{CACHE: cache}).last_hidden_state

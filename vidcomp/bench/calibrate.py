@@ -18,7 +18,7 @@ from torch import Tensor
 from vidcomp.bench.reading import expectations
 from vidcomp.core.arguments import checked, expect
 from vidcomp.engine.run import VideoLM
-from vidcomp.engine.videos import EncodedVideo
+from vidcomp.engine.videos import CompressedVideo
 from vidcomp.errors import UsageError
 from vidcomp.schedules import get_schedule
 from vidcomp.schedules.gsearch import search_shares
@@ -31,12 +31,12 @@ class Sample:
     """One question about one video, and the answer when nothing is reduced inside the model.
 
     Attributes:
-        encoded, question: what is asked.
+        compressed, question: what is asked.
         answer: [n] token ids.
         plain: [n + 1, V] log-probabilities along it.
     """
 
-    encoded: EncodedVideo
+    compressed: CompressedVideo
     question: str
     answer: Tensor
     plain: Tensor
@@ -61,13 +61,13 @@ def samples_of(lm: VideoLM, videos: Iterable[Any], questions: Sequence[str], tok
         expect(name, value, isinstance(value, (list, tuple)), "a list")
     samples = []
     for video in videos:
-        watched = lm.watch(video, inner="none")
+        encoded = lm.encode(video, inner="none")
         for question in questions:
-            encoded = lm.encode(watched, question=question, inner="none")
-            text = lm.ask(encoded, question, max_new_tokens=tokens, temperature=0.0).text
+            compressed = lm.compress(encoded, question=question, inner="none")
+            text = lm.ask(compressed, question, max_new_tokens=tokens, temperature=0.0).text
             answer = lm.family.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
-            plain = expectations(lm.family, lm.prepare(encoded, question), answer)
-            samples.append(Sample(encoded, question, answer, plain))
+            plain = expectations(lm.family, lm.prepare(compressed, question), answer)
+            samples.append(Sample(compressed, question, answer, plain))
     return samples
 
 
@@ -125,7 +125,7 @@ class _Meter:
         schedule = get_schedule(self.schedule, **self.fixed, **settings) if settings else None
         values = []
         for sample in self.samples:
-            prefill = self.lm.prepare(replace(sample.encoded, schedule=schedule), sample.question)
+            prefill = self.lm.prepare(replace(sample.compressed, schedule=schedule), sample.question)
             reduced = expectations(self.lm.family, prefill, sample.answer)
             p, q = (reduced, sample.plain) if reverse else (sample.plain, reduced)
             values.append(float((p.exp() * (p - q)).sum(-1).mean()))

@@ -126,9 +126,9 @@ class _Talk:
         sys.stderr.write(f"{_HELP}\n")
 
     def _settled(self) -> None:
-        encoded = self.conversation.open()
-        tokens = encoded.ledger.tokens
-        self.ui.note(f"{encoded.method}: {tokens.kept} of {tokens.uncompressed} visual tokens")
+        compressed = self.conversation.open()
+        tokens = compressed.ledger.tokens
+        self.ui.note(f"{compressed.method}: {tokens.kept} of {tokens.uncompressed} visual tokens")
 
     def _report(self) -> None:
         from vidcomp.report import make_report, render_report

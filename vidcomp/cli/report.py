@@ -70,11 +70,11 @@ def _looked_at(
     """Ask as configured and without compression, over one pass of the vision tower."""
     from vidcomp.engine.decoder import AttentionBalance
 
-    watched, compressed = lm.watch(video), AttentionBalance()
-    answer = lm.ask(watched, question, balance=compressed)
+    encoded, compressed = lm.encode(video), AttentionBalance()
+    answer = lm.ask(encoded, question, balance=compressed)
     plain = AttentionBalance()
     try:
-        lm.ask(watched, question, method="none", inner="none", keep=1.0, balance=plain)
+        lm.ask(encoded, question, method="none", inner="none", keep=1.0, balance=plain)
     except UsageError as error:
         if error.code != "too_long":
             raise

@@ -49,13 +49,13 @@ from vidcomp.methods import Method, method_of
 from vidcomp.schedules import Schedule
 from vidcomp.spans import every_frame
 
-__all__ = ["Compression", "compress"]
+__all__ = ["Compression", "attach"]
 
 _INPUTS = "give the model the processor's own inputs, in one piece; what must not be compressed goes outside the block"
 
 
 @checked
-def compress(
+def attach(
     model: Any,
     *,
     method: str | Method = "holitom",
@@ -67,7 +67,7 @@ def compress(
 ) -> Compression:
     """Compress the video in every prompt that a stock model reads inside the ``with`` block.
 
-        with vidcomp.compress(model, method="holitom", keep=0.1) as run:
+        with vidcomp.attach(model, method="holitom", keep=0.1) as run:
             model.generate(**inputs)
         run.ledgers[-1].tokens
 
@@ -109,7 +109,7 @@ def _tokenizer(family: Family) -> Any:
     except (OSError, ValueError) as error:
         raise UsageError(f"{family.model_type} models need their tokenizer here",
                          why="frames and pictures have one token, and only the text before them tells which is which",
-                         hint="vidcomp.compress(model, tokenizer=processor.tokenizer)",
+                         hint="vidcomp.attach(model, tokenizer=processor.tokenizer)",
                          code="dropin") from error  # fmt: skip
 
 
@@ -131,7 +131,7 @@ class _Call:
 
 
 class Compression:
-    """An open or closed :func:`compress` block.
+    """An open or closed :func:`attach` block.
 
     Attributes:
         ledgers: one per prompt that was compressed, in the order in which they were read.

@@ -13,7 +13,7 @@ from vidcomp.engine.inner import chosen_schedule
 from vidcomp.engine.outer import reads_question, signals_to_collect
 from vidcomp.engine.record import Recorder
 from vidcomp.engine.run import VideoLM, configured
-from vidcomp.engine.videos import EncodedVideo, WatchedVideo
+from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.errors import UsageError
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
@@ -28,8 +28,8 @@ class Conversation:
     """Questions about one video: it is read and encoded once, and the language model reads it once per setting.
 
     Attributes:
-        watched: the video behind the vision tower, None before the first question.
-        encoded: what is left of it under the current settings.
+        encoded: the video behind the vision tower, None before the first question.
+        compressed: what is left of it under the current settings.
         turns: what was said so far, as the model will be told again.
         last: the newest answer.
     """
@@ -49,8 +49,8 @@ class Conversation:
         self.lm, self.video, self.settings = lm, video, settings
         _, self._method = _configured(lm, settings)
         self.remember = lm.family.checkpoint.name not in EMBEDDED if remember is None else remember
-        self.watched: WatchedVideo | None = None
         self.encoded: EncodedVideo | None = None
+        self.compressed: CompressedVideo | None = None
         self.turns: list[Turn] = []
         self.last: Answer | None = None
 
@@ -66,11 +66,11 @@ class Conversation:
         When the conversation grows longer than the model can place, the oldest turns are forgotten.
         """
         check_question(question)
-        encoded = self.open()
+        compressed = self.open()
         while True:
             try:
                 answer = self.lm.ask(
-                    encoded.watched if reads_question(self._method) else encoded,
+                    compressed.encoded if reads_question(self._method) else compressed,
                     question,
                     on_text=on_text,
                     stop=stop,
@@ -87,12 +87,12 @@ class Conversation:
         self.last = answer
         return answer
 
-    def open(self) -> EncodedVideo:
+    def open(self) -> CompressedVideo:
         """Read and encode the video unless that was done."""
-        if self.encoded is None:
-            self.watched = self.lm.watch(self.video, **self.settings)
-            self.encoded = self.lm.encode(self.watched, **self.settings)
-        return self.encoded
+        if self.compressed is None:
+            self.encoded = self.lm.encode(self.video, **self.settings)
+            self.compressed = self.lm.compress(self.encoded, **self.settings)
+        return self.compressed
 
     def change(self, **settings: Any) -> None:
         """Go on with other settings, ``keep=0.2`` or ``method="uniform"``.
@@ -104,14 +104,14 @@ class Conversation:
         config, method = _configured(self.lm, wanted)
         schedule = chosen_schedule(method, config.outer, self.lm.family)
         needs = signals_to_collect(method, self.lm.family, schedule)
-        if self.watched is not None:
-            told = {name for name in needs if getattr(self.watched.view, name) is not None}
+        if self.encoded is not None:
+            told = {name for name in needs if getattr(self.encoded.view, name) is not None}
             if needs <= told:  # earlier answers have paid for it
-                watched = self.watched
-                paid = replace(watched, ledger=Recorder(watched.ledger, reused=True).ledger)
+                encoded = self.encoded
+                paid = replace(encoded, ledger=Recorder(encoded.ledger, reused=True).ledger)
             else:
-                watched = paid = self.lm.watch(self.video, **wanted)
-            self.encoded, self.watched = self.lm.encode(paid, **wanted), watched
+                encoded = paid = self.lm.encode(self.video, **wanted)
+            self.compressed, self.encoded = self.lm.compress(paid, **wanted), encoded
         self.settings, self._method = wanted, method
 
     def forget(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
 from vidcomp.engine.streaming import EagerEncoder
 from vidcomp.engine.together import Request, answered_together
-from vidcomp.engine.videos import EncodedVideo, WatchedVideo
+from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.errors import UsageError, VidcompError
 from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
@@ -74,7 +75,7 @@ class VideoLM:
     @checked
     def ask(
         self,
-        video: VideoInput | WatchedVideo | EncodedVideo,
+        video: VideoInput | EncodedVideo | CompressedVideo,
         question: str,
         *,
         method: str | Method | None = None,
@@ -87,8 +88,8 @@ class VideoLM:
         """Answer a question about a video.
 
         Args:
-            video: a file, its bytes, an open file or frames (:class:`~vidcomp.FrameSequence`), or what :meth:`encode`
-                returned; what :meth:`watch` returned is compressed anew.
+            video: a file, its bytes, an open file or frames (:class:`~vidcomp.FrameSequence`), or what :meth:`compress`
+                returned; what :meth:`encode` returned is compressed anew.
             question: plain text.
             method: a name with parameters (``"holitom:tau=0.8"``) or a method object; the configured one when None.
             on_text: called with each piece of the answer as it is written.
@@ -106,17 +107,17 @@ class VideoLM:
         check_calls(on_text=on_text, stop=stop)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
         request = self._request(video, question, method, settings, balance, history)
-        if request.encoded is video:  # it may be asked again: what comes before the question is read once
-            prefill = request.encoded.prefix.continued(self.family, request.prefill, request.recorder)
+        if request.video is video:  # it may be asked again: what comes before the question is read once
+            prefill = request.video.prefix.continued(self.family, request.prefill, request.recorder)
             request = replace(request, prefill=prefill)
-        check_prepared(len(request.encoded.tokens), request.prefill)
+        check_prepared(len(request.video.tokens), request.prefill)
         asked_at = time.perf_counter()
         return request.answer(generate(self.family, request.prefill, request.config, on_text, stop), asked_at)
 
     @checked
     def ask_many(
         self,
-        items: Sequence[tuple[VideoInput | WatchedVideo | EncodedVideo, str]],
+        items: Sequence[tuple[VideoInput | EncodedVideo | CompressedVideo, str]],
         *,
         batch_size: int = 8,
         method: str | Method | None = None,
@@ -148,13 +149,15 @@ class VideoLM:
         def prepared(video: Any, question: str) -> Request:
             check_question(question)
             request = self._request(video, question, method, dict(settings))
-            check_prepared(len(request.encoded.tokens), request.prefill)
+            check_prepared(len(request.video.tokens), request.prefill)
             return request
 
         return answered_together(self.family, [partial(prepared, *item) for item in items], batch_size)
 
     @checked
-    def stream(self, video: VideoInput | WatchedVideo | EncodedVideo, question: str, **settings: Any) -> Iterator[str]:
+    def stream(
+        self, video: VideoInput | EncodedVideo | CompressedVideo, question: str, **settings: Any
+    ) -> Iterator[str]:
         """Like :meth:`ask`, yielding the answer in pieces as it is written."""
         check_question(question)
         return stream_text(lambda on_text, stop: self.ask(video, question, on_text=on_text, stop=stop, **settings))
@@ -173,57 +176,18 @@ class VideoLM:
     @checked
     def encode(
         self,
-        video: VideoInput | WatchedVideo,
-        *,
-        question: str | None = None,
-        method: str | Method | None = None,
-        **settings: Any,
-    ) -> EncodedVideo:
-        """Read, encode and compress a video once, for many questions.
-
-        Args:
-            video: as in :meth:`ask`, or what :meth:`watch` returned.
-            question: what a question-aware method chooses tokens for; other methods do not look at it.
-            method, settings: as in :meth:`ask`.
-
-        Raises:
-            UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
-        """
-        if question is not None:
-            check_question(question)
-        watched = video if isinstance(video, WatchedVideo) else self.watch(video, method=method, **settings)
-        self._check(watched)
-        config, chosen = configured(watched.config, method, settings)
-        outer = config.outer.settled(watched.layout.slices * watched.layout.tokens)
-        schedule = chosen_schedule(chosen, outer, self.family)
-        policy = position_policy(outer.positions, self.family, schedule)
-        config, outer = config.replace(positions=policy.name), replace(outer, positions=policy.name)
-        watched = replace(watched, view=completed(watched.view, chosen, self.family, watched.seen, question))
-        recorder = Recorder(watched.ledger, device=self.family.device)
-        with torch.no_grad():
-            reduction, tokens = compressed(
-                recorder, watched.view, watched.plan, chosen, outer, config.generate.seed, watched.seen
-            )
-        recorder.spans(watched.layout, reduction.spans or watched.plan.spans, reduction.anchors)
-        name = config.outer.method if chosen is not method else described(chosen)
-        asked = question if reads_question(chosen) else None
-        return EncodedVideo(watched, tokens, reduction, name, schedule, asked, config, recorder.ledger)
-
-    @checked
-    def watch(
-        self,
         video: VideoInput,
         *,
         method: str | Method | None = None,
         signals: frozenset[str] = frozenset(),
         **settings: Any,
-    ) -> WatchedVideo:
-        """Read a video and run the vision tower without removing tokens.
+    ) -> EncodedVideo:
+        """Read a video and run the vision tower; no token is removed yet.
 
         Args:
             video: a file, its bytes, an open file or frames.
             method: the view gets the signals that it reads.
-            signals: more signals to collect, for other methods that :meth:`encode` will be called with.
+            signals: more signals to collect, for other methods that :meth:`compress` will be called with.
             settings: as in :meth:`ask`.
         """
         self._check(video)
@@ -242,13 +206,57 @@ class VideoLM:
         apart, tower_rows = plan.encode, list[int]()
         with recorder.timed(), memory_errors(f"{self.family.device} for {layout.frames_of(apart)} frames"):
             if eager is not None:
-                encoded = eager.result()
+                features = eager.result()
             else:
-                encoded, plan, tower_rows = encoded_with(merger, self.family, frames.pixels, layout, plan, signals)
+                features, plan, tower_rows = encoded_with(merger, self.family, frames.pixels, layout, plan, signals)
         recorder.encoded(layout, apart, plan, tower_rows, eager.seconds if eager else 0.0)
         seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
-        view = view_of(encoded, layout, plan, chosen, self.family, seen)
-        return WatchedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker)
+        view = view_of(features, layout, plan, chosen, self.family, seen)
+        return EncodedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker, self.compress)
+
+    @checked
+    def compress(
+        self,
+        video: VideoInput | EncodedVideo,
+        *,
+        question: str | None = None,
+        method: str | Method | None = None,
+        **settings: Any,
+    ) -> CompressedVideo:
+        """Read, encode and compress a video once, for many questions.
+
+        Args:
+            video: as in :meth:`ask`, or what :meth:`encode` returned, which is not encoded again.
+            question: what a question-aware method chooses tokens for; other methods do not look at it.
+            method, settings: as in :meth:`ask`.
+
+        Raises:
+            UsageError: a question-aware method without a question; otherwise as :meth:`ask`.
+        """
+        if question is not None:
+            check_question(question)
+        encoded = video if isinstance(video, EncodedVideo) else self.encode(video, method=method, **settings)
+        self._check(encoded)
+        config, chosen = configured(encoded.config, method, settings)
+        outer = config.outer.settled(encoded.layout.slices * encoded.layout.tokens)
+        schedule = chosen_schedule(chosen, outer, self.family)
+        policy = position_policy(outer.positions, self.family, schedule)
+        config, outer = config.replace(positions=policy.name), replace(outer, positions=policy.name)
+        encoded = replace(encoded, view=completed(encoded.view, chosen, self.family, encoded.seen, question))
+        recorder = Recorder(encoded.ledger, device=self.family.device)
+        with torch.no_grad():
+            reduction, tokens = compressed(
+                recorder, encoded.view, encoded.plan, chosen, outer, config.generate.seed, encoded.seen
+            )
+        recorder.spans(encoded.layout, reduction.spans or encoded.plan.spans, reduction.anchors)
+        name = config.outer.method if chosen is not method else described(chosen)
+        asked = question if reads_question(chosen) else None
+        return CompressedVideo(encoded, tokens, reduction, name, schedule, asked, config, recorder.ledger)
+
+    def watch(self, video: VideoInput, **settings: Any) -> EncodedVideo:
+        """Call :meth:`encode` by its earlier name, with a warning."""
+        warnings.warn("lm.watch() is now lm.encode(), and what encode() did is compress()", DeprecationWarning, 2)
+        return self.encode(video, **settings)
 
     # -- the stages
 
@@ -257,21 +265,21 @@ class VideoLM:
         balance: AttentionBalance | None = None, history: Sequence[Turn] = (),
     ) -> Request:  # fmt: skip
         """The question, ready to be read in one prefill with the video."""
-        encoded = self._encoded(video, question, method, settings)
-        again = encoded is video and encoded.prefix.next_question()
-        prefill = self.prepare(encoded, question, balance, history)
-        config = encoded.config.replace(**settings).generate
-        recorder = Recorder(encoded.ledger, reused=again)
-        return Request(question, encoded, prefill, config, recorder, self.family.checkpoint.name)
+        ready = self._compressed(video, question, method, settings)
+        again = ready is video and ready.prefix.next_question()
+        prefill = self.prepare(ready, question, balance, history)
+        config = ready.config.replace(**settings).generate
+        recorder = Recorder(ready.ledger, reused=again)
+        return Request(question, ready, prefill, config, recorder, self.family.checkpoint.name)
 
     def _check(self, video: object) -> None:
         """Refuse to work once closed, and on what another model made."""
         if self.closed:
             raise UsageError(f"{self.family.maker.name} is closed", why="close() has taken it apart",
                              hint="ask inside the with block, or load it again", code="closed")  # fmt: skip
-        if isinstance(video, (WatchedVideo, EncodedVideo)):
-            watched = video if isinstance(video, WatchedVideo) else video.watched
-            self.family.maker.check(watched.maker, "a watched video" if watched is video else "an encoded video")
+        if isinstance(video, (EncodedVideo, CompressedVideo)):
+            encoded = video if isinstance(video, EncodedVideo) else video.encoded
+            self.family.maker.check(encoded.maker, "an encoded video" if encoded is video else "a compressed video")
 
     def _chosen(
         self, config: RunConfig, chosen: Method, signals: frozenset[str]
@@ -283,20 +291,20 @@ class VideoLM:
         signals |= signals_to_collect(chosen, self.family, schedule)
         return signals, chosen_merger(config.outer, self.family, signals)
 
-    def _encoded(
+    def _compressed(
         self,
-        video: VideoInput | WatchedVideo | EncodedVideo,
+        video: VideoInput | EncodedVideo | CompressedVideo,
         question: str,
         method: str | Method | None,
         settings: dict[str, Any],
-    ) -> EncodedVideo:
+    ) -> CompressedVideo:
         self._check(video)
-        if not isinstance(video, EncodedVideo):
-            return self.encode(video, question=question, method=method, **settings)
+        if not isinstance(video, CompressedVideo):
+            return self.compress(video, question=question, method=method, **settings)
         fixed = {name for name in settings if name not in {"max_new_tokens", "temperature", "top_p", "seed"}}
         if fixed or method is not None:
             raise UsageError(
-                f"{sorted(fixed or {'method'})[0]} cannot change after encode()", hint="call encode() again with it"
+                f"{sorted(fixed or {'method'})[0]} cannot change after compress()", hint="call compress() again with it"
             )
         if video.question not in (None, question):
             _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
@@ -325,20 +333,20 @@ class VideoLM:
 
     def prepare(
         self,
-        encoded: EncodedVideo,
+        video: CompressedVideo,
         question: str,
         balance: AttentionBalance | None = None,
         history: Sequence[Turn] = (),
     ) -> Prefill:
         """Input rows, position ids and an empty cache holding the plan, ready for the stock ``generate``."""
-        expect("encoded", encoded, isinstance(encoded, EncodedVideo), "what encode() returned")
-        self._check(encoded)
-        watched, schedule = encoded.watched, encoded.schedule
-        reduction, separators = encoded.reduction, len(self.family.separators())
-        facts = visual_facts(schedule, watched.view, watched.plan, reduction.anchors, separators, reduction)
-        policy = PositionPolicy(encoded.config.outer.positions)
+        expect("video", video, isinstance(video, CompressedVideo), "what compress() returned")
+        self._check(video)
+        encoded, schedule = video.encoded, video.schedule
+        reduction, separators = video.reduction, len(self.family.separators())
+        facts = visual_facts(schedule, encoded.view, encoded.plan, reduction.anchors, separators, reduction)
+        policy = PositionPolicy(video.config.outer.positions)
         return assembled(
-            self.family, watched.layout, encoded.tokens, question, policy, schedule,
+            self.family, encoded.layout, video.tokens, question, policy, schedule,
             history=history, facts=facts, balance=balance, members=policy.members(reduction),
         )  # fmt: skip
 

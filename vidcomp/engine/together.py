@@ -21,7 +21,7 @@ from vidcomp.config import GenerateConfig
 from vidcomp.engine.decoder.joined_cache import JoinedCache, why_alone
 from vidcomp.engine.generate import Checked, Generation, Prefill, Watch, draws, ended, generate, run_stock
 from vidcomp.engine.record import Recorder
-from vidcomp.engine.videos import EncodedVideo
+from vidcomp.engine.videos import CompressedVideo
 from vidcomp.errors import OutOfMemory, VidcompError
 from vidcomp.families import Family
 from vidcomp.methods.base import described
@@ -39,7 +39,7 @@ class Request:
 
     Attributes:
         question: plain text.
-        encoded: the video.
+        video: the video.
         prefill: what is read.
         config: length, sampling and seed.
         recorder: fills the ledger.
@@ -47,7 +47,7 @@ class Request:
     """
 
     question: str
-    encoded: EncodedVideo
+    video: CompressedVideo
     prefill: Prefill
     config: GenerateConfig
     recorder: Recorder
@@ -55,14 +55,14 @@ class Request:
 
     def answer(self, generation: Generation, asked_at: float) -> Answer:
         """What came out of it; ``asked_at`` is when the model was called, by ``time.perf_counter``."""
-        encoded, watched = self.encoded, self.encoded.watched
+        video, encoded = self.video, self.video.encoded
         self.recorder.answered(generation, self.prefill, asked_at)
         return Answer(
-            text=generation.text, question=self.question, path=watched.frames.info.path, model=self.model,
-            method=encoded.method, frames=watched.frames.wait(), spans=encoded.reduction.spans,
+            text=generation.text, question=self.question, path=encoded.frames.info.path, model=self.model,
+            method=video.method, frames=encoded.frames.wait(), spans=video.reduction.spans,
             ledger=self.recorder.ledger, seed=self.config.seed,
-            inner=described(encoded.schedule) if encoded.schedule else "none",
-            encoder=encoded.config.outer.encoder, finish=generation.finish,
+            inner=described(video.schedule) if video.schedule else "none",
+            encoder=video.config.outer.encoder, finish=generation.finish,
         )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _groups(family: Family, requests: dict[int, Request], size: int) -> Iterator
         reason = _why_alone(family, request)
         if reason is not None and size > 1 and len(requests) > 1:
             request.recorder.note(f"answered alone: {reason}")
-        key = (repr(request.encoded.schedule), request.config) if reason is None else place
+        key = (repr(request.video.schedule), request.config) if reason is None else place
         alike.setdefault(key, []).append(place)
     for places in alike.values():
         yield from (places[start : start + size] for start in range(0, len(places), size))

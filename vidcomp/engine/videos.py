@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from vidcomp.config import RunConfig
-from vidcomp.core.arguments import Maker
+from vidcomp.core.arguments import Maker, expect
 from vidcomp.core.ledger import StageLedger
 from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView
 from vidcomp.engine.prefix import SharedPrefix
 from vidcomp.families import Layout
+from vidcomp.methods import Method
 from vidcomp.schedules import Schedule
 from vidcomp.spans import FramePlan
 from vidcomp.video import Frames
 
-__all__ = ["EncodedVideo", "WatchedVideo"]
+__all__ = ["CompressedVideo", "EncodedVideo"]
 
 
 @dataclass(frozen=True)
-class WatchedVideo:
+class EncodedVideo:
     """A video after the vision tower, before any token is removed by a method.
 
     Attributes:
@@ -33,6 +36,7 @@ class WatchedVideo:
         config: the settings it was read with.
         ledger: the stages so far.
         maker: the model that made it, and the only one that can be asked about it.
+        compressor: the ``compress`` of the :class:`VideoLM` that made it.
     """
 
     frames: Frames
@@ -43,14 +47,28 @@ class WatchedVideo:
     config: RunConfig
     ledger: StageLedger
     maker: Maker | None = None
+    compressor: Callable[..., CompressedVideo] | None = field(default=None, repr=False, compare=False)
+
+    def compress(
+        self, *, question: str | None = None, method: str | Method | None = None, **settings: Any
+    ) -> CompressedVideo:
+        """Remove tokens: the outer stage, as often as wanted and with other settings each time.
+
+        Args:
+            question: what a question-aware method chooses tokens for.
+            method, settings: as in :meth:`VideoLM.ask`; those not named are the ones it was encoded with.
+        """
+        expect("video", self, self.compressor is not None, "what lm.encode() returned")
+        assert self.compressor is not None
+        return self.compressor(self, question=question, method=method, **settings)
 
 
 @dataclass(frozen=True)
-class EncodedVideo:
+class CompressedVideo:
     """A video ready to be asked about: survivors, and the decision that made them.
 
     Attributes:
-        watched: where it comes from.
+        encoded: where it comes from.
         tokens: survivors, [M, D].
         reduction: the decision, about all T * N tokens.
         method: the method's name, with its parameters as they were given.
@@ -61,7 +79,7 @@ class EncodedVideo:
         prefix: what the language model holds of it between questions.
     """
 
-    watched: WatchedVideo
+    encoded: EncodedVideo
     tokens: CompressedTokens
     reduction: Reduction
     method: str

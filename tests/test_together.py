@@ -10,6 +10,7 @@ import torch
 from families import FAMILY_NAMES, checkpoint, load, moving_square
 
 import vidcomp
+import vidcomp.engine.together
 from vidcomp.config import RunConfig
 from vidcomp.engine.run import VideoLM
 from vidcomp.errors import InputError, ModelError, UsageError
@@ -111,9 +112,19 @@ def test_padding_is_no_matter_of_repetition_rules(loaded, monkeypatch):
     lm = loaded("llava_onevision")
     for name, value in (("repetition_penalty", 1.8), ("no_repeat_ngram_size", 2)):
         monkeypatch.setattr(lm.family.model.generation_config, name, value)
-    asked = [(video, question) for (video, _), question in zip(items(), ("a", "a a a a", "b"), strict=True)]
-    singles, many, _ = compared(lm, asked, {"keep": 0.4, **GREEDY, "max_new_tokens": 12})
+    settings = {"keep": 0.4, **GREEDY}
+    with Logits(lm.family.model) as seen:
+        lm.ask(*items()[2], **settings)  # the shortest prompt
+    likeliest = int(seen[0].argmax())
+    monkeypatch.setattr(lm.family.model.generation_config, "pad_token_id", likeliest)
+    given, run = [], vidcomp.engine.together.run_stock
+    monkeypatch.setattr(
+        "vidcomp.engine.together.run_stock", lambda *args, **more: given.append(more) or run(*args, **more)
+    )
+    singles, many, _ = compared(lm, items(), settings)
     assert [answer.text for answer in many] == [answer.text for answer in singles]
+    for ids, mask in zip(given[0]["input_ids"], given[0]["attention_mask"], strict=True):
+        assert set(ids[mask == 0].tolist()) <= set(ids[mask == 1].tolist())  # nothing is held for said that was not
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class JoinedCache(CompressedCache):
 
     def attention_of(self, number: int, layer: int, device: torch.device) -> Attention:
         """The attention of a watched layer in one sequence, its padding left out."""
-        seen, keys = self.forward.inputs[layer].to(device), self.layer(layer).stored_keys.to(device)
+        seen, keys = self._attention_of(layer, device).source, self.layer(layer).stored_keys.to(device)
         start = keys.shape[2] - self.parts[number].measured.entered[layer]
         one = slice(number, number + 1)
         cos, sin = (table.expand(len(keys), -1, -1)[one, start:] for table in (seen.cos, seen.sin))

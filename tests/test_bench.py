@@ -192,7 +192,7 @@ def test_reading_beside_raw_calls(tmp_path, capfd):
     record = json.loads(capfd.readouterr().out)
     assert record["reader"] == "pyav" and all(ratio > 0 for ratio in record["ratios"].values())
     assert set(record["seconds"]) == {
-        "vidcomp", "vidcomp, --seek fast", "vidcomp, second look",
+        "vidcomp", "vidcomp, --seek fast", "vidcomp, inspection",
         "vidcomp, decord", "vidcomp, pyav", "vidcomp, opencv",
         "decord, get_batch", "decord, skip and next", "pyav, decode through", "opencv, grab through",
     }  # fmt: skip

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from vidcomp.errors import IncompleteVideo
 from vidcomp.video import Frames, Sampling
 from vidcomp.video.container.header import Header
 from vidcomp.video.container.libav import demux
-from vidcomp.video.damage import hevc, vp8
-from vidcomp.video.damage.flv import broken_chain
-from vidcomp.video.damage.inspect import second_look
+from vidcomp.video.damage import Decoded, decoders, inspect, structure
 from vidcomp.video.damage.mpegts import broken_packets
+from vidcomp.video.damage.structure import broken_chain
 from vidcomp.video.probe import probe
 from vidcomp.video.process.client import stop_workers
 from vidcomp.video.readers.base import Source
@@ -139,17 +139,17 @@ def test_vp8_that_runs_beyond_its_end_is_noticed(tmp_path: Path) -> None:
     frames, truth = read_frames(damaged(whole, 20), EVERY), read_frames(whole, EVERY)
     assert truth.degraded is None and frames.missing is None
     assert not np.array_equal(frames.pixels, truth.pixels)  # wrong pictures without a word
-    assert frames.degraded == f"damaged data ({vp8.SPOILT})"
+    assert frames.degraded == f"damaged data ({decoders.SPOILT})"
 
 
 def test_vp8_without_its_library_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vp8, "vp8_library", lambda: None)
-    assert vp8.vp8_complaint([b"\0damaged"]) == ""
+    monkeypatch.setattr(decoders, "load", lambda library: None)
+    assert decoders.vp8_complaint([b"\0damaged"]) == ""
 
 
 def test_vp8_before_the_first_key_picture_is_not_judged() -> None:
-    assert vp8.vp8_complaint([b"\1\0\0\0"]) == ""
-    assert vp8.vp8_complaint([b"\1\0\0\0", b"\0" * 16]) == vp8.LOST
+    assert decoders.vp8_complaint([b"\1\0\0\0"]) == ""
+    assert decoders.vp8_complaint([b"\1\0\0\0", b"\0" * 16]) == decoders.LOST
 
 
 def test_a_picture_that_is_lost_in_the_middle_is_told(tmp_path: Path) -> None:
@@ -347,14 +347,10 @@ def test_a_pickled_answer_has_waited(tmp_path: Path) -> None:
 
 
 def test_without_the_second_decoder_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hevc, "PACKAGES", ("no_such_package",))
-    monkeypatch.setattr(hevc, "SYSTEM", ("no-such-library.so",))
-    hevc.hevc_library.cache_clear()
-    try:
-        assert hevc.hevc_library() is None
-        assert hevc.hevc_complaint([b"\0\0\1\x26\x01\xaf"]) == ""
-    finally:
-        hevc.hevc_library.cache_clear()
+    absent = replace(decoders.DE265, packages=("no_such_package",), system=("no-such-library.so",))
+    monkeypatch.setattr(decoders, "DE265", absent)
+    assert decoders.load(absent) is None
+    assert decoders.hevc_complaint([b"\0\0\1\x26\x01\xaf"]) == ""
 
 
 def test_checksums_of_matroska_are_compared(tmp_path: Path) -> None:
@@ -374,11 +370,12 @@ def test_a_checksum_is_noticed_that_no_picture_depends_on(tmp_path: Path) -> Non
 
 
 def test_large_matroska_files_are_compared_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidcomp.video.damage.inspect.SMALL_BYTES", 0)
+    monkeypatch.setattr(structure, "SMALL_BYTES", 0)
+    monkeypatch.setattr("vidcomp.video.damage.inspection.SMALL_BYTES", 0)
     path = make_clip(tmp_path / "a.mkv", 60)
     source = Source(str(path), Header(kind="matroska"))
-    assert second_look(source, [0], 60, thorough=False) is None
-    look = second_look(source, [0], 60, thorough=True)
+    assert inspect(source, Decoded([0], 60)) == ("", None)
+    _, look = inspect(source, Decoded([0], 60), thorough=True)
     assert look is not None and look() == ""
     data = bytearray(path.read_bytes())
     data[-300] ^= 1

@@ -85,7 +85,7 @@ RAW_CALLS: dict[str, tuple[str, Raw]] = {
 
 
 FAST = "vidcomp, --seek fast"
-LOOK = "vidcomp, second look"
+LOOK = "vidcomp, inspection"
 PAUSE_SECONDS = 0.01  # after each: decoders that are being closed must not take the next one's time
 
 
@@ -96,7 +96,7 @@ class ReadBench:
     Attributes:
         reader: the one that vidcomp chose.
         seconds: of each round, by name: ``vidcomp`` chooses a reader, ``vidcomp, NAME`` is bound to one, the others are
-            raw calls. All until the frames are there; ``vidcomp, second look`` is until it is known that the file is
+            raw calls. All until the frames are there; ``vidcomp, inspection`` is until it is known that the file is
             not damaged, where that takes longer. Ways that are compared ran in the same rounds.
         peak_bytes: resident memory of all processes above that before the first reading, its frames included, with no
             decoding process running yet; None where it cannot be measured.

@@ -11,7 +11,6 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from vidcomp.video.container.packets import list_packets
 from vidcomp.video.container.plan import cheaper_frames
 from vidcomp.video.container.scan import Timeline
-from vidcomp.video.damage.complaints import damage_of, log_end, printed_damage
-from vidcomp.video.damage.inspect import Look, quick_look, second_look
+from vidcomp.video.damage import Decoded, Look, inspect
 from vidcomp.video.process.messages import (
     Delivered,
     Failed,
@@ -38,6 +36,7 @@ from vidcomp.video.process.messages import (
 )
 from vidcomp.video.process.worker import limit_heap, trim_heap
 from vidcomp.video.readers.base import Facts, Packets, ReaderError, Source, Uncounted, VideoReader, create_reader
+from vidcomp.video.readers.complaints import damage_of, log_end, printed_damage
 from vidcomp.video.readers.conform import squared
 from vidcomp.video.sampling import Sampling, choose_frames, choose_in_spans, window
 from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
@@ -111,7 +110,7 @@ def _list(request: Request, memory: Memory, send: Send) -> Listed:
     """Do a job without a reader."""
     packets = list_packets(request.path, request.header)
     packets.close()
-    flaw = quick_look(Source(request.path, request.header, lambda: packets))
+    flaw, _ = inspect(Source(request.path, request.header, lambda: packets))
     scan = packets.scan
     if scan is None:
         return Listed(packets.facts, None, flaw)
@@ -156,19 +155,17 @@ class _Decoding:
             timeline, chosen = self._deliver(source, reader)
             scan, complaint = source.scan, damage_of(reader, began)
             damage = (scan.complaint if scan else "") or complaint
-            flaw = "" if damage else quick_look(source)
+            ranged = request.sampling.start > 0 or request.sampling.end is not None
+            decoded = Decoded(chosen, len(timeline), reader.name, ranged)
+            flaw, look = ("", None) if damage else inspect(source, decoded, request.thorough)
             delivered = Delivered(
                 source.facts, len(timeline), timeline.seconds, timeline.start, reader.claimed_seconds, reader.size,
-                damage, flaw, (*(scan.notes if scan else ()), *reader.notes),
+                damage, flaw, (*(scan.notes if scan else ()), *reader.notes), inspecting=look is not None,
             )  # fmt: skip
         source.packets.close()
-        if damage or flaw:  # what several threads make of damaged data differs from run to run
-            return self._attempt(name, source.unopened(), alone=True) if reader.threads > 1 else (delivered, None)
-        inspection = second_look(
-            source, chosen, len(timeline), reader=reader.name, thorough=request.thorough,
-            ranged=request.sampling.start > 0 or request.sampling.end is not None,
-        )  # fmt: skip
-        return replace(delivered, inspecting=inspection is not None), inspection
+        if (damage or flaw) and reader.threads > 1:  # what several threads make of damaged data differs between runs
+            return self._attempt(name, source.unopened(), alone=True)
+        return delivered, look
 
     def _deliver(self, source: Source, reader: VideoReader) -> tuple[Timeline, list[int]]:
         """Write the chosen frames; return when every frame is shown, and which were chosen."""

@@ -2,7 +2,7 @@
 """Containers whose own lengths, counts or checksums contradict their content, which demuxers step over.
 
 FFmpeg's ``err_detect`` (``crccheck``, ``explode`` and the others) reports none of the Matroska and AVI cases of the
-tests, one of three in Flash video and one of six in transport streams, which is why they are checked here.
+tests, one of three in Flash video, and logs two of seven in transport streams, which is why they are checked here.
 """
 
 from __future__ import annotations

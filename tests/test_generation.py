@@ -49,8 +49,8 @@ def defaults(replica, monkeypatch):
 def test_the_checkpoints_generation_defaults_rule_as_in_the_stock_model(replica, clip, defaults, values):
     """Penalties look at prompt ids too, which embeddings alone would hide."""
     defaults(values)
-    watched = replica.watch(clip)
-    frames, prompt = watched.frames.pixels, replica.family.prompt(QUESTION, watched.layout)
+    encoded = replica.encode(clip)
+    frames, prompt = encoded.frames.pixels, replica.family.prompt(QUESTION, encoded.layout)
     ids = prompt.full_ids(196, 1, replica.family.visual_id)[None]
     torch.manual_seed(3)
     stock = replica.family.model.generate(

@@ -15,6 +15,7 @@ from clips import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.read import main as time_reading
 from vidcomp.bench import Timing
 from vidcomp.bench.accuracy import bench_accuracy
 from vidcomp.bench.ask import StagePair
@@ -188,7 +189,7 @@ def test_a_pair_names_its_own_inner_schedule(nano, small):
 
 def test_reading_beside_raw_calls(tmp_path, capfd):
     clip = make_clip(tmp_path / "clip.mp4", 48, options={"g": "24", "sc_threshold": "0"})
-    assert run(["bench", "read", str(clip), "--frames", "8", "--repeats", "1", "--json"]) == 0
+    assert time_reading([str(clip), "--frames", "8", "--repeats", "1", "--json"]) == 0
     record = json.loads(capfd.readouterr().out)
     assert record["reader"] == "pyav" and all(ratio > 0 for ratio in record["ratios"].values())
     assert set(record["seconds"]) == {
@@ -199,6 +200,6 @@ def test_reading_beside_raw_calls(tmp_path, capfd):
     assert record["fast_gain"] > 0
     if Path("/proc/self/statm").exists():
         assert record["peak_bytes"] > read_frames(clip, Sampling(8)).pixels.nbytes
-    assert run(["bench", "read", str(clip), "--alone", "--seek", "fast", "--repeats", "1"]) == 0
+    assert time_reading([str(clip), "--alone", "--seek", "fast", "--repeats", "1"]) == 0
     told = capfd.readouterr().out
     assert "times faster" not in told and "raw call" not in told and "memory above" in told

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.read import FAST, ReadBench, _alternate
 from vidcomp.bench.ask import PLAIN, bench_ask
 from vidcomp.bench.break_even import break_even
 from vidcomp.bench.paired import CONFIDENCE, FEWEST_PAIRS, MedianInterval, median_interval, paired_ratio
-from vidcomp.bench.read import FAST, ReadBench, _alternate
 from vidcomp.core.ledger import StageLedger, StageRecord
 
 STAGES = {"read": 0.06, "encode": 0.05, "compress": 0.004, "prefill": 0.02, "generate": 0.03}

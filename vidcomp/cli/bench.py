@@ -14,7 +14,7 @@ import typer
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import RunConfig, VideoConfig
+from vidcomp.config import RunConfig
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vidcomp.bench import AskBench
     from vidcomp.bench.compress import CompressTiming
     from vidcomp.bench.paired import MedianInterval
-    from vidcomp.bench.read import ReadBench
 
 __all__ = ["app"]
 
@@ -118,52 +117,6 @@ def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:
         ui.note(f"{name}: {median:.1f} ms")
     if not ui.json:
         out_console().print(table)
-
-
-@app.command()
-@with_ui
-@with_config(VideoConfig)
-def read(
-    video: Annotated[Path, path_argument("video file")],
-    repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 11,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="no raw calls: they go through the whole file, an hour of it in minutes")
-    ] = False,
-    *,
-    config: RunConfig,
-    ui: Ui,
-) -> None:
-    """Time reading beside raw calls of decord, PyAV and OpenCV, in rounds whose order is drawn by chance."""
-    from vidcomp.bench.paired import faster_or_slower
-    from vidcomp.bench.read import bench_read
-    from vidcomp.core.stock_rules import StockRule
-    from vidcomp.video import READERS
-    from vidcomp.video.options import readers_of, sampling_of
-
-    result = bench_read(
-        video, sampling_of(config.video, 32, StockRule(frames=32)), readers=readers_of(config.video), repeats=repeats,
-        alone=alone,
-        deadline_seconds=config.video.deadline, strict=config.video.strict,
-    )  # fmt: skip
-    if ui.json:
-        data(result.to_dict())
-        return
-    out_console().print(_read_table(result))
-    data(f"chosen: {result.reader}")
-    ratios = [f"{reader} {_ranged(ratio)}" for reader in READERS if (ratio := result.ratio(reader)) is not None]
-    if ratios:
-        data(f"vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
-    if (gain := result.fast_gain) is not None:
-        data(f"--seek fast: {faster_or_slower(gain)}")
-    if result.peak_bytes is not None:
-        data(f"memory above the idle process, all processes: {result.peak_bytes / 2**20:.0f} MiB")
-
-
-def _read_table(result: ReadBench) -> Sheet:
-    table = Sheet("way", "ms (10-90 %)")
-    for name, t in result.timings.items():
-        table.add_row(name, f"{t.median * 1e3:.1f} ({t.p10 * 1e3:.1f}-{t.p90 * 1e3:.1f})")
-    return table
 
 
 def _shape(text: str) -> tuple[int, int, int]:

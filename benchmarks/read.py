@@ -3,27 +3,39 @@
 
 The raw calls are the best that each library offers for the same frames, without isolation, checks or exact times: they
 take the frames that the scan names and may return others (docs/reading.md says when).
+
+    python -m benchmarks.read VIDEO --repeats 25
 """
 
 from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vidcomp.bench.memory import peak_of_processes
-from vidcomp.bench.paired import MedianInterval, paired_ratio
+import typer
+
+from benchmarks.memory import peak_of_processes
+from vidcomp.bench.paired import MedianInterval, faster_or_slower, paired_ratio
 from vidcomp.bench.timing import Timing
+from vidcomp.cli.console import Ui, data, out_console, print_error
+from vidcomp.cli.options import path_argument, with_config, with_ui
+from vidcomp.config import RunConfig, VideoConfig
 from vidcomp.core.arguments import checked, expect
+from vidcomp.core.stock_rules import StockRule
+from vidcomp.errors import VidcompError
+from vidcomp.report.sheet import Sheet
 from vidcomp.video import READERS, Frames, Sampling, read_frames
+from vidcomp.video.options import readers_of, sampling_of
 from vidcomp.video.process.client import stop_workers
 
-__all__ = ["RAW_CALLS", "ReadBench", "bench_read"]
+__all__ = ["RAW_CALLS", "ReadBench", "bench_read", "main"]
 
 Raw = Callable[[str, Sequence[int]], Any]
 Way = Callable[[], Any]
@@ -125,7 +137,7 @@ class ReadBench:
         return paired_ratio(self.seconds["vidcomp"], self.seconds[FAST]) if FAST in self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in ``bench read --json``."""
+        """The object that ``--json`` prints."""
         ratios = {reader: self.ratio(reader) for reader in READERS}
         return {
             "reader": self.reader,
@@ -224,3 +236,64 @@ def _compared_ways(reader: str, read: Callable[..., Frames], path: Path, indices
 
     ways: dict[str, Way] = {f"vidcomp, {reader}": lambda: read(readers=[reader])}
     return ways | {name: raw(call) for name, (of, call) in RAW_CALLS.items() if of == reader}
+
+
+@with_ui
+@with_config(VideoConfig)
+def read(
+    video: Annotated[Path, path_argument("video file")],
+    repeats: Annotated[int, typer.Option("--repeats", help="measured rounds", min=1, max=1000)] = 11,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="no raw calls: they go through the whole file, an hour of it in minutes")
+    ] = False,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Time reading beside raw calls of decord, PyAV and OpenCV, in rounds whose order is drawn by chance."""
+    result = bench_read(
+        video, sampling_of(config.video, 32, StockRule(frames=32)), readers=readers_of(config.video), repeats=repeats,
+        alone=alone,
+        deadline_seconds=config.video.deadline, strict=config.video.strict,
+    )  # fmt: skip
+    if ui.json:
+        data(result.to_dict())
+        return
+    out_console().print(_read_table(result))
+    data(f"chosen: {result.reader}")
+    ratios = [
+        f"{reader} {ratio.value:.2f}x ({ratio.range_text})"
+        for reader in READERS
+        if (ratio := result.ratio(reader)) is not None
+    ]
+    if ratios:
+        data(f"vidcomp's time over the best raw call of the same reader: {', '.join(ratios)}")
+    if (gain := result.fast_gain) is not None:
+        data(f"--seek fast: {faster_or_slower(gain)}")
+    if result.peak_bytes is not None:
+        data(f"memory above the idle process, all processes: {result.peak_bytes / 2**20:.0f} MiB")
+
+
+def _read_table(result: ReadBench) -> Sheet:
+    table = Sheet("way", "ms (10-90 %)")
+    for name, t in result.timings.items():
+        table.add_row(name, f"{t.median * 1e3:.1f} ({t.p10 * 1e3:.1f}-{t.p90 * 1e3:.1f})")
+    return table
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command line and return its exit status."""
+    app = typer.Typer(add_completion=False)
+    app.command()(read)
+    try:
+        app(args=list(args), standalone_mode=False)
+    except VidcompError as error:
+        print_error(error)
+        return error.status
+    finally:
+        stop_workers()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -81,6 +81,7 @@ class VideoLM:
         stop: Callable[[], bool] | None = None,
         balance: AttentionBalance | None = None,
         history: Sequence[Turn] = (),
+        trace: Callable[[EncodedVideo, Prefill], None] | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -94,6 +95,7 @@ class VideoLM:
             stop: asked after every token; True ends the answer there.
             balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
             history: turns of the conversation before this question, (question, answer) each.
+            trace: called with what was read, once the answer is written (:func:`vidcomp.engine.trace.traced`).
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
@@ -102,7 +104,7 @@ class VideoLM:
         """
         check_question(question)
         check_history(history)
-        check_calls(on_text=on_text, stop=stop)
+        check_calls(on_text=on_text, stop=stop, trace=trace)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
         encoded = self._encoded(video, question, method, settings)
         again = encoded is video and encoded.prefix.next_question()
@@ -115,6 +117,8 @@ class VideoLM:
         asked_at = time.perf_counter()
         generation = generate(self.family, prefill, config.generate, on_text, stop)
         recorder.answered(generation, prefill, asked_at)
+        if trace is not None:
+            trace(encoded, prefill)
         return Answer(
             text=generation.text, question=question, path=encoded.watched.frames.info.path,
             model=self.family.checkpoint.name,

@@ -13,8 +13,10 @@ from vidcomp.cli.notes import model_notes
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.config import RunConfig
 from vidcomp.errors import UsageError
+from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
+    from vidcomp.core.trace import TokenTrace
     from vidcomp.engine.decoder import AttentionBalance
     from vidcomp.engine.run import VideoLM
     from vidcomp.result import Answer
@@ -30,23 +32,34 @@ def report(
     attention: Annotated[
         bool, typer.Option("--attention", help="also ask the uncompressed model, and print what both answers look at")
     ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", help="draw the frames with their patches, as .png or .svg", readable=False),
+    ] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
+    from vidcomp.report.page import require_picture, write_picture
 
+    if picture is not None:
+        require_picture(picture)
     balances: tuple[AttentionBalance, AttentionBalance | None] | None = None
     with open_model(config, ui, video, question) as lm:
+        from vidcomp.engine.trace import traced
         from vidcomp.report import make_report, render_report
         from vidcomp.report.attention import attention_record, render_attention
 
         if attention:
-            answer, balances = _looked_at(lm, video, question)
+            answer, trace, balances = _looked_at(lm, video, question)
         else:
-            answer = lm.ask(video, question)
+            answer, trace = traced(lm, video, question)
         made = make_report(answer.ledger, lm.family.shape)
+    if picture is not None:
+        write_picture(answer, trace, picture)
+        ui.note(f"picture: {display_name(picture)}")
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
         more = {"attention": attention_record(*balances)} if balances else {}
@@ -66,17 +79,18 @@ def report(
 
 def _looked_at(
     lm: VideoLM, video: Path, question: str
-) -> tuple[Answer, tuple[AttentionBalance, AttentionBalance | None]]:
+) -> tuple[Answer, TokenTrace, tuple[AttentionBalance, AttentionBalance | None]]:
     """Ask as configured and without compression, over one pass of the vision tower."""
     from vidcomp.engine.decoder import AttentionBalance
+    from vidcomp.engine.trace import traced
 
     encoded, compressed = lm.encode(video), AttentionBalance()
-    answer = lm.ask(encoded, question, balance=compressed)
+    answer, trace = traced(lm, encoded, question, balance=compressed)
     plain = AttentionBalance()
     try:
         lm.ask(encoded, question, method="none", inner="none", keep=1.0, balance=plain)
     except UsageError as error:
         if error.code != "too_long":
             raise
-        return answer, (compressed, None)  # the whole video does not fit this model
-    return answer, (compressed, plain)
+        return answer, trace, (compressed, None)  # the whole video does not fit this model
+    return answer, trace, (compressed, plain)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,6 +70,7 @@ class Prefill:
         markers: how many rows are markers of slices, such as frame numbers and times.
         dropped: marker rows that left with slices that lost all their tokens.
         cached: how many of the rows, from the first on, the cache holds already.
+        survivor: [M] int64 on the CPU, which survivor each visual token row is.
     """
 
     rows: Tensor
@@ -82,6 +83,7 @@ class Prefill:
     markers: int = 0
     dropped: int = 0
     cached: int = 0
+    survivor: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 def generate(

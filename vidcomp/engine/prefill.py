@@ -70,7 +70,7 @@ def assembled(
     ids = torch.cat([torch.full((len(tokens) + len(separators),), family.visual_id), rows.text])[rows.order]
     return Prefill(
         joined, ids, places.to(joined.device), cache, rows.order < len(tokens), len(separators),
-        len(rows.text) - rows.markers, rows.markers, rows.dropped,
+        len(rows.text) - rows.markers, rows.markers, rows.dropped, survivor=rows.order[rows.order < len(tokens)],
     )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ class VideoLM:
         stop: Callable[[], bool] | None = None,
         balance: AttentionBalance | None = None,
         history: Sequence[Turn] = (),
+        trace: Callable[[EncodedVideo, Prefill], None] | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.
@@ -96,6 +97,7 @@ class VideoLM:
             stop: asked after every token; True ends the answer there.
             balance: collects what the answer looks at, layer by layer; costs one row of attention per layer and token.
             history: turns of the conversation before this question, (question, answer) each.
+            trace: called with what was read, once the answer is written (:func:`vidcomp.engine.trace.traced`).
             settings: any field of :class:`~vidcomp.config.RunConfig`'s stages, such as ``keep=0.1, frames=16, seed=1``.
 
         Raises:
@@ -104,7 +106,7 @@ class VideoLM:
         """
         check_question(question)
         check_history(history)
-        check_calls(on_text=on_text, stop=stop)
+        check_calls(on_text=on_text, stop=stop, trace=trace)
         expect("balance", balance, balance is None or isinstance(balance, AttentionBalance), "an AttentionBalance")
         request = self._request(video, question, method, settings, balance, history)
         if request.video is video:  # it may be asked again: what comes before the question is read once
@@ -112,7 +114,10 @@ class VideoLM:
             request = replace(request, prefill=prefill)
         check_prepared(len(request.video.tokens), request.prefill)
         asked_at = time.perf_counter()
-        return request.answer(generate(self.family, request.prefill, request.config, on_text, stop), asked_at)
+        answer = request.answer(generate(self.family, request.prefill, request.config, on_text, stop), asked_at)
+        if trace is not None:
+            trace(request.video, request.prefill)
+        return answer
 
     @checked
     def ask_many(

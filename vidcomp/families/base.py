@@ -257,6 +257,10 @@ class Family(ABC):
         seconds = duration if duration else float(times[-1])
         return Layout(tuple(float(t) for t in times), seconds, size, grid, patches, self.frames_per_slice)
 
+    def seen_area(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of a frame that the tower reads: (left, top, right, bottom) in shares of its sides."""
+        return 0.0, 0.0, 1.0, 1.0
+
     def layout_of(self, frames: NDArray[np.uint8]) -> Layout:
         """The layout of frames [F, h, w, 3] whose times are not known: one per second."""
         return self.layout([float(t) for t in range(len(frames))], frames.shape[1], frames.shape[2], len(frames))

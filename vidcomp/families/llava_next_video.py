@@ -45,6 +45,11 @@ class LlavaNextVideo(SquareFamily):
         top, left = (resized.shape[2] - high) // 2, (resized.shape[3] - wide) // 2
         return resized[:, :, top : top + high, left : left + wide]
 
+    def seen_area(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The middle square."""
+        x, y = ((1 - min(height, width) / side) / 2 for side in (width, height))
+        return x, y, 1 - x, 1 - y
+
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D]; a tensor in newer releases, one tensor per video in older ones."""
         out = self.model.base_model.get_video_features(pixels[None], return_dict=True).pooler_output

@@ -38,6 +38,7 @@ TABLE = [
     ("framefusion", {"cost": 0.4, "threshold": -1.0}),
     ("flashvid", {}),
     ("unified_st", {}),
+    ("st_simdiff", {"cost": 0.5}),
     ("catp", {}),
     ("catp", {"k": 3, "query_frames": 2, "keep": 0.3}),
     ("gsearch", {"at": "1/2/5", "keep": "0.7/0.4/0.1"}),

@@ -52,6 +52,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "gsearch": "vidcomp.schedules.gsearch:GSearch",
         "psigmoid": "vidcomp.schedules.psigmoid:PSigmoid",
         "shortv": "vidcomp.schedules.shortv:ShortV",
+        "st_simdiff": "vidcomp.schedules.st_simdiff:StSimdiffInner",
         "dycoke": "vidcomp.schedules.dycoke:DyCokeInner",
     },
 )

@@ -35,6 +35,8 @@ LATER = (
     "aot",
     "flashvid",
     "st_simdiff",
+    "dart",
+    "fitprune",
 )  # FULL/frontier/<name>.json
 LATER_BYTES, LATER_MOST = 24 << 10, 4
 SURE = ("required", "zero_noise", "own_reading")

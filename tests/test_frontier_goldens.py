@@ -28,6 +28,7 @@ from vidcomp.methods.ott_vid import Pairs, covering, masses
 from vidcomp.methods.surge import surprises
 from vidcomp.schedules import get_schedule
 from vidcomp.schedules.base import best_rows
+from vidcomp.schedules.framefusion import required_removal
 
 
 def view_of(features: Tensor, grid: list[int] | None = None, **signals: Tensor) -> TokenView:
@@ -349,3 +350,34 @@ def test_flashvid_prunes(case: Case) -> None:
     kept = best_rows(looked_at, count)[0] + start
     rest = torch.arange(start + length, given(case, "hidden").shape[1])
     check(case, "keep_index", torch.cat([torch.arange(start), kept, rest]))
+
+
+# -- ST-SimDiff: the graph, and what its share leaves to the attention of layer 1
+
+
+def st_simdiff(case: Case) -> tuple[TokenView, Tensor]:
+    view = view_of(given(case, "feat"), case["params"]["grid"])
+    method = get_method("st_simdiff", **chosen(case, {"same": "low", "event": "event"}), official=True)
+    return view, method(view, case["params"]["cost"]).anchors
+
+
+@of("st_simdiff", "graph")
+def test_st_simdiff(case: Case) -> None:
+    if case["parity"] != "required" or "spatial" in case["params"]:  # ties; kinds of edges cannot be switched off
+        return
+    view, kept = st_simdiff(case)
+    check(case, "keep_indices", kept)
+    check(case, "kept_per_frame", torch.bincount(kept // view.features.shape[1], minlength=len(view.features)))
+    removed = [1 - len(kept) / view.total] if "dropped_share" in case["outputs"] else []
+    check(case, "next_drop_share", required_removal(removed, 28, case["params"]["cost"]))
+
+
+@of("st_simdiff", "graph_then_attention")
+def test_st_simdiff_goes_on_inside(case: Case) -> None:
+    view, kept = st_simdiff(case)
+    check(case, "keep_outer", kept)
+    looked_at = given(case, "attn_last")[len(given(case, "text_pre")) :][kept][None]
+    if len(kept) == view.total:  # published: a graph without an edge counts as a layer that has not run
+        return
+    share = 1 - required_removal([1 - len(kept) / view.total], 28, case["params"]["cost"])
+    check(case, "keep_final", kept[best_rows(looked_at, round(len(kept) * share))[0]])

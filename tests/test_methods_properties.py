@@ -90,6 +90,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("gprune", {}),
     ("gprune", {"group": "video", "steps": 1}),
     ("forestprune", {}),
+    ("st_simdiff", {}),
+    ("st_simdiff", {"same": -1.0, "event": -1.0, "official": True}),
     ("aot", {}),
     ("aot", {"deep": 1.0, "residual": 1.0, "clip": 3}),
     ("ott_vid", {"iterations": 20}),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.errors import UsageError
-from vidcomp.methods.base import Method, reads
+from vidcomp.methods import get_method
+from vidcomp.methods.base import Method, for_family, reads
 from vidcomp.tower.probe import TOWER_SIGNALS, Heads, encoder_layers
 
 
@@ -145,6 +146,36 @@ def test_the_question_and_the_frame_features_arrive(nano, clip):
     assert encoded.question == "what happens?"
     with pytest.raises(UsageError, match="chooses tokens for a question"):
         nano.compress(clip, method=Reader(), frames=3, keep=0.5)
+
+
+@dataclass(frozen=True)
+class ByFamily(Reader):
+    """Notes the parameters that it runs with."""
+
+    cut: float | None = None
+    least: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    by_family: ClassVar[dict[str, dict[str, float]]] = {
+        "llava_onevision": {"cut": 0.5, "least": 4},
+        "other": {"cut": 0},
+    }
+    ran: ClassVar[list[tuple[float | None, int | None]]] = []
+
+    def __call__(self, view: TokenView, keep: float) -> Reduction:
+        self.ran.append((self.cut, self.least))
+        return identity(*view.features.shape[:2])
+
+
+def test_defaults_follow_the_family_and_what_is_given_stays(nano, clip):
+    assert nano.family.model_type == "llava_onevision"
+    nano.encode(clip, method=ByFamily(least=7), frames=3, keep=0.5)
+    assert ByFamily.ran.pop() == (0.5, 7)
+    qwen = for_family(get_method("flashvid"), "qwen2_5_vl")
+    assert (qwen.segments, qwen.event) == (4, False)
+    assert for_family(get_method("flashvid", segments=8, event=True), "qwen2_5_vl").segments == 8
+    assert for_family(get_method("fastvid"), "qwen2_5_vl").tau == 0.84
+    assert for_family(get_method("fastvid"), "llava_onevision") == get_method("fastvid")
 
 
 def test_another_question_is_noted(nano, clip, caplog):

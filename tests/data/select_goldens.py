@@ -26,7 +26,18 @@ STAGE_BYTES = 64 << 10  # of what one stage has for itself; inputs that several 
 INPUTS = ("struct_small_s0", "struct_small_s1", "gauss_small_s0", "two_frames", "tiny_n4", "onehot")
 MOST = 6
 FILE = "published.safetensors"
-LATER = ("surge", "echoprune", "gprune", "forestprune", "ott_vid", "aot", "flashvid")  # FULL/frontier/<name>.json
+LATER = (
+    "surge",
+    "echoprune",
+    "gprune",
+    "forestprune",
+    "ott_vid",
+    "aot",
+    "flashvid",
+    "st_simdiff",
+    "dart",
+    "fitprune",
+)  # FULL/frontier/<name>.json
 LATER_BYTES, LATER_MOST = 24 << 10, 4
 SURE = ("required", "zero_noise", "own_reading")
 

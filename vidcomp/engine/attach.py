@@ -46,6 +46,7 @@ from vidcomp.engine.record import Recorder
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Encoded, Family, Layout, adapter_of
 from vidcomp.methods import Method, method_of
+from vidcomp.methods.base import for_family
 from vidcomp.schedules import Schedule
 from vidcomp.spans import every_frame
 
@@ -97,6 +98,7 @@ def attach(
     config = RunConfig.from_flat(method=spec, inner=inner, positions=positions, **budget).outer
     inside = getattr(model, "get_base_model", None)  # PEFT wraps the stock model
     family = adapter_of(inside() if inside is not None else model)
+    chosen = for_family(chosen, family.model_type)
     return Compression(family, chosen, config, tokenizer if tokenizer is not None else _tokenizer(family))
 
 

@@ -31,7 +31,7 @@ from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method, method_of
-from vidcomp.methods.base import described
+from vidcomp.methods.base import described, for_family
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
 from vidcomp.spans.encoders import FrameEncoder
@@ -251,7 +251,13 @@ class VideoLM:
         recorder = Recorder(encoded.ledger, device=self.family.device)
         with torch.no_grad():
             reduction, tokens = compressed(
-                recorder, encoded.view, encoded.plan, chosen, outer, config.generate.seed, encoded.seen
+                recorder,
+                encoded.view,
+                encoded.plan,
+                for_family(chosen, self.family.model_type),
+                outer,
+                config.generate.seed,
+                encoded.seen,
             )
         recorder.spans(encoded.layout, reduction.spans or encoded.plan.spans, reduction.anchors)
         name = config.outer.method if chosen is not method else described(chosen)

@@ -45,6 +45,7 @@ METHODS: Registry[Method] = Registry(
         "ott_vid": "vidcomp.methods.ott_vid:OttVid",
         "prunevid": "vidcomp.methods.prunevid:Prunevid",
         "recoverable": "vidcomp.methods.recoverable:Recoverable",
+        "st_simdiff": "vidcomp.methods.st_simdiff:StSimdiff",
         "surge": "vidcomp.methods.surge:Surge",
         "todre": "vidcomp.methods.todre:Todre",
         "tome": "vidcomp.methods.tome:Tome",

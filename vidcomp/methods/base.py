@@ -9,7 +9,7 @@ methods; one that does not is read with the same defaults.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -33,6 +33,7 @@ __all__ = [
     "check_seed",
     "described",
     "exact_unless",
+    "for_family",
     "parameters_of",
     "reads",
     "settled",
@@ -59,6 +60,8 @@ class Method(Protocol):
             once"); empty where nothing does.
         frame_encoder: the segmenter that its thresholds on ``frame_features`` were published with, None where means of
             the model's own features do.
+        by_family: for the model type of a family, values of the parameters that are None until then; published
+            settings that differ between models.
         seed: a method that draws declares a field ``seed: int | None = None``; None takes the seed of the run.
         stage: where it works; ``outer`` is between the vision tower and the language model.
         parity: ``goldens`` when outputs of the published code are reproduced in the tests; ``own reading`` when there
@@ -77,6 +80,7 @@ class Method(Protocol):
     exact: ClassVar[bool] = False
     rule: ClassVar[str] = ""
     frame_encoder: ClassVar[str | None] = None
+    by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     seed: int | None = None
     stage: ClassVar[str] = "outer"
     parity: ClassVar[Parity] = "own reading"
@@ -141,6 +145,13 @@ def _guarded(call: Callable[..., Reduction]) -> Callable[..., Reduction]:
 def reads(method: Method, available: frozenset[str]) -> frozenset[str]:
     """The signals to collect for a method when a model can give ``available``: all it needs, and what it wants."""
     return frozenset(method.needs) | (frozenset(getattr(method, "wants", ())) & available)
+
+
+def for_family(method: Method, model_type: str) -> Method:
+    """The same method with the defaults that were published for a family of models, where it has such."""
+    known = getattr(method, "by_family", {}).get(model_type, {})
+    open_ = {name: value for name, value in known.items() if getattr(method, name) is None}
+    return replace(method, **open_) if open_ else method  # type: ignore[type-var]
 
 
 def settled(method: Method, keep: float, seed: int = 0) -> Method:

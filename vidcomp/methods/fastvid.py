@@ -20,15 +20,17 @@ among those that join it, and leaves a frame alone whose anchors are no more tha
 remainders, over the first frames and the last anchor frames, and does not count a frame's own anchors. Here the budget
 is met exactly: remainders as in the second, members as in the first; ``official`` names a version to reproduce.
 The published code loads SigLIP's pooling head for attention and frame features, which stock checkpoints of video models
-lack; there the mean query's attention and the means of the features take their place, as published for Qwen.
+lack; there the mean query's attention and the means of the features take their place, as published for Qwen. For Qwen
+the published code also leaves out frames that repeat the next one (cosine from 0.95 on) when it shares the budget out;
+here they get their share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ from vidcomp.methods.blocks.similarity import cosines, widest_float
 __all__ = ["Fastvid", "Quota", "cut_spans"]
 
 _VERSIONS = (None, "onevision", "llava_video")
+_TAU = 0.9
 _MEMBERS = 2048  # compared with all anchors of their segment at once
 
 
@@ -56,7 +59,7 @@ class Fastvid(Method):
 
     Attributes:
         cuts: least number of segments.
-        tau: cosine of neighbouring frames below which the video is cut.
+        tau: cosine of neighbouring frames below which the video is cut; None is 0.9, and 0.84 with Qwen2.5-VL.
         context: share of the budget for anchors, in [0, 1].
         stride: frames per anchor frame.
         beta: least weight of an anchor in what it becomes, in [0, 1].
@@ -66,7 +69,7 @@ class Fastvid(Method):
     """
 
     cuts: int = 8
-    tau: float = 0.9
+    tau: float | None = None
     context: float = 0.4
     stride: int = 4
     beta: float = 0.6
@@ -80,6 +83,7 @@ class Fastvid(Method):
     source: ClassVar[Source] = Source("FastVID", "NeurIPS 2025", "2503.11187", "https://github.com/LunarShen/FastVID")
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
     exact: ClassVar[bool] = exact_unless("official")
+    by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = {"qwen2_5_vl": {"tau": 0.84}}
     parity: ClassVar[Parity] = "goldens"
     equal_with: ClassVar[str] = "official=onevision or official=llava_video"
     differs: ClassVar[str] = (
@@ -108,7 +112,7 @@ class Fastvid(Method):
         check_keep(keep)
         attention, seen = (signal(view, name, self.name) for name in ("summary_attention", "frame_features"))
         features, (frames, tokens) = view.features.detach(), view.features.shape[:2]
-        spans = cut_spans(seen, self.cuts, self.tau)
+        spans = cut_spans(seen, self.cuts, _TAU if self.tau is None else self.tau)
         quota = self._quota(spans, frames, tokens, keep)
         salient = top_mask(attention.float(), torch.from_numpy(quota.salient).to(features.device))
         anchors = _peaks(features, salient, quota.anchors, self.k)

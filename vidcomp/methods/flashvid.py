@@ -24,8 +24,9 @@ never chosen twice, for which a negative product in ``event`` counts as 0. Noise
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ from vidcomp.methods.blocks.similarity import block_bytes
 
 __all__ = ["Flashvid", "attended_and_different", "cut_segments"]
 
+_SEGMENTS = 8
+_QWEN = {"segments": 4, "event": False}
 _SAME = 1 - 2.0**-18  # cosines above differ from one by rounding only
 
 
@@ -55,18 +58,18 @@ class Flashvid(Method):
         expansion: factor on the budget. The published scripts use 1.25 and prune inside the language model to reach the
             ratio on average over its layers; here the ratio is that of the tokens that enter it, so the default is 1.
         cut: cosine of neighbouring frames below which a segment ends.
-        segments: least number of segments (8 with LLaVA, 4 with Qwen in the scripts).
+        segments: least number of segments; None is 8, and 4 with the Qwen families, as in the scripts.
         link: cosine above which a token hangs on one of the frame before.
-        event: weigh by the product with the segment's mean tokens too (in the scripts with LLaVA, not with Qwen).
+        event: weigh by the product with the segment's mean tokens too; None is yes, and no with the Qwen families.
         k: neighbours of the density in DPC-KNN.
     """
 
     alpha: float = 0.7
     expansion: float = 1.0
     cut: float = 0.9
-    segments: int = 8
+    segments: int | None = None
     link: float = 0.8
-    event: bool = True
+    event: bool | None = None
     k: int = 7
 
     name: ClassVar[str] = "flashvid"
@@ -74,6 +77,9 @@ class Flashvid(Method):
     source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
+    by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), _QWEN
+    )
     parity: ClassVar[Parity] = "goldens"
     differs: ClassVar[str] = "has two lines of the published code repaired"
     rule: ClassVar[str] = "rounds up per frame, and makes one token of each tree"
@@ -85,7 +91,7 @@ class Flashvid(Method):
             raise ValueError(f"expansion must be above 0, got {self.expansion}")
         for name in ("segments", "k"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
     def __call__(self, view: TokenView, keep: float) -> Reduction:
@@ -96,9 +102,9 @@ class Flashvid(Method):
         budget = min(tokens, max(1, guarded_ceil(tokens * keep * self.expansion)))
         chosen_count = guarded_ceil(budget * self.alpha)
         middle = features.mean(dim=1, dtype=torch.float32)  # [T, D]
-        spans = cut_segments(middle, self.cut, self.segments)
+        spans = cut_segments(middle, self.cut, _SEGMENTS if self.segments is None else self.segments)
         weight = signal(view, "salience", self.name).float().nan_to_num(nan=0.0).clamp(min=0)
-        if self.event:
+        if self.event is not False:
             weight = weight * _event(features, middle, spans)
         chosen = attended_and_different(features, weight, chosen_count)
         root = self._trees(features, chosen, spans, budget)

@@ -14,7 +14,8 @@ In plain words, for T frames of N tokens and a budget of B = floor(r * T * N):
    4) of how much more alike a token is to its cell than to its frame (cosines of the tokens as they are); v is the
    length of the debiased token outside the span of those kept in earlier frames.
 
-Our reading: no code is public. The small ridge that keeps step 2 stable is 1e-4 of the mean squared length of all
+Our reading: no code is public. The direction of step 1 comes from ten steps of subspace iteration, not from an SVD. The
+small ridge that keeps step 2 stable is 1e-4 of the mean squared length of all
 cells, not only of the earlier ones, so that one Cholesky decomposition serves all frames. Odd sides of the grid have
 narrower cells at the end. Lengths and spreads that rounding alone explains count as zero. Cost: products of the T * N
 / 4 cells with each other and a decomposition of that table; T * N * B products.

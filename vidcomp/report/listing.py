@@ -41,6 +41,12 @@ method.
   the method does something better, or something else, which its section names. `goldens, stages` are outputs of the
   parts. `control` is a yardstick of this project.
 
+Not here, because what is public does not define them; a version of ours would be our own method under their name:
+
+- MeToM: no code; six parameters, the rule of its pairs and the restoration of the grid are not given.
+- MMG-Vid: no code; the merging of segments, the frame vectors and the constants are not given.
+- GSTEP: no code and no formulas.
+
 Any method works with any schedule: `--method divprune --inner fastv:k=2,keep=0.5`. How to add your own:
 [own-method.md](own-method.md)."""
 

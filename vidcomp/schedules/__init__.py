@@ -52,6 +52,9 @@ SCHEDULES: Registry[Schedule] = Registry(
         "gsearch": "vidcomp.schedules.gsearch:GSearch",
         "psigmoid": "vidcomp.schedules.psigmoid:PSigmoid",
         "shortv": "vidcomp.schedules.shortv:ShortV",
+        "dart": "vidcomp.schedules.dart:Dart",
+        "fitprune": "vidcomp.schedules.fitprune:FitPrune",
+        "st_simdiff": "vidcomp.schedules.st_simdiff:StSimdiffInner",
         "dycoke": "vidcomp.schedules.dycoke:DyCokeInner",
     },
 )

@@ -83,7 +83,7 @@ class VideoLM:
         stop: Callable[[], bool] | None = None,
         balance: AttentionBalance | None = None,
         history: Sequence[Turn] = (),
-        trace: Callable[[EncodedVideo, Prefill], None] | None = None,
+        trace: Callable[[CompressedVideo, Prefill], None] | None = None,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a video.

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from vidcomp.errors import UsageError
 if TYPE_CHECKING:
     from vidcomp.engine.decoder import AttentionBalance
     from vidcomp.engine.run import VideoLM
+    from vidcomp.engine.videos import WatchedVideo
     from vidcomp.result import Answer
 
 __all__ = ["report"]
@@ -30,6 +32,9 @@ def report(
     attention: Annotated[
         bool, typer.Option("--attention", help="also ask the uncompressed model, and print what both answers look at")
     ] = False,
+    probe_drift: Annotated[
+        bool, typer.Option("--probe-drift", help="also encode some frames without --reuse, and compare the tokens")
+    ] = False,
     *,
     config: RunConfig,
     ui: Ui,
@@ -41,15 +46,19 @@ def report(
     with open_model(config, ui, video, question) as lm:
         from vidcomp.report import make_report, render_report
         from vidcomp.report.attention import attention_record, render_attention
+        from vidcomp.report.drift import tower_drift
 
-        if attention:
-            answer, balances = _looked_at(lm, video, question)
+        watched = lm.watch(video) if attention or probe_drift else None
+        if attention and watched:
+            answer, balances = _looked_at(lm, watched, question)
         else:
-            answer = lm.ask(video, question)
+            answer = lm.ask(watched or video, question)
         made = make_report(answer.ledger, lm.family.shape)
+        drift = tower_drift(lm.family, watched) if probe_drift and watched else None
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
-        more = {"attention": attention_record(*balances)} if balances else {}
+        more: dict[str, Any] = {"attention": attention_record(*balances)} if balances else {}
+        more |= {"drift": asdict(drift)} if drift else {}
         whole = {**made.to_dict(), "spans": spans, **more}
         data({**answer.to_dict(), "report": whole, "notes": [*model_notes(config.model.model), *answer.notes]})
         return
@@ -60,17 +69,19 @@ def report(
     for line in answer.notes:
         console.print(f"note: {line}", markup=False)
     console.print(render_report(made, answer.ledger))
+    if drift:
+        console.print(drift.words, markup=False)
     if balances:
         console.print(render_attention(*balances))
 
 
 def _looked_at(
-    lm: VideoLM, video: Path, question: str
+    lm: VideoLM, watched: WatchedVideo, question: str
 ) -> tuple[Answer, tuple[AttentionBalance, AttentionBalance | None]]:
     """Ask as configured and without compression, over one pass of the vision tower."""
     from vidcomp.engine.decoder import AttentionBalance
 
-    watched, compressed = lm.watch(video), AttentionBalance()
+    compressed = AttentionBalance()
     answer = lm.ask(watched, question, balance=compressed)
     plain = AttentionBalance()
     try:

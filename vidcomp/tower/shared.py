@@ -14,16 +14,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vidcomp.tower.intercept import INTERCEPTING, Attend, intercepted
 from vidcomp.tower.probe import attention_of
-from vidcomp.tower.repeats import RepeatedPatches
 
-__all__ = ["SharedRows", "SharingTower"]
+__all__ = ["Repeats", "SharedRows", "SharingTower"]
+
+
+class Repeats(Protocol):
+    """Decides which patches need a row, as :class:`~vidcomp.tower.repeats.RepeatedPatches` does."""
+
+    def own(self, patches: Tensor) -> Tensor:
+        """Patches of the next slices, [t, H, W, C, p, p] in shares of full brightness, to [t, H, W] bool."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class SharedRows:
         rows: rows that each layer read so far; the last one reads all there are.
     """
 
-    def __init__(self, tower: SharingTower, repeats: RepeatedPatches) -> None:
+    def __init__(self, tower: SharingTower, repeats: Repeats) -> None:
         self.tower, self.repeats = tower, repeats
         self.rows = [0] * len(tower.layers)
         self._latest = 0  # a row that would become the same again if it were computed now

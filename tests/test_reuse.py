@@ -68,7 +68,7 @@ def test_chunks_while_decoding_share_rows_as_one_pass_does(nano, video):
             eager(Partial(frames.pixels, ready, frames.times, 3.0))
     finally:
         del family.chunk
-    assert 0 <= eager.tower_rows[0] - whole_rows.rows[0] <= 2  # a chunk without any new row computes one again
+    assert 0 <= eager.tower_rows[0] - whole_rows.rows[0] <= 2  # a chunk that needs no row takes one along
     torch.testing.assert_close(eager.result().features, whole.features, rtol=0, atol=1e-4)
     torch.testing.assert_close(eager.result().signals["salience"], whole.signals["salience"], rtol=0, atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_the_report_tells_rows_and_drift(cli, video, nano):
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [
-    ("talking-head", 0.1, 0.3), ("slides", 0.1, 0.3), ("hand-held", 0.5, 1), ("changing", 1, 1),
+    ("talking-head", 0.1, 0.45), ("slides", 0.1, 0.45), ("hand-held", 0.5, 1), ("changing", 1, 1),
 ])  # fmt: skip
 def test_clips_repeat_as_their_names_say(name, low, high):
     pictures = list(CLIPS[name](np.random.default_rng(0)))
@@ -142,7 +142,7 @@ def test_the_tower_bench_counts_rows_and_pairs(nano):
     assert most.ratio.pairs == 2 and most.to_dict()["of_ideal"] == pytest.approx(most.ratio.value * most.rows, abs=1e-3)
 
 
-def test_a_given_mask_may_leave_a_clip_with_one_row(nano):
+def test_a_chunk_may_need_no_row_at_all(nano):
     family = nano.family
     frames = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3)).astype(np.uint8)
     own = torch.zeros(4, 12, 12, dtype=torch.bool)
@@ -151,4 +151,4 @@ def test_a_given_mask_may_leave_a_clip_with_one_row(nano):
     family.encode(frames[:1], shared=shared)
     later = family.encode(frames[1:], shared=shared)
     assert shared.rows == [145] * 3 + [4 * 144]
-    torch.testing.assert_close(later.features[2], family.encode(frames[:1]).features[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(later.features[2], family.encode(frames[:1]).features[0], rtol=0, atol=1e-5)

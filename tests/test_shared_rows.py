@@ -136,7 +136,7 @@ def test_shared_rows_equal_a_tower_whose_rows_are_overwritten(cases, name):
     assert_equal(ours, expected, close=True)
     rows = case.rows(own)
     assert shared.rows == [int(rows.sum())] * (len(shared.rows) - 1) + [rows.numel()]
-    for chunk in (1, 2):  # slice 2 alone has no row at all, so one is computed again
+    for chunk in (1, 2):  # slice 2 alone needs no row at all
         assert_equal(case.encode(Given(own.clone()), chunk)[0], expected, close=True)
     stock, _ = case.encode()
     assert (stock.features - ours.features).abs().max() > 1e-3 * stock.features.abs().max()

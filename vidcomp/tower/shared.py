@@ -62,7 +62,6 @@ class SharedRows:
     def __init__(self, tower: SharingTower, repeats: Repeats) -> None:
         self.tower, self.repeats = tower, repeats
         self.rows = [0] * len(tower.layers)
-        self._latest = 0  # a row that would become the same again if it were computed now
         self._keys: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, [1, heads, P, head_size] each
         self._outputs: dict[int, Tensor] = {}  # by the layer that reads them, [P, C]
 
@@ -78,8 +77,6 @@ class SharedRows:
         own = own if order is None else own[:, order]
         leads = own.any(1, keepdim=True).expand(-1, self.tower.leading)  # they look at everything
         own = torch.cat([leads, own], 1)
-        self._latest = _latest_row(own, self._latest)
-        own[0, self._latest] |= not own.any()  # stock layers cannot run on no rows at all
         chunk, layers = _Chunk(own, self), self.tower.layers
         with INTERCEPTING, ExitStack() as stack:
             for index, layer in enumerate(layers):
@@ -115,14 +112,11 @@ class SharedRows:
         return spread
 
 
-def _latest_row(own: Tensor, before: int) -> int:
-    """One of the rows that were computed last, ``before`` when none are in this chunk [t, P]."""
-    found = own.nonzero()
-    return int(found[-1, 1]) if len(found) else before
-
-
 class _Chunk:
-    """One forward through the tower, and the hooks that carry it."""
+    """One forward through the tower, and the hooks that carry it.
+
+    Stock layers cannot run on no rows: where none is needed one goes along, and nobody reads what becomes of it.
+    """
 
     def __init__(self, own: Tensor, shared: SharedRows) -> None:
         self.own, self.shared, self.whole = own, shared, bool(own.all())
@@ -136,7 +130,8 @@ class _Chunk:
         self.shape = rows.shape
         self.stock = self.whole and rows.dim() == 3
         self.places = [places.to(rows.device) for places in self.places]
-        self.picked = self.own.flatten().nonzero()[:, 0].to(rows.device)
+        picked = self.own.flatten().nonzero()[:, 0]
+        self.picked = (picked if len(picked) else torch.zeros(1, dtype=torch.int64)).to(rows.device)
         number = self.own.flatten().cumsum(0).view(self.own.shape) - 1 + self.own.shape[1]
         before = torch.arange(self.own.shape[1])[None]
         newest = torch.cat([before, torch.where(self.own, number, -1)]).cummax(0).values
@@ -173,7 +168,8 @@ class _Chunk:
                 self.shared.hold(index, key[-1:], value[-1:])
                 return kernel(query, key, value, *mask, **rest)
             rest.pop("attention_mask", None)  # every patch is a real one
-            parts = self._parts(query, key, value, *self.shared.held(index, key, self.own.shape[1]))
+            held = self.shared.held(index, key, self.own.shape[1])
+            parts = self._parts(query, key, value, *held) if self.own.any() else [(query, *held)]
             return torch.cat([kernel(*part, None, **rest)[0] for part in parts], 1), None
 
         return attend

@@ -17,7 +17,6 @@ from vidcomp.bench.paired import MedianInterval, paired_ratio
 from vidcomp.bench.timing import Timing
 from vidcomp.core.arguments import expect
 from vidcomp.families import Family
-from vidcomp.tower.probe import encoder_layers
 from vidcomp.tower.shared import SharedRows
 
 __all__ = ["TowerTiming", "bench_tower"]
@@ -76,15 +75,14 @@ class _Rectangles:
 
 @torch.no_grad()
 def bench_tower(
-    family: Family, shares: Sequence[float], *, frames: int = 8, layers: int = 0, repeats: int = 9, seed: int = 0
+    family: Family, shares: Sequence[float], *, frames: int = 8, repeats: int = 9, seed: int = 0
 ) -> list[TowerTiming]:
     """Time :meth:`~vidcomp.families.Family.encode` with and without shared rows, in pairs whose order is drawn.
 
     Args:
-        family: the model; with ``layers`` its tower is cut and of no further use.
+        family: the model.
         shares: of patches that repeat.
         frames: of the clip, noise in the sizes of the model.
-        layers: only the first so many of the tower; all when 0.
         repeats: measured pairs, after one that does not count.
         seed: of the clip and the order.
 
@@ -92,9 +90,6 @@ def bench_tower(
         UsageError: this tower cannot share rows.
     """
     expect("family", family, family.sharing_tower is not None, "a family whose tower can share rows")
-    stack = encoder_layers(family.tower)
-    if layers:
-        del stack[layers:]
     clip = torch.randint(0, 256, (frames, 384, 384, 3), generator=torch.Generator().manual_seed(seed))
     draw = random.Random(seed)
     return [_timed(family, clip.to(torch.uint8).numpy(), share, repeats, draw) for share in shares]

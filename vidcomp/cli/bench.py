@@ -111,7 +111,7 @@ def tower(
         str, typer.Option("--repeated", help="shares of the patches that look as before")
     ] = "0,0.25,0.5,0.75,0.9",
     frames: Annotated[int, typer.Option("--frames", help="frames of the clip", min=2, max=512)] = 8,
-    layers: Annotated[int, typer.Option("--layers", help="only the first layers of the tower; 0 for all", min=0)] = 0,
+    layers: Annotated[int, typer.Option("--layers", help="so many layers in the tower; 0 for all", min=0)] = 0,
     repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 9,
     *,
     config: RunConfig,
@@ -122,8 +122,8 @@ def tower(
     from vidcomp.bench.tower import bench_tower
     from vidcomp.families import random_family
 
-    family = random_family(arch, config.model)
-    results = bench_tower(family, shares, frames=frames, layers=layers, repeats=repeats)
+    family = random_family(arch, config.model, tower_layers=layers)
+    results = bench_tower(family, shares, frames=frames, repeats=repeats)
     if ui.json:
         for result in results:
             data(result.to_dict())

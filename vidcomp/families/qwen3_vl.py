@@ -44,9 +44,8 @@ class Qwen3VL(Qwen2VL):
     @property
     def sharing_tower(self) -> SharingTower:
         """The language model reads the output of three more layers."""
-        return replace(
-            super().sharing_tower, tapped=frozenset(self.model.config.vision_config.deepstack_visual_indexes)
-        )
+        tower, taps = super().sharing_tower, self.model.config.vision_config.deepstack_visual_indexes
+        return replace(tower, tapped=frozenset(tap for tap in taps if tap < len(tower.layers) - 1))
 
     def picture_size(self, frames: int, height: int, width: int) -> tuple[int, int]:
         """Limits hold for the whole clip, counted in whole slices."""

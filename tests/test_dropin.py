@@ -292,7 +292,7 @@ def test_an_exception_anywhere_leaves_nothing_either(cases, name, where, monkeyp
         case.answer()
         boom()
     assert traces(case.model) == clean
-    assert type(probed(case.family).config).__name__ != "_ProbedConfig"
+    assert type(probed(case.family).config).__name__ != "_InterceptedConfig"
     assert all(torch.equal(a, b) for a, b in zip(before, case.answer().logits, strict=True))
     with vidcomp.attach(case.model, keep=0.3):  # no lock is held either
         case.answer()

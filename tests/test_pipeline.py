@@ -269,7 +269,7 @@ def test_two_threads_may_encode_at_once(nano, clip):
         views = [watched.view for watched in pool.map(lambda _: nano.encode(clip), range(6))]
     assert all(torch.equal(view.salience, alone.salience) for view in views)
     configs = [type(attention_of(layer).config).__name__ for layer in encoder_layers(nano.family.tower)]
-    assert "_ProbedConfig" not in configs
+    assert "_InterceptedConfig" not in configs
 
 
 def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):

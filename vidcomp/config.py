@@ -143,6 +143,26 @@ class SpanConfig(Checked):
         low=-1,
         high=1,
     )
+    reuse: str = option(
+        "off",
+        "--reuse",
+        "patches that look as they did keep their row of the vision tower: off, auto, or the share of full brightness "
+        "(0 to 1) by which a part of a patch may differ; 0 shares equal pictures only",
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reuse, numbers.Real) and not isinstance(self.reuse, bool):
+            object.__setattr__(self, "reuse", str(self.reuse))
+        super().__post_init__()
+        if self.reuse in ("off", "auto"):
+            return
+        try:
+            good = 0 <= float(self.reuse) <= 1
+        except ValueError:
+            good = False
+        if not good:
+            raise UsageError(f"--reuse {self.reuse}", why="it must be off, auto, or a number from 0 to 1",
+                             code="bad_option")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,8 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> d
         write_mp4(paper.video, path)
         wanted = [_signals(lm, name) for name, _ in settings]
         encoded = lm.encode(path, method="none", signals=frozenset().union(*wanted))
-    plain = lm.compress(encoded, method="none", keep=1.0, inner="none")
+        whole = encoded if lm.config.spans.reuse == "off" else lm.encode(path, method="none", reuse="off")
+    plain = lm.compress(whole, method="none", keep=1.0, inner="none")
     full = [_read_answer(lm, plain, question) for question in paper.questions]
     marks = {"full": _compare(full, full, encoded.view.total)}
     for method, keep in settings:

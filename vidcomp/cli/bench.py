@@ -14,7 +14,7 @@ import typer
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import RunConfig
+from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -99,6 +99,65 @@ def compress(
         f"(10-90 %: {result.p10_seconds * 1e3:.1f}-{result.p90_seconds * 1e3:.1f} ms), "
         f"{result.passes_equivalent:.2f} read passes over {result.feature_bytes / 2**20:.0f} MiB of features"
     )
+
+
+@app.command()
+@with_ui
+@with_config(only={ModelConfig: ("device", "dtype", "attn")})
+def tower(
+    arch: Annotated[str, typer.Option("--arch", help="a full-size architecture with random weights")],
+    repeated: Annotated[
+        str, typer.Option("--repeated", help="shares of the patches that look as before")
+    ] = "0,0.25,0.5,0.75,0.9",
+    frames: Annotated[int, typer.Option("--frames", help="frames of the clip", min=2, max=512)] = 8,
+    layers: Annotated[int, typer.Option("--layers", help="so many layers in the tower; 0 for all", min=0)] = 0,
+    repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 9,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Time the vision tower with shared rows beside the stock tower, in pairs whose order is drawn by chance."""
+    shares = [_share(text) for text in repeated.split(",")]
+    from vidcomp.bench.tower import bench_tower
+    from vidcomp.families import random_family
+
+    family = random_family(arch, config.model, tower_layers=layers)
+    results = bench_tower(family, shares, frames=frames, repeats=repeats)
+    if ui.json:
+        for result in results:
+            data(result.to_dict())
+        return
+    table = Sheet("repeated", "rows", "stock ms (10-90 %)", "shared ms (10-90 %)", "ratio", "of 1 / rows")
+    for result in results:
+        times = [f"{t.median * 1e3:.0f} ({t.p10 * 1e3:.0f}-{t.p90 * 1e3:.0f})" for t in (result.stock, result.shared)]
+        ratio = _ranged(result.ratio) if result.ratio else ""
+        table.add_row(f"{result.repeated:.0%}", f"{result.rows:.3f}", *times, ratio, f"{result.of_ideal:.1%}")
+    out_console().print(table)
+
+
+@app.command()
+@with_ui
+def clip(
+    name: Annotated[str, typer.Argument(help="talking-head, slides, hand-held or changing")],
+    out: Annotated[Path, path_argument("file to write, such as clip.mp4")],
+    seed: Annotated[int, typer.Option("--seed", help="seed of the drawing", min=0)] = 0,
+    *,
+    ui: Ui,
+) -> None:
+    """Draw a clip to time with: redundant ones, one of a shaking camera, one that never repeats."""
+    from vidcomp.bench.clips import write_clip
+
+    write_clip(name, out, seed)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"--repeated {text}", why="shares are written 0,0.5,0.9", code="bad_option")
+    return share
 
 
 def _compare(run: Callable[[str], CompressTiming], ui: Ui) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vidcomp.core.trace import TokenTrace
     from vidcomp.engine.decoder import AttentionBalance
     from vidcomp.engine.run import VideoLM
+    from vidcomp.engine.videos import EncodedVideo
     from vidcomp.result import Answer
 
 __all__ = ["report"]
@@ -36,6 +38,9 @@ def report(
         Path | None,
         typer.Option("--picture", help="draw the frames with their patches, as .png or .svg", readable=False),
     ] = None,
+    probe_drift: Annotated[
+        bool, typer.Option("--probe-drift", help="also encode some frames without --reuse, and compare the tokens")
+    ] = False,
     *,
     config: RunConfig,
     ui: Ui,
@@ -51,18 +56,22 @@ def report(
         from vidcomp.engine.trace import traced
         from vidcomp.report import make_report, render_report
         from vidcomp.report.attention import attention_record, render_attention
+        from vidcomp.report.drift import tower_drift
 
-        if attention:
-            answer, trace, balances = _looked_at(lm, video, question)
+        encoded = lm.encode(video) if attention or probe_drift else None
+        if attention and encoded:
+            answer, trace, balances = _looked_at(lm, encoded, question)
         else:
-            answer, trace = traced(lm, video, question)
+            answer, trace = traced(lm, encoded or video, question)
         made = make_report(answer.ledger, lm.family.shape)
+        drift = tower_drift(lm.family, encoded) if probe_drift and encoded else None
     if picture is not None:
         write_picture(answer, trace, picture)
         ui.note(f"picture: {display_name(picture)}")
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
-        more = {"attention": attention_record(*balances)} if balances else {}
+        more: dict[str, Any] = {"attention": attention_record(*balances)} if balances else {}
+        more |= {"drift": asdict(drift)} if drift else {}
         whole = {**made.to_dict(), "spans": spans, **more}
         data({**answer.to_dict(), "report": whole, "notes": [*model_notes(config.model.model), *answer.notes]})
         return
@@ -73,18 +82,20 @@ def report(
     for line in answer.notes:
         console.print(f"note: {line}", markup=False)
     console.print(render_report(made, answer.ledger))
+    if drift:
+        console.print(drift.words, markup=False)
     if balances:
         console.print(render_attention(*balances))
 
 
 def _looked_at(
-    lm: VideoLM, video: Path, question: str
+    lm: VideoLM, encoded: EncodedVideo, question: str
 ) -> tuple[Answer, TokenTrace, tuple[AttentionBalance, AttentionBalance | None]]:
     """Ask as configured and without compression, over one pass of the vision tower."""
     from vidcomp.engine.decoder import AttentionBalance
     from vidcomp.engine.trace import traced
 
-    encoded, compressed = lm.encode(video), AttentionBalance()
+    compressed = AttentionBalance()
     answer, trace = traced(lm, encoded, question, balance=compressed)
     plain = AttentionBalance()
     try:

@@ -97,7 +97,8 @@ class StageLedger:
         stages: one record per stage that ran.
         tokens: visual token counts.
         spans: per-span lines.
-        tower_rows: rows that each layer of the vision tower read, over all frames; empty when none were merged there.
+        tower_rows: rows that each layer of the vision tower read, over all frames, the last one all there are; empty
+            when none were merged or shared there.
         layer_rows: rows that entered each decoder layer in the prefill.
         layer_updated: rows that each of them computed; fewer where visual rows pass unchanged.
         layer_cached: rows that each layer held before, where a question continues a shared prefix; else empty.
@@ -126,6 +127,11 @@ class StageLedger:
     time_to_first_token: float = 0.0
     new_tokens: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def tower_share(self) -> float:
+        """Rows that the vision tower computed of those there are, over all its layers; 1 where none were left out."""
+        return sum(self.tower_rows) / (len(self.tower_rows) * self.tower_rows[-1]) if self.tower_rows else 1.0
 
     @property
     def keep_actual(self) -> float:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcomp.config import OuterConfig
+from vidcomp.config import OuterConfig, SpanConfig
 from vidcomp.core.tokens import Reduction, TokenView
 from vidcomp.errors import UsageError
 from vidcomp.families import Encoded, Family, Layout
@@ -21,8 +21,10 @@ from vidcomp.schedules import SCHEDULES, Schedule
 from vidcomp.spans import FramePlan
 from vidcomp.tower import MERGERS
 from vidcomp.tower.host import TowerMerger, merging_tower, whole_clip
+from vidcomp.tower.repeats import AUTO_LIMIT, RepeatedPatches
+from vidcomp.tower.shared import SharedRows
 
-__all__ = ["chosen_merger", "chosen_schedule", "encoded_with", "visual_facts"]
+__all__ = ["chosen_merger", "chosen_reuse", "chosen_schedule", "encoded_with", "shared_rows", "visual_facts"]
 
 
 def chosen_schedule(method: Method, config: OuterConfig, family: Family) -> Schedule | None:
@@ -76,6 +78,36 @@ def chosen_merger(config: OuterConfig, family: Family, signals: frozenset[str]) 
     return merger
 
 
+def chosen_reuse(
+    config: SpanConfig, family: Family, signals: frozenset[str], merger: TowerMerger | None
+) -> float | None:
+    """By how much a patch may differ and keep its row of the vision tower; None where rows are not shared.
+
+    Raises:
+        UsageError: it is asked for in numbers, and this tower, the merger or a signal does not allow it.
+    """
+    if config.reuse == "off":
+        return None
+    if family.sharing_tower is None:
+        why, hint = f"rows of the tower cannot be shared in {family.model_type} models here", "--reuse off"
+    elif merger is not None:
+        why, hint = "a merger changes the same rows", "--encoder none, or --reuse off"
+    elif "cls_by_layer" in signals:
+        why = "the method looks at every layer of the tower, which must have all its rows then"
+        hint = "--reuse off, or another method"
+    else:
+        return AUTO_LIMIT if config.reuse == "auto" else float(config.reuse)
+    if config.reuse == "auto":
+        return None
+    raise UsageError(f"--reuse {config.reuse}", why=why, hint=hint, code="bad_option")
+
+
+def shared_rows(family: Family, limit: float | None) -> SharedRows | None:
+    """The rows that slices of one clip share, none yet; None without a limit."""
+    tower = family.sharing_tower
+    return None if limit is None or tower is None else SharedRows(tower, RepeatedPatches(limit))
+
+
 def encoded_with(
     merger: TowerMerger | None,
     family: Family,
@@ -83,6 +115,7 @@ def encoded_with(
     layout: Layout,
     plan: FramePlan,
     signals: frozenset[str],
+    shared: SharedRows | None = None,
 ) -> tuple[Encoded, FramePlan, list[int]]:
     """Encode the planned slices, with merging inside the tower if there is any.
 
@@ -93,6 +126,7 @@ def encoded_with(
         layout: how they become slices.
         plan: which slices are encoded.
         signals: what the tower has to tell.
+        shared: the rows that slices share in a tower without merger.
 
     Returns:
         The slices that are left with their signals, the plan that says so of all slices, and how many rows each layer
@@ -100,7 +134,7 @@ def encoded_with(
     """
     wanted = layout.gather(frames, plan.encode.numpy())
     if merger is None:
-        return family.encode(wanted, signals, layout), plan, []
+        return family.encode(wanted, signals, layout, shared), plan, shared.rows if shared else []
     with whole_clip(family) if merger.over_frames else nullcontext():
         with merging_tower(family.merging_layers, merger) as run:
             encoded = family.encode(wanted, signals, layout)

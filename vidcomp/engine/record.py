@@ -73,7 +73,7 @@ class Recorder:
             layout: of the whole clip.
             entered: [E] int64, slices that entered the tower.
             plan: the slices that left it, fewer where frames merged inside.
-            tower_rows: rows that each of its layers read, where rows were merged there.
+            tower_rows: rows that each of its layers read, where rows were merged or shared there.
             while_reading: seconds that the tower worked while frames were still being read.
         """
         ledger = self.ledger

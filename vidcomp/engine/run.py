@@ -18,7 +18,14 @@ from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
-from vidcomp.engine.inner import chosen_merger, chosen_schedule, encoded_with, visual_facts
+from vidcomp.engine.inner import (
+    chosen_merger,
+    chosen_reuse,
+    chosen_schedule,
+    encoded_with,
+    shared_rows,
+    visual_facts,
+)
 from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, view_of
 from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
@@ -197,10 +204,11 @@ class VideoLM:
         """
         self._check(video)
         config, chosen = configured(self.config, method, settings)
-        signals, merger = self._chosen(config, chosen, signals)
+        signals, merger, limit = self._chosen(config, chosen, signals)
         recorder = Recorder(device=self.family.device)
         plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
-        eager = EagerEncoder(self.family, signals) if plain else None
+        share = partial(shared_rows, self.family, limit)
+        eager = EagerEncoder(self.family, signals, share) if plain else None
         with recorder.timed(settle=False):
             sampling = sampling_of(config.video, self.family.default_frames, self.family.stock_rule)
             frames = read_video(video, config.video, sampling, eager)
@@ -211,9 +219,11 @@ class VideoLM:
         apart, tower_rows = plan.encode, list[int]()
         with recorder.timed(), memory_errors(f"{self.family.device} for {layout.frames_of(apart)} frames"):
             if eager is not None:
-                features = eager.result()
+                features, tower_rows = eager.result(), eager.tower_rows
             else:
-                features, plan, tower_rows = encoded_with(merger, self.family, frames.pixels, layout, plan, signals)
+                features, plan, tower_rows = encoded_with(
+                    merger, self.family, frames.pixels, layout, plan, signals, share()
+                )
         recorder.encoded(layout, apart, plan, tower_rows, eager.seconds if eager else 0.0)
         seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
         view = view_of(features, layout, plan, chosen, self.family, seen)
@@ -294,13 +304,14 @@ class VideoLM:
 
     def _chosen(
         self, config: RunConfig, chosen: Method, signals: frozenset[str]
-    ) -> tuple[frozenset[str], TowerMerger | None]:
-        """Signals to collect, and the merger; what this model lacks is found before reading."""
+    ) -> tuple[frozenset[str], TowerMerger | None, float | None]:
+        """Signals to collect, merger and limit of shared rows; what this model lacks is found before reading."""
         schedule = chosen_schedule(chosen, config.outer, self.family)
         position_policy(config.outer.positions, self.family, schedule)
         signals = check_names("signals", signals, self.family.signals | ADDED)
         signals |= signals_to_collect(chosen, self.family, schedule)
-        return signals, chosen_merger(config.outer, self.family, signals)
+        merger = chosen_merger(config.outer, self.family, signals)
+        return signals, merger, chosen_reuse(config.spans, self.family, signals, merger)
 
     def _compressed(
         self,

@@ -79,14 +79,14 @@ def adapter_of(model: Any) -> Family:
     return family_class(kind, getattr(model, "name_or_path", "") or type(model).__name__).of_model(model)
 
 
-def random_family(name: str, config: ModelConfig, seed: int = 0) -> Family:
+def random_family(name: str, config: ModelConfig, seed: int = 0, tower_layers: int = 0) -> Family:
     """A full-size architecture with random weights, for timing; arguments as :func:`random_checkpoint`.
 
     Raises:
         UsageError: unknown name. OutOfMemory: it does not fit.
     """
     kind = family_class(find_architecture(name).model_type, name)
-    return kind(random_checkpoint(name, kind, config, seed))
+    return kind(random_checkpoint(name, kind, config, seed, tower_layers))
 
 
 def family_class(model_type: str, name: str) -> type[Family]:

@@ -22,7 +22,7 @@ __all__ = ["find_architecture", "random_checkpoint", "random_model"]
 _MARKS = ["<|vision_start|>", "<|vision_end|>", "<img>", "</img>", "<fake_token_around_image>", "<global-img>"]
 
 
-def random_checkpoint(name: str, kind: Any, config: ModelConfig, seed: int = 0) -> Checkpoint:
+def random_checkpoint(name: str, kind: Any, config: ModelConfig, seed: int = 0, tower_layers: int = 0) -> Checkpoint:
     """A model of full size with random weights.
 
     Args:
@@ -30,6 +30,7 @@ def random_checkpoint(name: str, kind: Any, config: ModelConfig, seed: int = 0) 
         kind: the family's adapter class, which knows the names of its tokens.
         config: device, dtype and attention kernel; ``auto`` dtype is bfloat16 on an accelerator.
         seed: of the weights.
+        tower_layers: layers of the vision tower, with one of the language model behind them; all of both when 0.
 
     Raises:
         OutOfMemory: it does not fit.
@@ -42,7 +43,7 @@ def random_checkpoint(name: str, kind: Any, config: ModelConfig, seed: int = 0) 
     nano = EMBEDDED["nano"]
     tokenizer = AutoTokenizer.from_pretrained(nano, local_files_only=True)
     tokenizer.add_tokens([kind.slot, kind.visual, *_MARKS], special_tokens=True)
-    model = random_model(name, kind, tokenizer, device, dtype, config.attn, seed)
+    model = random_model(name, kind, tokenizer, device, dtype, config.attn, seed, tower_layers)
     template = (chat_template(nano) or str(tokenizer.chat_template)).replace("<video>", kind.slot)
     return Checkpoint(name, model, tokenizer, ARCHITECTURES[name].pixels, template)
 
@@ -59,7 +60,14 @@ def find_architecture(name: str) -> Architecture:
 
 
 def random_model(
-    name: str, kind: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, attn: str, seed: int = 0
+    name: str,
+    kind: Any,
+    tokenizer: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    attn: str,
+    seed: int = 0,
+    tower_layers: int = 0,
 ) -> Any:
     """The stock model; on the ``meta`` device it takes no memory."""
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -69,9 +77,10 @@ def random_model(
     ids |= {key: token_id("<image>") for key in ("image_token_id",) if key not in ids}
     ids |= {f"vision_{end}_token_id": token_id(f"<|vision_{end}|>") for end in ("start", "end")}
     more = {"tie_word_embeddings": False, **sizes.more}
-    config = AutoConfig.for_model(
-        sizes.model_type, vision_config=dict(sizes.vision), text_config=dict(sizes.text), **ids, **more
-    )
+    vision, text = dict(sizes.vision), dict(sizes.text)
+    if tower_layers:
+        vision["depth" if "depth" in vision else "num_hidden_layers"], text["num_hidden_layers"] = tower_layers, 1
+    config = AutoConfig.for_model(sizes.model_type, vision_config=vision, text_config=text, **ids, **more)
     build: Any = AutoModelForImageTextToText.from_config
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from vidcomp.families.prompt import Markers, Prompt, tokenized
 from vidcomp.families.spelling import Spelling
 from vidcomp.hub.processor import customary_frames, stock_rule
 from vidcomp.tower.probe import TOWER_SIGNALS, encoder_layers, probe_signals
+from vidcomp.tower.shared import SharedRows, SharingTower
 
 __all__ = ["About", "Encoded", "Family", "ModelShape", "Turn"]
 
@@ -123,6 +124,11 @@ class Family(ABC):
         """Layers of the tower up to the first one whose output is used, where rows may be merged between them; none
         when this family's tower cannot host that."""
         return ()
+
+    @property
+    def sharing_tower(self) -> SharingTower | None:
+        """Where slices can share rows of the tower; None when this family's tower cannot host that."""
+        return None
 
     @property
     def default_frames(self) -> int:
@@ -247,6 +253,15 @@ class Family(ABC):
         """
         return self._templated(question, history, self.checkpoint.chat_template)
 
+    def patches(self, pixels: Tensor, layout: Layout) -> Tensor:
+        """The pictures of :meth:`pixels` cut up, in shares of full brightness: [t, H, W, C, p, p] with H rows of W
+        patches per slice. Asked for where the family has a :attr:`sharing_tower`."""
+        raise NotImplementedError
+
+    def patch_order(self, layout: Layout) -> Tensor | None:
+        """[H * W] int64, the patch, counted row by row, that each row of the tower is of; None when they are so."""
+        return None
+
     # -- what follows from it
 
     def layout(
@@ -286,7 +301,11 @@ class Family(ABC):
         return prompt
 
     def encode(
-        self, frames: NDArray[np.uint8], signals: frozenset[str] = frozenset(), layout: Layout | None = None
+        self,
+        frames: NDArray[np.uint8],
+        signals: frozenset[str] = frozenset(),
+        layout: Layout | None = None,
+        shared: SharedRows | None = None,
     ) -> Encoded:
         """Visual tokens of whole slices, a chunk at a time.
 
@@ -294,9 +313,10 @@ class Family(ABC):
             frames: uint8 [t * P, h, w, 3], or a clip with an odd last frame.
             signals: what the tower has to tell besides features.
             layout: that of the whole clip when these are some of its slices.
+            shared: rows of earlier slices of the clip, which these may share; nothing is shared when None.
         """
         layout = layout or self.layout_of(frames)
-        return Encoded.joined(list(self._chunks(frames, signals, layout)))
+        return Encoded.joined(list(self._chunks(frames, signals, layout, shared)))
 
     def frames_at_once(self, layout: Layout) -> int:
         """Frames of one chunk: whole slices, as many as the bounds on slices and patches allow."""
@@ -324,11 +344,16 @@ class Family(ABC):
         return embedded
 
     @torch.no_grad()
-    def _chunks(self, frames: NDArray[np.uint8], signals: frozenset[str], layout: Layout) -> Iterator[Encoded]:
+    def _chunks(
+        self, frames: NDArray[np.uint8], signals: frozenset[str], layout: Layout, shared: SharedRows | None
+    ) -> Iterator[Encoded]:
         step = self.frames_at_once(layout)
         for start in range(0, len(frames), step):
             pixels = self.pixels(frames[start : start + step], layout)
-            yield self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)
+            sharing = shared.chunk(self.patches(pixels, layout), self.patch_order(layout)) if shared else nullcontext()
+            with sharing:
+                encoded = self.encode_chunk(pixels.to(self.device, self.model.dtype), layout, signals)
+            yield encoded
 
     def _templated(self, question: str, history: Sequence[Turn], template: str | None) -> str:
         said = [text for turn in history for text in turn] + [question]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from vidcomp.families.base import About, Encoded
 from vidcomp.families.layout import Layout
 from vidcomp.families.square import SquareFamily
-from vidcomp.tower.probe import encoder_layers
 
 __all__ = ["LlavaOnevision"]
 
@@ -37,8 +36,8 @@ class LlavaOnevision(SquareFamily):
 
     @property
     def merging_layers(self) -> tuple[nn.Module, ...]:
-        """All layers up to the first one whose output the projector reads."""
-        return tuple(encoder_layers(self.tower)[: min(self.used_layers) + 1])
+        """Those that can share rows."""
+        return self.sharing_tower.layers
 
     def features(self, pixels: Tensor, layout: Layout) -> Encoded:
         """[t, N, D], without the newline row."""

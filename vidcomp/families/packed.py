@@ -21,6 +21,8 @@ from vidcomp.errors import InputError
 from vidcomp.families.base import Encoded, Family
 from vidcomp.families.checkpoint import Checkpoint
 from vidcomp.families.layout import Layout
+from vidcomp.tower.probe import encoder_layers
+from vidcomp.tower.shared import SharingTower
 
 __all__ = ["PackedFamily", "patch_rows"]
 
@@ -73,6 +75,25 @@ class PackedFamily(Family):
         resized = resize(to_channels_first(frames), layout.size, RESAMPLE[int(rule.get("resample", 3))])
         values = normalize(resized, rule["image_mean"], rule["image_std"], rule.get("rescale_factor", 1 / 255))
         return patch_rows(values, self.patch, self.merge, self.frames_per_slice)
+
+    @property
+    def sharing_tower(self) -> SharingTower:
+        """All layers up to the last one that sees a whole slice."""
+        return SharingTower(tuple(encoder_layers(self.tower)[: self.last_layer + 1]))
+
+    def patches(self, pixels: Tensor, layout: Layout) -> Tensor:
+        """[t, H, W, 3 * P, p, p]; a patch of a pair holds both frames."""
+        high, wide = layout.grid
+        std = torch.tensor(self.settings["image_std"]).view(3, 1, 1, 1)
+        cut = pixels.view(-1, high, wide, self.merge, self.merge, 3, self.frames_per_slice, self.patch, self.patch)
+        rows = (cut * std).permute(0, 1, 3, 2, 4, 5, 6, 7, 8)
+        return rows.reshape(len(cut), high * self.merge, wide * self.merge, -1, self.patch, self.patch)
+
+    def patch_order(self, layout: Layout) -> Tensor:
+        """Tokens row by row, and in each the rows of its patches."""
+        high, wide = layout.grid
+        numbers = torch.arange(layout.patches).view(high, self.merge, wide, self.merge)
+        return numbers.transpose(1, 2).flatten()
 
     def thw(self, slices: int, layout: Layout) -> Tensor:
         """The grid of patches as the stock model takes it: [1, 3]."""

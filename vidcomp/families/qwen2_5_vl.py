@@ -102,9 +102,18 @@ class Qwen25VL(Qwen2VL):
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
         """The tower's rows are in the order of its windows; put them back, then as usual."""
         pooled = super().pool(signal, layout)
+        order = self._windows(layout).to(pooled.device)
+        return torch.empty_like(pooled).index_copy_(1, order, pooled)
+
+    def patch_order(self, layout: Layout) -> Tensor:
+        """The patches of each token together, tokens window by window."""
+        return super().patch_order(layout).view(layout.tokens, -1)[self._windows(layout)].flatten()
+
+    def _windows(self, layout: Layout) -> Tensor:
+        """[N], the tokens of a slice in the order of the tower's windows."""
         vision = self.model.config.vision_config
         side = vision.window_size // self.merge // self.patch  # tokens along a window
         high, wide = layout.grid
         window = (torch.arange(high) // side)[:, None] * -(-wide // side) + torch.arange(wide) // side
-        order = window.flatten().argsort(stable=True).to(pooled.device)
-        return torch.empty_like(pooled).index_copy_(1, order, pooled)
+        order: Tensor = window.flatten().argsort(stable=True)
+        return order

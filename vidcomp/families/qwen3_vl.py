@@ -14,6 +14,7 @@ from vidcomp.families.base import About, ModelShape
 from vidcomp.families.layout import Layout
 from vidcomp.families.prompt import Markers
 from vidcomp.families.qwen2_5_vl import Qwen2VL
+from vidcomp.tower.shared import SharingTower
 
 __all__ = ["Qwen3VL", "Qwen3VLMoe"]
 
@@ -39,6 +40,12 @@ class Qwen3VL(Qwen2VL):
             "it",
         ),
     )
+
+    @property
+    def sharing_tower(self) -> SharingTower:
+        """The language model reads the output of three more layers."""
+        tower, taps = super().sharing_tower, self.model.config.vision_config.deepstack_visual_indexes
+        return replace(tower, tapped=frozenset(tap for tap in taps if tap < len(tower.layers) - 1))
 
     def picture_size(self, frames: int, height: int, width: int) -> tuple[int, int]:
         """Limits hold for the whole clip, counted in whole slices."""

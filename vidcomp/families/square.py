@@ -18,6 +18,7 @@ from vidcomp.families.base import Family
 from vidcomp.families.checkpoint import Checkpoint
 from vidcomp.families.layout import Layout
 from vidcomp.tower.probe import encoder_layers
+from vidcomp.tower.shared import SharingTower
 
 __all__ = ["SquareFamily", "frame_rows"]
 
@@ -54,6 +55,11 @@ class SquareFamily(Family):
         """The last of :attr:`used_layers`."""
         return max(self.used_layers)
 
+    @property
+    def sharing_tower(self) -> SharingTower:
+        """All layers up to the first one whose output the projector reads."""
+        return SharingTower(tuple(encoder_layers(self.tower)[: min(self.used_layers) + 1]), leading=self.leading)
+
     def geometry(self, frames: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
         """The same for every clip."""
         return (self.side, self.side), self.grid, self.patches_per_side**2
@@ -77,6 +83,13 @@ class SquareFamily(Family):
         """uint8 [t, 3, h, w] to uint8 [t, 3, S, S]: squashed, whatever the aspect ratio."""
         size = self.settings["size"]
         return resize(frames, (int(size["height"]), int(size["width"])), mode)
+
+    def patches(self, pixels: Tensor, layout: Layout) -> Tensor:
+        """[t, side, side, 3, p, p]; what is left over at the edges is not read by the tower either."""
+        side, patch = self.patches_per_side, _number(self.model.config.vision_config.patch_size)
+        shares = pixels * torch.tensor(self.settings["image_std"]).view(-1, 1, 1)
+        cut = shares[:, :, : side * patch, : side * patch].reshape(-1, 3, side, patch, side, patch)
+        return cut.permute(0, 2, 4, 1, 3, 5)
 
     def pool(self, signal: Tensor, layout: Layout) -> Tensor:
         """A signal per patch resized with the pooling of the features: [t, N] or [t, N, C]."""

@@ -35,7 +35,7 @@ class Report:
     Attributes:
         lines: one per stage.
         plain, actual: cost of the two prefills.
-        tower_rows: rows that each layer of the vision tower read, empty when nothing was merged there.
+        tower_rows: rows that each layer of the vision tower read, empty when none were merged or shared there.
         layer_rows: rows that each layer of the language model read or, of an earlier question, held.
     """
 

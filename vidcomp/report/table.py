@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -75,7 +78,12 @@ def _span_table(spans: list[SpanRecord]) -> Sheet:
 
 def _summary(report: Report, ledger: StageLedger) -> Text:
     tokens = ledger.tokens
-    tower = f"vision tower, rows per layer: {' '.join(map(str, report.tower_rows))}\n" if report.tower_rows else ""
+    tower = (
+        f"vision tower: {ledger.tower_share:.1%} of its rows computed, per layer {_runs(report.tower_rows)} of "
+        f"{report.tower_rows[-1]}\n"
+        if report.tower_rows
+        else ""
+    )
     inside = f", {tokens.after_llm_layer} from layer {tokens.layer} on" if tokens.layer is not None else ""
     markers = f" + {tokens.markers} marker" if tokens.markers else ""
     cached = f", {tokens.cached} of them read before" if ledger.continues else ""
@@ -90,3 +98,9 @@ def _summary(report: Report, ledger: StageLedger) -> Text:
         f"KV cache: {size(report.plain.kv_bytes)} -> {size(report.actual.kv_bytes)}\n"
         f"time to first token {ledger.time_to_first_token:.2f} s, total {ledger.seconds:.2f} s"
     )
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Numbers in words, equal neighbours counted: ``25 x 1458, 5832``."""
+    runs = [(number, len(list(run))) for number, run in groupby(numbers)]
+    return ", ".join(f"{count} x {number}" if count > 1 else f"{number}" for number, count in runs)

@@ -8,8 +8,6 @@ delegates to the real kernel, so the features stay bit-identical.
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vidcomp.tower.intercept import INTERCEPTING, Attend, intercepted
 
 __all__ = [
     "ATTENTION_SIGNALS",
@@ -32,10 +29,8 @@ __all__ = [
     "received_attention",
 ]
 
-_NAME = "vidcomp_probe"
 _SCRATCH_BYTES = 32 * 2**20
 _TRUST = 30.0  # VFlowOpt's released thresholds lie between 28.7 and 39.3
-_PROBING = threading.Lock()  # the swapped config is seen by every thread that runs the tower
 
 
 @dataclass(frozen=True)
@@ -143,56 +138,16 @@ def _spread(key: Tensor, heads: int) -> Tensor:
     return key if key.shape[1] == heads else key.repeat_interleave(heads // key.shape[1], 1)
 
 
-class _ProbedConfig:
-    """Stands in for the config of one attention module, and answers everything but the kernel's name like the real
-    one."""
+def _noting(note: Callable[[Heads], None]) -> Attend:
+    """Attention by the stock kernel, after ``note`` has seen what it works on."""
 
-    def __init__(self, real: Any, note: Callable[[Heads], None]) -> None:
-        self.real, self.note = real, note
+    def attend(
+        kernel: Attend, query: Tensor, key: Tensor, value: Tensor, *rest: Any, scaling: float | None = None, **more: Any
+    ) -> Any:
+        note(Heads(query, key, value, scaling if scaling is not None else float(query.shape[-1] ** -0.5)))
+        return kernel(query, key, value, *rest, scaling=scaling, **more)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-    @property
-    def _attn_implementation(self) -> str:
-        return _NAME
-
-
-def _probe(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **rest: Any,
-) -> Any:
-    probed: _ProbedConfig = module.config
-    factor = scaling if scaling is not None else float(query.shape[-1] ** -0.5)
-    probed.note(Heads(query, key, value, factor))
-    module.config = probed.real  # flash kernels are loaded by the config's name
-    try:
-        eager = sys.modules[type(module).__module__].eager_attention_forward
-        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(probed.real._attn_implementation, eager)
-        return kernel(module, query, key, value, attention_mask, scaling=scaling, **rest)
-    finally:
-        module.config = probed
-
-
-# A kernel name without a mask function would make the library drop masks silently.
-AttentionInterface.register(_NAME, _probe)
-AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-
-
-@contextmanager
-def _probed(attention: Any, note: Callable[[Heads], None]) -> Iterator[None]:
-    """Call ``note`` on every forward through one attention module while the block runs; needs the lock."""
-    real = attention.config
-    attention.config = _ProbedConfig(real, note)
-    try:
-        yield
-    finally:
-        attention.config = real
+    return attend
 
 
 @contextmanager
@@ -229,9 +184,9 @@ def probe_signals(
         parts["encoder_features"].append(rows.view(-1, *rows.shape[-2:])[:, leading:])  # packed towers have no batch
 
     found: dict[str, Tensor] = {}
-    with _PROBING, ExitStack() as stack:
+    with INTERCEPTING, ExitStack() as stack:
         for index in range(last + 1) if "cls_by_layer" in signals else [last] if signals else []:
-            stack.enter_context(_probed(attention_of(layers[index]), note(index)))
+            stack.enter_context(intercepted(attention_of(layers[index]), _noting(note(index))))
         if "encoder_features" in signals:
             stack.callback(layers[last].register_forward_hook(keep_output).remove)
         yield found

@@ -95,7 +95,7 @@ def test_threads_may_ask_one_video_at_once(nano, clip):
 
 def test_an_encoded_video_keeps_its_settings(nano, clip):
     encoded = nano.compress(clip, keep=0.25)
-    with pytest.raises(UsageError, match="keep cannot change after encode"):
+    with pytest.raises(UsageError, match="keep cannot change after compress"):
         nano.ask(encoded, QUESTIONS[0], keep=0.5)
 
 

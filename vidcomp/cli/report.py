@@ -36,13 +36,17 @@ def report(
         Path | None,
         typer.Option("--picture", help="draw the frames with their patches, as .png or .svg", readable=False),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="write a page that shows what became of every patch", readable=False),
+    ] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
-    from vidcomp.report.page import require_picture, write_picture
+    from vidcomp.report.page import require_picture, write_page, write_picture
 
     if picture is not None:
         require_picture(picture)
@@ -60,6 +64,9 @@ def report(
     if picture is not None:
         write_picture(answer, trace, picture)
         ui.note(f"picture: {display_name(picture)}")
+    if html is not None:
+        write_page(answer, trace, made, config.flat(), html)
+        ui.note(f"page: {display_name(html)}")
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
         more = {"attention": attention_record(*balances)} if balances else {}

@@ -16,6 +16,7 @@ import vidcomp
 from vidcomp.engine.trace import traced
 from vidcomp.report import make_report, render_report
 from vidcomp.report.page import write_picture
+from vidcomp.report.timeline import Timeline
 
 ROOT = Path(__file__).parent
 CLIP, QUESTION, KEEP = "yellow_square_turns_green_then_blue_cross_moves_left.mp4", "what happens at the end?", 0.1
@@ -32,6 +33,7 @@ def make(folder: Path) -> None:
     console.print(f'$ vidcomp report {CLIP[:24]}... "{QUESTION}" --keep {KEEP}', markup=False)
     console.print(f"{QUESTION}  ->  {answer.text}", markup=False)
     console.print(render_report(report, answer.ledger))
+    console.print(Timeline(trace))
     console.save_svg(str(folder / "report.svg"), title="vidcomp", unique_id="vidcomp")
 
 

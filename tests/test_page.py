@@ -16,12 +16,14 @@ from browser import CHROMIUM, Browser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from vidcomp.core.trace import Fate
 from vidcomp.engine.trace import trace_of, traced
 from vidcomp.report import make_report
 from vidcomp.report.page import write_page, write_picture
 from vidcomp.report.page.contact import FATES, MOST_FRAMES, shown_frames
+from vidcomp.report.timeline import Timeline
 
 CLIP = "yellow_square_turns_green_then_blue_cross_moves_left.mp4"
 QUESTION = "what happens at the end?"
@@ -269,3 +271,19 @@ def test_page_by_command(cli, samples, tmp_path):
     data, record = json.loads(_Elements(file.read_text()).data), json.loads(out)
     assert data["settings"]["keep"] == 0.1
     assert data["report"] == record["report"] and data["tokens"] == record["tokens"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [200, 14])
+def test_timeline_in_the_terminal(run, encoding, width):
+    _, trace = run
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=file, width=width).print(Timeline(trace))
+    file.flush()
+    lines = file.buffer.getvalue().decode(encoding).splitlines()
+    bars = lines[1].removeprefix("kept").strip()
+    assert len(bars) == min(trace.slices, width - 10)
+    if width == 200:
+        kept = (trace.fates <= Fate.LEFT).mean(1)
+        levels = "▁▂▃▄▅▆▇█" if encoding == "utf-8" else "01234567"
+        assert [levels.index(bar) for bar in bars] == [min(7, int(8 * share)) for share in kept]

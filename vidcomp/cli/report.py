@@ -55,6 +55,7 @@ def report(
         from vidcomp.engine.trace import traced
         from vidcomp.report import make_report, render_report
         from vidcomp.report.attention import attention_record, render_attention
+        from vidcomp.report.timeline import Timeline
 
         if attention:
             answer, trace, balances = _looked_at(lm, video, question)
@@ -80,6 +81,7 @@ def report(
     for line in answer.notes:
         console.print(f"note: {line}", markup=False)
     console.print(render_report(made, answer.ledger))
+    console.print(Timeline(trace))
     if balances:
         console.print(render_attention(*balances))
 

@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from vidcomp.core.trace import Fate
 from vidcomp.engine.trace import trace_of, traced
-from vidcomp.report.page import write_picture
+from vidcomp.report import make_report
+from vidcomp.report.page import write_page, write_picture
 from vidcomp.report.page.contact import FATES, MOST_FRAMES, shown_frames
+from vidcomp.report.timeline import Timeline
 
 CLIP = "yellow_square_turns_green_then_blue_cross_moves_left.mp4"
 QUESTION = "what happens at the end?"
@@ -117,3 +125,165 @@ def test_picture_by_command(cli, samples, tmp_path):
     assert status == 2 and "a picture is .svg or .png" in err
     status, _, err = cli("report", samples / CLIP, QUESTION, "--picture", tmp_path / "none" / "out.svg")
     assert status == 3 and "cannot write" in err
+
+
+class _Elements(HTMLParser):
+    """Tags with their attributes, and the text of the page outside scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.words, self.data, self._inside = [], [], "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._inside = tag if tag in ("script", "style") else ""
+        self._json = dict(attributes).get("type") == "application/json"
+
+    def handle_data(self, data):
+        if self._inside == "script" and self._json:
+            self.data += data
+        elif not self._inside:
+            self.words.append(data)
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+
+def _page(nano, run, file):
+    answer, trace = run
+    write_page(answer, trace, make_report(answer.ledger, nano.family.shape), nano.config.flat(), file)
+    return _Elements(file.read_text())
+
+
+def test_page_tells_what_the_record_tells(nano, run, tmp_path):
+    answer, trace = run
+    page = _page(nano, run, tmp_path / "page.html")
+    data, words = json.loads(page.data), " ".join(" ".join(page.words).split())
+    assert {name: data[name] for name in answer.to_dict()} == json.loads(json.dumps(answer.to_dict()))
+    assert data["tokens_by_fate"]["counts"] == trace.counts()
+    assert f"read {answer.ledger.tokens.kept} of {answer.ledger.tokens.uncompressed} visual tokens" in words
+    paths = {fate.name.lower(): 0 for fate in Fate}
+    for tag, attributes in page.tags:
+        if tag == "path" and attributes["class"] in paths:
+            paths[attributes["class"]] += attributes["d"].count("M")
+    assert paths == trace.counts()
+    for stage in answer.ledger.stages:
+        assert f"{stage.out} {stage.unit}" in words
+
+
+def test_page_stands_alone_and_is_small(nano, samples, tmp_path):
+    answer, trace = traced(nano, samples / CLIP, QUESTION, frames=64, keep=0.2, positions="compact")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 480, 640, 3), np.uint8)  # which JPEG cannot make small
+    answer = dataclasses.replace(answer, frames=dataclasses.replace(answer.frames, pixels=noise))
+    page = _page(nano, (answer, trace), tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 8 << 20
+    addresses = [found for _, found in page.tags for found in [found.get("src") or found.get("href")] if found]
+    assert all(found.startswith(("data:", "#")) for found in addresses)
+    pictures = [found for tag, found in page.tags if tag == "img"]
+    assert len(pictures) == 64 and all(found["alt"] for found in pictures)
+
+
+@settings(max_examples=20, deadline=None)
+@given(text=st.text(max_size=60))
+@example(text="</script><script>alert(1)</script>")
+@example(text="a --> b <i>&amp; \u202e\ud800 \x00")
+def test_no_answer_escapes_its_place(nano, plain_run, tmp_path_factory, text):
+    answer, trace = plain_run
+    said = dataclasses.replace(answer, text=text, question=text)
+    page = _page(nano, (said, trace), tmp_path_factory.mktemp("page") / "page.html")
+    assert [tag for tag, _ in page.tags].count("script") == 2 and [tag for tag, _ in page.tags].count("i") == 0
+    assert json.loads(page.data)["answer"] == text.encode("utf-8", "replace").decode()
+
+
+@pytest.fixture(scope="module")
+def plain_run(nano, samples):
+    return traced(nano, samples / CLIP, QUESTION, keep=0.1)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    tab = Browser(tmp_path / "profile")
+    yield tab
+    tab.close()
+
+
+def _lit(browser, kind):
+    """How many patches are drawn as members, survivor or cursor, over all frames."""
+    return browser.run(
+        f"[...document.querySelectorAll('path.{kind}')].reduce("
+        "(sum, path) => sum + (path.getAttribute('d').match(/M/g) || []).length, 0)"
+    )
+
+
+def test_page_in_a_browser(nano, plain_run, browser, tmp_path):
+    _, trace = plain_run
+    _page(nano, plain_run, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+
+    token = int(np.flatnonzero(trace.fates.ravel() == Fate.MERGED)[0])
+    members = int((trace.owner == trace.owner[token]).sum())
+    frame, cell = divmod(token, trace.tokens)
+    row, column = divmod(cell, trace.grid[1])
+    box = browser.run(
+        f"(() => {{ const p = document.querySelectorAll('.picture')[{frame}]; p.scrollIntoView();"
+        "const b = p.getBoundingClientRect(); return [b.left, b.top, b.width, b.height] })()"
+    )
+    x, y = box[0] + (column + 0.5) / trace.grid[1] * box[2], box[1] + (row + 0.5) / trace.grid[0] * box[3]
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert (_lit(browser, "members"), _lit(browser, "survivor"), _lit(browser, "cursor")) == (members, 1, 1)
+    told = browser.run("document.getElementById('told').textContent")
+    assert told.startswith(f"row {row + 1}, column {column + 1} at {trace.times[frame]:.2f} s: merged into ")
+    assert f"stands for {members} patches" in told
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    assert _lit(browser, "members") == 0
+
+    for _ in range(12):
+        browser.key("Tab")
+        if browser.run("document.activeElement.className") == "picture":
+            break
+    assert browser.run("document.activeElement.className") == "picture"
+    seen = {browser.run("document.getElementById('told').textContent")}
+    for step in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+        browser.key(step)
+        seen.add(browser.run("document.getElementById('told').textContent"))
+        assert _lit(browser, "cursor") == 1
+    assert len(seen) == 4 and "row 2, column 1" in browser.run("document.getElementById('told').textContent")
+    browser.key("Escape")
+    assert _lit(browser, "cursor") == 0
+
+    browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    faults = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+    assert not [event for event in browser.events if event.get("method") in faults]
+    asked = {event["params"]["request"]["url"] for event in browser.events
+             if event.get("method") == "Network.requestWillBeSent"}  # fmt: skip
+    assert all(url.startswith(("file:", "data:")) for url in asked) and len(asked - {
+        url for url in asked if url.startswith("data:")}) == 1  # fmt: skip
+
+
+def test_page_by_command(cli, samples, tmp_path):
+    file = tmp_path / "page.html"
+    status, out, err = cli("report", samples / CLIP, QUESTION, "--json", "--keep", "0.1", "--html", file)
+    assert status == 0 and "page: " in err
+    data, record = json.loads(_Elements(file.read_text()).data), json.loads(out)
+    assert data["settings"]["keep"] == 0.1
+    assert data["report"] == record["report"] and data["tokens"] == record["tokens"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [200, 14])
+def test_timeline_in_the_terminal(run, encoding, width):
+    _, trace = run
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=file, width=width).print(Timeline(trace))
+    file.flush()
+    lines = file.buffer.getvalue().decode(encoding).splitlines()
+    bars = lines[1].removeprefix("kept").strip()
+    assert len(bars) == min(trace.slices, width - 10)
+    if width == 200:
+        kept = (trace.fates <= Fate.LEFT).mean(1)
+        levels = "▁▂▃▄▅▆▇█" if encoding == "utf-8" else "01234567"
+        assert [levels.index(bar) for bar in bars] == [min(7, int(8 * share)) for share in kept]

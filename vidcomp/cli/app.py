@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report
+from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report, scenes
 from vidcomp.cli.console import data, print_error
 from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, raise_exceptions
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
@@ -43,6 +43,7 @@ app.command()(caption.caption)
 app.command()(report.report)
 app.command()(probe.probe)
 app.command()(frames.frames)
+app.command()(scenes.scenes)
 app.command()(methods.methods)
 app.command()(calibrate.calibrate)
 app.command()(models.models)

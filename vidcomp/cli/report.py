@@ -41,13 +41,17 @@ def report(
     probe_drift: Annotated[
         bool, typer.Option("--probe-drift", help="also encode some frames without --reuse, and compare the tokens")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="write a page that shows what became of every patch", readable=False),
+    ] = None,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Ask, and print what every stage removed: tokens, seconds, KV bytes, LLM FLOPs, span by span."""
     from vidcomp.cli.session import open_model
-    from vidcomp.report.page import require_picture, write_picture
+    from vidcomp.report.page import require_picture, write_page, write_picture
 
     if picture is not None:
         require_picture(picture)
@@ -57,6 +61,7 @@ def report(
         from vidcomp.report import make_report, render_report
         from vidcomp.report.attention import attention_record, render_attention
         from vidcomp.report.drift import tower_drift
+        from vidcomp.report.timeline import Timeline
 
         encoded = lm.encode(video) if attention or probe_drift else None
         if attention and encoded:
@@ -68,6 +73,9 @@ def report(
     if picture is not None:
         write_picture(answer, trace, picture)
         ui.note(f"picture: {display_name(picture)}")
+    if html is not None:
+        write_page(answer, trace, made, config.flat(), html)
+        ui.note(f"page: {display_name(html)}")
     if ui.json:
         spans = [span.__dict__ for span in answer.ledger.spans]
         more: dict[str, Any] = {"attention": attention_record(*balances)} if balances else {}
@@ -84,6 +92,7 @@ def report(
     console.print(render_report(made, answer.ledger))
     if drift:
         console.print(drift.words, markup=False)
+    console.print(Timeline(trace))
     if balances:
         console.print(render_attention(*balances))
 

@@ -2,5 +2,6 @@
 """What was kept, to look at: the picture of the patches, and the page that is one file. Needs no torch."""
 
 from vidcomp.report.page.contact import require_picture, write_picture
+from vidcomp.report.page.html import page_data, write_page
 
-__all__ = ["require_picture", "write_picture"]
+__all__ = ["page_data", "require_picture", "write_page", "write_picture"]

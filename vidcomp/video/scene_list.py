@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scenes of a video: stretches between cuts, found on thumbnails of all frames, a minute of film at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcomp.errors import InputError
+from vidcomp.video.read import read_frames
+from vidcomp.video.sampling import Sampling
+from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
+from vidcomp.video.types import Frames
+
+__all__ = ["Scene", "list_scenes", "scenes_of"]
+
+STRETCH = 60.0  # seconds of film whose thumbnails are in memory at once
+ALL_FRAMES = 1e4  # per second: more than any film has
+SAME_LEVEL = 0.03 * 255  # grey levels of a block: as much change as ``--segmenter luma`` takes for none
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One stretch between cuts.
+
+    Attributes:
+        start, end: exact seconds from the first frame of the film; ``end`` is the start of the next scene.
+        first, last: its frames, both ends included.
+        key: the frame that looks most like the mean of the scene.
+        key_time: when it appears.
+        redundancy: share of its frames that look like the last one that did not.
+    """
+
+    start: Fraction
+    end: Fraction
+    first: int
+    last: int
+    key: int
+    key_time: Fraction
+    redundancy: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the JSON output."""
+        return {
+            "start": round(float(self.start), 6), "end": round(float(self.end), 6),
+            "exact_start": str(self.start), "exact_end": str(self.end), "frames": [self.first, self.last],
+            "key_frame": self.key, "key_time": round(float(self.key_time), 6),
+            "redundancy": round(self.redundancy, 4),
+        }  # fmt: skip
+
+
+def list_scenes(path: Path, **reading: Any) -> tuple[list[Scene], Frames]:
+    """The scenes of a file, and the last stretch that was read, which has the facts of the file.
+
+    Args:
+        path: the file. It is opened once per minute of film.
+        reading: as for :func:`~vidcomp.video.read_frames`.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    small: list[NDArray[np.float32]] = []
+    times: list[Fraction] = []
+    frames = None
+    for frames, new in _stretches(path, reading):
+        small += [thumbnail(image) for image in frames.pixels[new:]]
+        times += frames.exact_times[new:]
+    assert frames is not None
+    end = max(Fraction(frames.info.duration_seconds).limit_denominator(1_000_000), times[-1])
+    return scenes_of(np.stack(small), times, end), frames
+
+
+def _stretches(path: Path, reading: dict[str, Any]) -> Iterator[tuple[Frames, int]]:
+    """Stretches of film, and how many of the frames of each came in the one before."""
+    known, start = -1, 0.0
+    while True:
+        sampling = Sampling(frames=None, fps=ALL_FRAMES, start=start, end=start + STRETCH)
+        try:
+            frames = read_frames(path, sampling, max_side=THUMB_SIDE, **reading)
+        except InputError as error:
+            if error.code == "empty_range" and known >= 0:
+                return
+            raise
+        yield frames, int(np.searchsorted(frames.indices, known, side="right"))
+        known, start = max(known, int(frames.indices[-1])), start + STRETCH
+        if start >= frames.info.duration_seconds > 0:
+            return
+
+
+def scenes_of(small: NDArray[np.float32], times: Sequence[Fraction], end: Fraction) -> list[Scene]:
+    """Scenes from thumbnails [N, 16, 16] of all frames, their times, and the end of the film."""
+    bounds = find_cuts(small).tolist()
+    starts = [*(times[first] for first in bounds[:-1]), end]
+    found = []
+    for number, (first, stop) in enumerate(itertools.pairwise(bounds)):
+        part = small[first:stop]
+        key = first + int(np.abs(part - part.mean(0)).mean((1, 2)).argmin())
+        found.append(
+            Scene(starts[number], starts[number + 1], first, stop - 1, key, times[key], _redundancy(part))
+        )  # fmt: skip
+    return found
+
+
+def _redundancy(part: NDArray[np.float32]) -> float:
+    shown, repeats = part[0], 0
+    for picture in part[1:]:
+        if np.abs(picture - shown).max() <= SAME_LEVEL:
+            repeats += 1
+        else:
+            shown = picture
+    return repeats / len(part)

@@ -51,7 +51,7 @@ def test_published_layers_of_shallow_decoders_do_not_collide():
             layers = schedule.layers(depth)
             assert list(layers) == sorted(set(layers))
             assert all(1 <= layer < depth for layer in layers)
-            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.encoded(depth))
+            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.watched(depth))
 
 
 def test_records_name_what_ran_as_it_would_be_typed(nano, samples):

@@ -51,7 +51,7 @@ def test_published_layers_of_shallow_decoders_do_not_collide():
             layers = schedule.layers(depth)
             assert list(layers) == sorted(set(layers))
             assert all(1 <= layer < depth for layer in layers)
-            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.encoded(depth))
+            assert all(0 <= layer < depth for layer in schedule.frozen(depth) | schedule.watched(depth))
 
 
 def test_records_name_what_ran_as_it_would_be_typed(nano, samples):
@@ -84,7 +84,9 @@ def test_any_outer_method_with_any_inner_schedule(nano, samples, method):
         assert ledger.tokens.after_llm_layer <= ledger.tokens.kept
         held = [new + before for new, before in zip(ledger.layer_rows, ledger.layer_cached or [0] * 99, strict=False)]
         shorter = held[-1] < held[0]  # an encoded video is asked on a fork, whose layers hold most rows already
-        assert shorter or name in {"shortv", "dycoke", "framefusion"}, inner
+        assert shorter or name in {"shortv", "dycoke", "framefusion", "st_simdiff"}, (
+            inner
+        )  # some ask for a cost that is met
 
 
 def test_the_list_names_every_schedule():

@@ -169,7 +169,7 @@ class ByFamily(Reader):
 
 def test_defaults_follow_the_family_and_what_is_given_stays(nano, clip):
     assert nano.family.model_type == "llava_onevision"
-    nano.encode(clip, method=ByFamily(least=7), frames=3, keep=0.5)
+    nano.ask(clip, "what happens?", method=ByFamily(least=7), frames=3, keep=0.5, max_new_tokens=1)
     assert ByFamily.ran.pop() == (0.5, 7)
     qwen = for_family(get_method("flashvid"), "qwen2_5_vl")
     assert (qwen.segments, qwen.event) == (4, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 
 import pytest
 from command_line import records
@@ -152,3 +153,19 @@ def test_settings_that_shape_nothing_are_no_part_of_the_key(tmp_path):
         assert all(journal.find(job_key(file, {**settings, name: value})) for name, value in free.items())
         assert journal.find(job_key(file, {**settings, "option_to_come": None}))
         assert not any(journal.find(job_key(file, {**settings, name: value})) for name, value in shaping.items())
+
+
+def test_a_finished_record_takes_little_memory(tmp_path):
+    job = job_key(tmp_path, RunConfig().flat())
+    with open(tmp_path / "out.jsonl", "w") as file:
+        for number in range(5000):
+            record = {"status": "ok", "caption": "a" * 1000, "job": {**job, "file": f"/videos/{number}.mp4"}}
+            file.write(json.dumps(record) + "\n")
+    tracemalloc.start()
+    try:
+        with Journal(tmp_path / "out.jsonl") as journal:
+            assert tracemalloc.get_traced_memory()[0] < 200 * 5000
+            assert journal.find({**job, "file": "/videos/4999.mp4"})["caption"] == "a" * 1000
+            assert journal.find({**job, "file": "/videos/5000.mp4"}) is None
+    finally:
+        tracemalloc.stop()

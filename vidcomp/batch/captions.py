@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidcomp.batch.journal import Journal, job_key
-from vidcomp.config import settings_that_do_not_shape
-from vidcomp.errors import VidcompError
-from vidcomp.video.names import recorded_name
+from vidcomp.batch.tasks import Record, Task
+from vidcomp.batch.workers import Crew, Plan
+from vidcomp.config import RunConfig, settings_that_do_not_shape
 
 if TYPE_CHECKING:
     from vidcomp.engine.run import VideoLM
 
-__all__ = ["Outcome", "caption_videos"]
+__all__ = ["Answers", "Outcome", "caption_videos", "in_this_process", "in_workers"]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,11 @@ class Outcome:
     skipped: bool
 
 
+Answers = Callable[[Iterable[Task]], Generator[tuple[Task, Record], None, None]]
+
+
 def caption_videos(
-    open_model: Callable[[], VideoLM],
+    answers: Answers,
     videos: Iterable[Path],
     prompt: str,
     settings: dict[str, Any],
@@ -50,13 +53,13 @@ def caption_videos(
     retry_failed: bool = False,
     force: bool = False,
     tell: Callable[[str], None] = log.warning,
-) -> Iterator[Outcome]:
-    """Caption each video and yield its outcome as soon as its line is on the disk.
+) -> Generator[Outcome, None, None]:
+    """Caption each video and yield its outcome as soon as its line is on the disk; first what is done already.
 
     What goes wrong with one video is its record, and the next one is begun.
 
     Args:
-        open_model: loads the model; called at the first video that has to be done.
+        answers: :func:`in_this_process` or :func:`in_workers`; called when a video has to be done.
         videos: files.
         prompt: what is asked about each of them.
         settings: all settings of the run, to tell finished work from other work.
@@ -70,25 +73,45 @@ def caption_videos(
     """
     free = settings_that_do_not_shape()
     shaping = {name: value for name, value in settings.items() if name not in free} | {"prompt": prompt}
-    lm: VideoLM | None = None
+    todo: dict[Task, dict[str, Any]] = {}
     with Journal(output, tell) if output else nullcontext() as journal:
-        try:
-            for path in videos:
-                key = job_key(path, shaping)
-                before = journal.find(key) if journal else None
-                if before is not None and not force and _holds(before, retry_failed, bool(settings.get("strict"))):
-                    yield Outcome(path, before["status"], before, skipped=True)
-                    continue
-                if lm is None:
-                    lm = open_model()
-                    lm.check(prompt)
-                record = _caption(lm, path, prompt)
+        for number, path in enumerate(videos):
+            key = job_key(path, shaping)
+            before = journal.find(key) if journal else None
+            if before is not None and not force and _holds(before, retry_failed, bool(settings.get("strict"))):
+                yield Outcome(path, before["status"], before, skipped=True)
+            else:
+                todo[Task(number, path, prompt)] = key
+        if not todo:
+            return
+        with closing(answers(list(todo))) as answered:
+            for task, record in answered:
                 if journal:
-                    journal.append(key, record)
-                yield Outcome(path, str(record["status"]), record, skipped=False)
-        finally:
-            if lm is not None:
-                lm.close()
+                    journal.append(todo[task], record)
+                yield Outcome(task.path, str(record["status"]), record, skipped=False)
+
+
+def in_this_process(open_model: Callable[[], VideoLM], prompt: str, ahead: int = 1) -> Answers:
+    """Answer tasks with a model of this process, which ``open_model`` loads."""
+
+    def answers(tasks: Iterable[Task]) -> Generator[tuple[Task, Record], None, None]:
+        from vidcomp.batch.answering import Answerer
+
+        with open_model() as lm, Answerer(lm, ahead) as answerer:
+            lm.check(prompt)
+            yield from answerer.all(tasks)
+
+    return answers
+
+
+def in_workers(config: RunConfig, plan: Plan, prompt: str) -> Answers:
+    """Answer tasks in worker processes, each with a model of its own; this process loads none."""
+
+    def answers(tasks: Iterable[Task]) -> Generator[tuple[Task, Record], None, None]:
+        with Crew(config, plan, (prompt,)) as crew:
+            yield from crew.all(tasks)
+
+    return answers
 
 
 def _holds(before: dict[str, Any], retry_failed: bool, strict: bool) -> bool:
@@ -97,28 +120,3 @@ def _holds(before: dict[str, Any], retry_failed: bool, strict: bool) -> bool:
         only_strict = dict(before.get("error") or {}).get("code") == "incomplete"
         return not retry_failed and (strict or not only_strict)
     return not (strict and before["status"] == "degraded")
-
-
-def _caption(lm: VideoLM, path: Path, prompt: str) -> dict[str, Any]:
-    try:
-        record = lm.ask(path, prompt).to_dict()
-    except VidcompError as error:
-        return _failure(path, prompt, error)
-    except Exception as error:  # a bug must not cost the rest of the batch; it is recorded with its kind
-        log.debug("unexpected failure on %s", path, exc_info=True)
-        why = f"{type(error).__name__}: {error}"
-        return _failure(path, prompt, VidcompError("this is a bug in vidcomp", why=why, hint="vidcomp ask ... --debug"))
-    return {**{k: v for k, v in record.items() if k != "answer"}, "caption": record["answer"]}
-
-
-def _failure(path: Path, prompt: str, error: VidcompError) -> dict[str, Any]:
-    from vidcomp.result import SCHEMA, versions
-
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "video": {"path": recorded_name(path)},
-        "question": prompt,
-        "error": error.to_dict(),
-        "versions": versions(),
-    }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vidcomp.batch.salvage import sort_out
+from vidcomp.batch.salvage import job_of, sort_out
 from vidcomp.config import settings_that_do_not_shape
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video.names import display_name, recorded_name
@@ -22,6 +23,8 @@ from vidcomp.video.names import display_name, recorded_name
 __all__ = ["Journal", "job_key"]
 
 log = logging.getLogger(__name__)
+
+READ_BYTES = 4096  # at once, of a record that is looked up
 
 _lock: Callable[[FileIO], None]
 try:
@@ -62,11 +65,12 @@ class Journal:
 
     def __init__(self, path: Path, tell: Callable[[str], None] = log.warning) -> None:
         self.path = path
+        self._fingerprint = _Fingerprints()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _opened_alone(path)
             try:
-                self._records = self._load(tell)
+                self._places = self._load(tell)
             except BaseException:
                 self._file.close()
                 raise
@@ -75,7 +79,11 @@ class Journal:
 
     def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """The record of this work, None when it was never finished."""
-        return self._records.get(_canonical(key))
+        place = self._places.get(self._fingerprint(key))
+        if place is None:
+            return None
+        record = json.loads(self._line_at(place))
+        return {**record, "status": str(record["status"])}
 
     def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Write one record as one whole line, and make sure that it is on the disk."""
@@ -87,7 +95,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._file.truncate(whole)
             raise _unwritable(self.path, error, "free space, then the same command") from error
-        self._records[_canonical(key)] = record
+        self._places[self._fingerprint(key)] = whole
 
     def close(self) -> None:
         """Release the file."""
@@ -101,10 +109,22 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _load(self, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-        """Read everything before anything is touched; only then take out what is no record."""
+    def _line_at(self, place: int) -> bytes:
+        content = b""
+        while b"\n" not in content and (more := os.pread(self._file.fileno(), READ_BYTES, place + len(content))):
+            content += more
+        return content.partition(b"\n")[0]
+
+    def _load(self, tell: Callable[[str], None]) -> dict[int, int]:
+        """Read everything before anything is touched; only then take out what is no record.
+
+        Returns:
+            Where the line of each job begins: a few dozen bytes in memory for records of kilobytes on the disk.
+        """
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             raise _foreign(self.path, "it is no regular file")
+        if (places := self._places_where_whole()) is not None:
+            return places
         self._file.seek(0)
         content = self._file.readall()
         found = sort_out(content)
@@ -119,8 +139,23 @@ class Journal:
             self._file.truncate(len(clean))  # the tail of a line that a killed run left, if anything
         else:
             self._replace(clean)
-        records = map(json.loads, found.records)
-        return {_canonical(record["job"]): {**record, "status": str(record["status"])} for record in records}
+        places = self._places_where_whole()
+        assert places is not None
+        return places
+
+    def _places_where_whole(self) -> dict[int, int] | None:
+        """Where each line begins, one line in memory at a time; None when anything but whole records is there."""
+        places: dict[int, int] = {}
+        place = 0
+        self._file.seek(0)
+        with open(os.dup(self._file.fileno()), "rb") as lines:
+            for line in lines:
+                clean = line.startswith(b"{") and line.endswith(b"}\n") and b"\r" not in line
+                if not clean or (job := job_of(line)) is None:
+                    return None
+                places[self._fingerprint(job)] = place
+                place += len(line)
+        return places
 
     def _set_aside(self, bad: list[bytes]) -> str:
         """Keep what is no record in a file of its own, on the disk before the results file changes."""
@@ -187,10 +222,28 @@ def _foreign(path: Path, why: str) -> InputError:
     return InputError(what, why=why, hint="-o another file", code="not_results")
 
 
-def _canonical(key: dict[str, Any]) -> str:
-    """The key as text. What does not shape a result, and what was not given, does not count."""
-    settings = key.get("settings")
+class _Fingerprints:
+    """Numbers of 64 bits for keys: two of a million keys share one once in ten million files.
+
+    Settings are written down anew only where they are others than those of the key before.
+    """
+
+    def __init__(self) -> None:
+        self._settings: Any = None
+        self._text = ""
+
+    def __call__(self, key: dict[str, Any]) -> int:
+        """The number of a key. What does not shape a result, and what was not given, does not count."""
+        settings = key.get("settings")
+        if settings != self._settings or not self._text:
+            self._settings, self._text = settings, _canonical(settings)
+        rest = {name: value for name, value in key.items() if name != "settings"}
+        text = f"{json.dumps(rest, sort_keys=True)} {self._text}"
+        return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _canonical(settings: Any) -> str:
     if isinstance(settings, dict):
         free = settings_that_do_not_shape()
-        key = {**key, "settings": {k: v for k, v in settings.items() if v is not None and k not in free}}
-    return json.dumps(key, sort_keys=True)
+        settings = {name: value for name, value in settings.items() if value is not None and name not in free}
+    return json.dumps(settings, sort_keys=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Salvage", "sort_out"]
+__all__ = ["Salvage", "job_of", "sort_out"]
 
 _SIGNS = re.compile(rb'"schema": \d+, "status": "|"job": \{|\A\{"status": "')  # of a record that may be damaged
 _BEGIN = b'{"schema": 1, "status": "'
@@ -39,7 +39,7 @@ def sort_out(content: bytes) -> Salvage:
     bad: list[bytes] = []
     *lines, tail = (line.strip(b"\0 \t\r") for line in content.split(b"\n"))
     for line in filter(None, (*lines, tail)):
-        found = [line] if _is_record(line) else list(_records_in(line))
+        found = [line] if job_of(line) is not None else list(_records_in(line))
         records += found
         if found != [line] and not (line is tail and not found and _begins_like_one(line)):
             bad.append(line)
@@ -52,12 +52,14 @@ def _begins_like_one(line: bytes) -> bool:
     return line.startswith((b'{"schema"', b'{"status"')) or _BEGIN.startswith(line)
 
 
-def _is_record(line: bytes) -> bool:
+def job_of(line: bytes) -> dict[str, Any] | None:
+    """The job of a record, None for what is no record."""
     try:
         found: Any = json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and isinstance(found.get("job"), dict) and "status" in found
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("job"), dict) and "status" in found
+    return found["job"] if whole else None
 
 
 def _records_in(line: bytes) -> Iterator[bytes]:
@@ -71,7 +73,7 @@ def _records_in(line: bytes) -> Iterator[bytes]:
             end = place + 1
         else:
             piece = text[place:end].encode("utf-8", "surrogateescape")
-            if _is_record(piece):
+            if job_of(piece) is not None:
                 yield piece
             else:
                 end = place + 1

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +17,7 @@ from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.cli.signals import Interrupted
 from vidcomp.config import RunConfig
-from vidcomp.errors import BatchFailures, UsageError
+from vidcomp.errors import BatchFailures, OutOfMemory, UsageError
 from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
@@ -37,38 +40,82 @@ def caption(
         bool, typer.Option("--retry-failed", help="do again what failed in an earlier run")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="do everything again")] = False,
+    max_failures: Annotated[
+        str | None, typer.Option("--max-failures", help="stop when more videos fail: a number, or a share such as 10%")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="processes with a model each; auto: one per GPU, or per four cores")
+    ] = "1",
+    devices: Annotated[
+        str | None, typer.Option("--devices", help="devices to share the work among: cuda:0,cuda:1")
+    ] = None,
+    workers_per_device: Annotated[int, typer.Option("--workers-per-device", help="on each of --devices", min=1)] = 1,
+    decode_ahead: Annotated[
+        int, typer.Option("--decode-ahead", help="videos decoded before their turn, up to 256 MB each", min=0, max=16)
+    ] = 1,
+    patience: Annotated[
+        float, typer.Option("--patience", help="seconds after which a worker that is busy with one video is ended")
+    ] = 1800.0,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Caption videos. Without -o, captions go to stdout; with it, a second run skips what is done."""
-    from vidcomp.batch.captions import caption_videos
+    from vidcomp.batch.captions import caption_videos, in_this_process, in_workers
     from vidcomp.batch.discover import find_videos
+    from vidcomp.batch.tasks import FailureLimit
+    from vidcomp.batch.workers import Plan, planned
     from vidcomp.cli.progress import Progress
     from vidcomp.cli.session import check_names, open_model
 
     check_names(config, prompt)
     _require_lines(output)
+    limit = FailureLimit.parse(max_failures)
+    places = planned(workers, devices, workers_per_device, config)
     found = find_videos(paths)
     if found.left_out:
         ui.note(found.left_out)
+    if len(places) > 1:
+        answers = in_workers(config, Plan(places, decode_ahead, patience, _threads(places)), prompt)
+    else:
+        config = config.replace(device=places[0])
+        answers = in_this_process(lambda: open_model(config, ui, question=prompt), prompt, decode_ahead)
     outcomes = caption_videos(
-        lambda: open_model(config, ui, question=prompt), found.videos, prompt, config.flat(), output,
+        answers, found.videos, prompt, config.flat(), output,
         retry_failed=retry_failed, force=force, tell=lambda line: ui.note(f"note: {line}"),
     )  # fmt: skip
     counts: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
     try:
-        with Progress("captioned", len(found.videos), ui) as progress:
+        with closing(outcomes), Progress("captioned", len(found.videos), ui) as progress:
             for outcome in outcomes:
                 _show(outcome, output, ui)
                 failed = outcome.status == "failed"
                 counts["failed" if failed else "before" if outcome.skipped else "done"] += 1
                 progress.advance(display_name(outcome.path.name), failed=failed, skipped=outcome.skipped)
+                if failed and not outcome.skipped:
+                    codes[dict(outcome.record.get("error") or {}).get("code", "")] += 1
+                    if limit.exceeded(codes.total(), len(found.videos)):
+                        raise _hopeless(codes.total(), counts.total(), max_failures)
     except KeyboardInterrupt:
         if output is None:
             raise
         raise Interrupted(f"{counted(counts.total(), 'video')} saved, the same command goes on") from None
+    if codes["out_of_memory"] and codes["out_of_memory"] == counts.total() - counts["before"]:
+        raise OutOfMemory("not enough memory for any of the videos", hint="a smaller --max-frames, or another --device")
     _finish(counts, output, ui)
+
+
+def _threads(places: Sequence[str]) -> int | None:
+    """Divide the cores among models on the CPU, so that their threads do not wait for one another."""
+    return max(1, (os.cpu_count() or 1) // len(places)) if all(place in ("auto", "cpu") for place in places) else None
+
+
+def _hopeless(failed: int, tried: int, limit: str | None) -> BatchFailures:
+    return BatchFailures(
+        f"stopped: {failed} of {counted(tried, 'video')} failed", why=f"--max-failures {limit} allows no more",
+        hint="look at the reasons above; the same command goes on",
+    )  # fmt: skip
 
 
 def _require_lines(output: Path | None) -> None:

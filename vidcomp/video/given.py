@@ -116,9 +116,19 @@ class FrameSequence:
 
 
 VideoInput: TypeAlias = (
-    StrPath | bytes | bytearray | memoryview | IO[bytes] | FrameSequence | NDArray[Any] | Tensor | Sequence[Any]
+    StrPath
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | FrameSequence
+    | Frames
+    | NDArray[Any]
+    | Tensor
+    | Sequence[Any]
 )
-"""What stands for a video: a path, the bytes of a file, a file opened in binary mode, or frames."""
+"""What stands for a video: a path, the bytes of a file, a file opened in binary mode, or frames; those that
+:func:`~vidcomp.video.read_frames` returned are taken as they are."""
 
 
 def read_video(
@@ -147,9 +157,12 @@ def read_video(
             except InputError as error:
                 raise (error if name is None else _renamed(error, path, name)) from error.__cause__
         return frames if name is None else replace(frames, info=replace(frames.info, path=Path(name)))
-    sequence = video if isinstance(video, FrameSequence) else FrameSequence(video)
-    said = any(getattr(config, name) is not None for name in ("frames", "fps", "sample", "start", "end"))
-    frames = sequence.sampled(sampling, said)
+    if isinstance(video, Frames):
+        frames = video
+    else:
+        sequence = video if isinstance(video, FrameSequence) else FrameSequence(video)
+        said = any(getattr(config, name) is not None for name in ("frames", "fps", "sample", "start", "end"))
+        frames = sequence.sampled(sampling, said)
     if on_ready is not None:
         on_ready(Partial(frames.pixels, len(frames), frames.times, frames.info.duration_seconds))
     return frames

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work of a batch as data: what is asked of one video, and the record of one that failed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcomp.errors import UsageError, VidcompError
+from vidcomp.video.names import recorded_name
+
+__all__ = ["FailureLimit", "Record", "Task", "failure"]
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question about one video.
+
+    Attributes:
+        number: its place in the batch, which no other task has.
+        path: the file.
+        question: plain text.
+    """
+
+    number: int
+    path: Path
+    question: str
+
+
+def failure(task: Task, error: VidcompError) -> Record:
+    """The record of a task that failed, without the versions of the libraries."""
+    return {
+        "schema": 1,
+        "status": "failed",
+        "video": {"path": recorded_name(task.path)},
+        "question": task.question,
+        "error": error.to_dict(),
+    }
+
+
+@dataclass(frozen=True)
+class FailureLimit:
+    """How many videos of a batch may fail before it stops: a number, or a share of all videos."""
+
+    number: float = math.inf
+    share: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str | None) -> FailureLimit:
+        """Read ``20`` or ``10%``; None allows any number.
+
+        Raises:
+            UsageError: it is neither.
+        """
+        if text is None:
+            return cls()
+        digits = text.removesuffix("%")
+        value = float(digits) if digits.replace(".", "", 1).isdecimal() else math.nan
+        if digits != text and value <= 100:
+            return cls(share=value / 100)
+        if digits == text and value.is_integer():
+            return cls(number=value)
+        raise UsageError(
+            f"--max-failures {text}", why="it must be a number of videos, or a share such as 10%", code="bad_option"
+        )
+
+    def exceeded(self, failed: int, total: int) -> bool:
+        """Whether so many failed videos of ``total`` are too many."""
+        return failed > min(self.number, self.share * total)

@@ -12,7 +12,8 @@ from vidcomp.core.arguments import check_question, checked, expect
 from vidcomp.engine.inner import chosen_schedule
 from vidcomp.engine.outer import reads_question, signals_to_collect
 from vidcomp.engine.record import Recorder
-from vidcomp.engine.run import VideoLM, configured
+from vidcomp.engine.run import VideoLM
+from vidcomp.engine.settings import configured
 from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.errors import UsageError
 from vidcomp.families.base import Turn

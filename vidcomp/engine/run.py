@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcomp.config import ModelConfig, RunConfig
+from vidcomp.config import RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
 from vidcomp.engine.decoder import Attachment, AttentionBalance
 from vidcomp.engine.generate import Prefill, generate, memory_errors, stream_text
@@ -30,6 +30,7 @@ from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, s
 from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
+from vidcomp.engine.settings import configured
 from vidcomp.engine.streaming import EagerEncoder
 from vidcomp.engine.together import Request, answered_together
 from vidcomp.engine.videos import CompressedVideo, EncodedVideo
@@ -37,7 +38,7 @@ from vidcomp.errors import UsageError, VidcompError
 from vidcomp.families import Family, Layout, load_family
 from vidcomp.families.base import Turn
 from vidcomp.hub import EMBEDDED
-from vidcomp.methods import Method, method_of
+from vidcomp.methods import Method
 from vidcomp.methods.base import described, for_family
 from vidcomp.result import Answer
 from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
@@ -48,7 +49,7 @@ from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
 from vidcomp.video.process.client import start_worker
 
-__all__ = ["VideoLM", "configured", "load", "load_config"]
+__all__ = ["VideoLM", "load", "load_config"]
 
 _log = logging.getLogger(__name__)
 
@@ -397,17 +398,3 @@ def load_config(config: RunConfig) -> VideoLM:
     """Load the model that a full configuration names."""
     start_worker()  # the decoding libraries load beside the model
     return VideoLM(load_family(config.model), config)
-
-
-def configured(config: RunConfig, method: str | Method | None, settings: Mapping[str, Any]) -> tuple[RunConfig, Method]:
-    """The settings of a call, and its method: an object as it is given, else the one that the settings name.
-
-    Raises:
-        UsageError: a wrong name or value, or a setting of the loaded model.
-    """
-    named = {**settings, **({"method": method} if isinstance(method, str) else {})}
-    fixed = {item for item in ModelConfig.__dataclass_fields__ if item in named}
-    if fixed:
-        raise UsageError(f"{sorted(fixed)[0]} cannot change after load()", hint="load the model again with it")
-    config = config.replace(**named)
-    return config, method_of(config.outer.method if method is None else method)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_video_integrity import damaged, make_hevc
 
 from vidcomp.report.scenes import scenes_csv, scenes_edl, scenes_ffmetadata
 from vidcomp.video import scene_list
@@ -45,11 +46,20 @@ def film(tmp_path_factory):
 @pytest.mark.parametrize("stretch", [60.0, 1.3])
 def test_scenes_are_those_that_were_joined(film, monkeypatch, stretch):
     monkeypatch.setattr(scene_list, "STRETCH", stretch)
-    found, _ = list_scenes(film)
+    found = list_scenes(film).scenes
     ends = np.cumsum(LENGTHS).tolist()
     assert [scene.last + 1 for scene in found] == ends
     assert [scene.end for scene in found] == [Fraction(end, FPS) for end in ends]
     assert all(scene.first <= scene.key <= scene.last and scene.redundancy > 0.9 for scene in found)
+
+
+def test_damage_in_any_part_is_told_once(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_list, "STRETCH", 1.0)
+    path = damaged(make_hevc(tmp_path / "a.mp4"), 5)
+    listed = list_scenes(path)
+    assert listed.status == "degraded" and listed.degraded.count("damaged data") == 1
+    record = json.loads(cli("scenes", path, "--json")[1])
+    assert (record["status"], record["degraded"]) == ("degraded", listed.degraded)
 
 
 def test_formats(cli, film, tmp_path):

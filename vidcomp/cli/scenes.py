@@ -41,20 +41,22 @@ def scenes(
     from vidcomp.video.options import readers_of
     from vidcomp.video.scene_list import list_scenes
 
-    found, frames = list_scenes(
+    listed = list_scenes(
         video, readers=readers_of(config.video), deadline_seconds=config.video.deadline, strict=config.video.strict
     )
     if ui.json or form is Form.json:
-        record = {"schema": 1, "status": frames.status, "video": frames.info.to_dict()}
-        data({**record, "scenes": [scene.to_dict() for scene in found], "notes": list(frames.info.notes)})
+        record = {"schema": 1, "status": listed.status, "video": listed.info.to_dict()}
+        if listed.degraded:
+            record["degraded"] = listed.degraded
+        data({**record, "scenes": [scene.to_dict() for scene in listed.scenes], "notes": list(listed.notes)})
         return
     if form is Form.table:
-        out_console().print(scenes_table(found))
+        out_console().print(scenes_table(listed.scenes))
     elif form is Form.csv:
-        data(scenes_csv(found).rstrip("\n"))
+        data(scenes_csv(listed.scenes).rstrip("\n"))
     elif form is Form.edl:
-        data(scenes_edl(found, frames.info.fps, display_name(video.stem)).rstrip("\n"))
+        data(scenes_edl(listed.scenes, listed.info.fps, display_name(video.stem)).rstrip("\n"))
     else:
-        data(scenes_ffmetadata(found).rstrip("\n"))
-    if frames.degraded:
-        ui.note(f"degraded: {frames.degraded}")
+        data(scenes_ffmetadata(listed.scenes).rstrip("\n"))
+    if listed.degraded:
+        ui.note(f"degraded: {listed.degraded}")

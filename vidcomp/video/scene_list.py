@@ -17,9 +17,9 @@ from vidcomp.errors import InputError
 from vidcomp.video.read import read_frames
 from vidcomp.video.sampling import Sampling
 from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
-from vidcomp.video.types import Frames
+from vidcomp.video.types import Frames, VideoInfo
 
-__all__ = ["Scene", "list_scenes", "scenes_of"]
+__all__ = ["Scene", "SceneList", "list_scenes", "scenes_of"]
 
 STRETCH = 60.0  # seconds of film whose thumbnails are in memory at once
 ALL_FRAMES = 1e4  # per second: more than any film has
@@ -56,8 +56,30 @@ class Scene:
         }  # fmt: skip
 
 
-def list_scenes(path: Path, **reading: Any) -> tuple[list[Scene], Frames]:
-    """The scenes of a file, and the last stretch that was read, which has the facts of the file.
+@dataclass(frozen=True)
+class SceneList:
+    """The scenes of a file.
+
+    Attributes:
+        scenes: in order.
+        info: facts of the file.
+        degraded: what is missing or damaged in any part of it; None when nothing is.
+        notes: what a user would not expect of the pictures, over all parts.
+    """
+
+    scenes: list[Scene]
+    info: VideoInfo
+    degraded: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def status(self) -> str:
+        """``ok`` or ``degraded``."""
+        return "degraded" if self.degraded else "ok"
+
+
+def list_scenes(path: Path, **reading: Any) -> SceneList:
+    """Find the scenes of a file.
 
     Args:
         path: the file. It is opened once per minute of film.
@@ -68,13 +90,18 @@ def list_scenes(path: Path, **reading: Any) -> tuple[list[Scene], Frames]:
     """
     small: list[NDArray[np.float32]] = []
     times: list[Fraction] = []
-    frames = None
+    damage: dict[str, None] = {}  # in order, each once
+    notes: dict[str, None] = {}
+    info: VideoInfo | None = None
     for frames, new in _stretches(path, reading):
         small += [thumbnail(image) for image in frames.pixels[new:]]
         times += frames.exact_times[new:]
-    assert frames is not None
-    end = max(Fraction(frames.info.duration_seconds).limit_denominator(1_000_000), times[-1])
-    return scenes_of(np.stack(small), times, end), frames
+        info = frames.wait().info
+        notes |= dict.fromkeys(info.notes)
+        damage |= dict.fromkeys([frames.degraded] if frames.degraded else [])
+    assert info is not None
+    end = max(Fraction(info.duration_seconds).limit_denominator(1_000_000), times[-1])
+    return SceneList(scenes_of(np.stack(small), times, end), info, "; ".join(damage) or None, tuple(notes))
 
 
 def _stretches(path: Path, reading: dict[str, Any]) -> Iterator[tuple[Frames, int]]:

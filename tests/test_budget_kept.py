@@ -19,7 +19,7 @@ from vidcomp.core.tokens import Reduction, TokenView, identity
 from vidcomp.engine.conversation import Conversation
 from vidcomp.engine.outer import outer_notes, reduced
 from vidcomp.errors import NotApplied, UsageError
-from vidcomp.methods import get_method, method_names, methods
+from vidcomp.methods import get_method, list_methods, method_names
 from vidcomp.methods.base import Method, settled
 from vidcomp.methods.blocks.select import keep_only
 from vidcomp.methods.holitom import Holitom, default_tau

@@ -174,7 +174,7 @@ def test_a_promised_count_is_checked():
 
 
 def test_the_list_says_what_is_exact():
-    for row in methods(built_in=True):
+    for row in list_methods(built_in=True):
         method = get_method(row.name)
         assert row.exact == method.exact and row.rule == method.rule
         if row.exact:

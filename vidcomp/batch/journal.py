@@ -144,7 +144,7 @@ class Journal:
         return places
 
     def _places_where_whole(self) -> dict[int, int] | None:
-        """Where each line begins, one line in memory at a time; None when anything but whole records is there."""
+        """Find where each line begins, one line in memory at a time; None when anything but whole records is there."""
         places: dict[int, int] = {}
         place = 0
         self._file.seek(0)

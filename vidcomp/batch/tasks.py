@@ -44,7 +44,7 @@ def failure(task: Task, error: VidcompError) -> Record:
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """How many videos of a batch may fail before it stops: a number, or a share of all videos."""
+    """Limit of failed videos before a batch stops: a number, or a share of all videos."""
 
     number: float = math.inf
     share: float = 1.0
@@ -69,5 +69,5 @@ class FailureLimit:
         )
 
     def exceeded(self, failed: int, total: int) -> bool:
-        """Whether so many failed videos of ``total`` are too many."""
+        """True if so many failed videos of ``total`` are too many."""
         return failed > min(self.number, self.share * total)

@@ -37,7 +37,7 @@ TICK_SECONDS = 1.0  # between two looks at silent workers
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the workers of a batch run.
+    """Devices that the workers of a batch run on.
 
     Attributes:
         devices: one per worker.

@@ -18,7 +18,7 @@ __all__ = ["scenes"]
 
 
 class Form(StrEnum):
-    """How scenes are written."""
+    """Format of the list of scenes."""
 
     table = "table"
     csv = "csv"

@@ -53,7 +53,7 @@ class Maker:
         raise UsageError(
             f"{what} of another model",
             why=f"it was made by {other}{again}, and {self.name} is asked",
-            hint="watch or encode the video with the model that answers",
+            hint="encode the video with the model that answers",
             code="foreign",
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a method comes from: the paper and the published code."""
+"""Origin of a method: the paper and the published code."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _tokenizer(family: Family) -> Any:
 
 @dataclass
 class _Call:
-    """What one thread's current forward has told so far."""
+    """State of one thread's current forward."""
 
     ids: Tensor | None = None
     inside: bool = False  # whether the stock model is running, whose decoder is called with what it made of the ids
@@ -320,7 +320,7 @@ class Compression:
         self.ledgers.append(recorder.ledger)
 
     def _surprises(self, full: int, left: int) -> list[str]:
-        """What the caller of this forward might not expect."""
+        """Notes that the caller of this forward might not expect."""
         notes = []
         if self._call.every_logit:
             notes.append(f"the logits have {left} rows for {full} ids; count from the last one")
@@ -330,7 +330,7 @@ class Compression:
 
 
 def _encoded(features: Tensor, levels: list[Tensor], layout: Layout, run: TowerRun, pictures: Tensor | None) -> Encoded:
-    """What the tower made of the slices, from features [T * N, D] and levels of the prompt; beams may repeat them."""
+    """Output of the tower for the slices, from features [T * N, D] and levels of the prompt; beams may repeat them."""
     shape = (layout.slices, layout.tokens, -1)
     which = torch.arange(layout.slices) if pictures is None else pictures
     signals = {name: value.detach()[which.to(value.device)] for name, value in run.told(layout).items()}

@@ -57,7 +57,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prefill:
-    """What the language model reads before the first token.
+    """Input of the language model before the first token.
 
     Attributes:
         rows: [S, D] input embeddings, visual tokens in place.
@@ -144,7 +144,7 @@ def run_stock(
 
 
 def draws(family: Family, config: GenerateConfig) -> bool:
-    """Whether tokens are drawn, not the likeliest ones taken."""
+    """True if tokens are drawn, not the likeliest ones taken."""
     known = family.model.generation_config
     return bool(_sampling(config, known).get("do_sample", known.do_sample))
 
@@ -290,7 +290,7 @@ class Checked(LogitsProcessor):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing can turn the answer into an error any more: what reads part of the keys starts later."""
+        """True if nothing can turn the answer into an error any more: what reads part of the keys starts later."""
         return self.forwards > (self.cache.plan.read_layer is not None)
 
 
@@ -310,7 +310,7 @@ class _Pieces(TextStreamer):
 
 
 def _sampling(config: GenerateConfig, known: Any) -> dict[str, Any]:
-    """What the caller decides about sampling; what is left out is the checkpoint's own default, in ``known``."""
+    """Choices of the caller about sampling; what is left out is the checkpoint's own default, in ``known``."""
     if config.temperature == 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if config.temperature is None and config.top_p is None:

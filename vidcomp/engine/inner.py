@@ -155,7 +155,7 @@ def visual_facts(
     separators: int,
     reduction: Reduction | None = None,
 ) -> dict[str, Tensor]:
-    """What a schedule may know about the visual rows that enter the language model.
+    """Facts that a schedule may use about the visual rows that enter the language model.
 
     Args:
         schedule: names the signals that it needs.
@@ -192,7 +192,7 @@ def visual_facts(
 
 
 def _frames_of(reduction: Reduction, tokens: int) -> Tensor:
-    """How many frames each survivor stands for: [M]."""
+    """Number of frames that each survivor stands for: [M]."""
     member = (reduction.assign >= 0).nonzero()[:, 0]
     frames = reduction.assign.numel() // tokens
     pairs = torch.zeros(reduction.kept, frames, dtype=torch.bool, device=member.device)

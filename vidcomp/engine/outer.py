@@ -41,7 +41,7 @@ _ROUNDING = 4  # tokens, a difference that is never worth a word
 
 
 def signals_to_collect(method: Method, family: Family, schedule: Schedule | None = None) -> frozenset[str]:
-    """What the tower has to tell for this method and this schedule.
+    """Signals of the tower that this method and this schedule need.
 
     Raises:
         UsageError: the method needs a signal that models of this family do not give.
@@ -58,7 +58,7 @@ def signals_to_collect(method: Method, family: Family, schedule: Schedule | None
 
 
 def reads_question(method: Method) -> bool:
-    """Whether the method chooses other tokens for another question."""
+    """True if the method chooses other tokens for another question."""
     return "query" in reads(method, ADDED)
 
 
@@ -150,7 +150,7 @@ def reduced(
 
 
 def _decided(method: Method, view: TokenView, keep: float) -> Reduction:
-    """What the method decides; one that promises a count is held to it."""
+    """Ask the method to decide; one that promises a count is held to it."""
     reduction = method(view, keep)
     if getattr(method, "exact", False) and hasattr(method, "count"):
         told = method.count(view.features.shape[0], view.grid, keep)
@@ -166,7 +166,7 @@ def _decided(method: Method, view: TokenView, keep: float) -> Reduction:
 def outer_notes(
     reduction: Reduction, plan: FramePlan, method: Method, config: OuterConfig, seen: Tensor | None = None
 ) -> Iterator[str]:
-    """What the caller would not expect of the outer stage, a line each.
+    """Notes that the caller would not expect of the outer stage, a line each.
 
     Args:
         reduction: the decision about all T * N tokens.

@@ -31,13 +31,13 @@ GROUPS = 8  # parts of the rotary frequencies, as published
 
 @dataclass(frozen=True)
 class PositionPolicy:
-    """Where survivors stand: ``name`` is ``compact``, ``keep`` or ``ppe``."""
+    """Places of survivors: ``name`` is ``compact``, ``keep`` or ``ppe``."""
 
     name: str
 
     @property
     def renumbers(self) -> bool:
-        """Whether rows are numbered without gaps, wherever they stood in the full sequence."""
+        """True if rows are numbered without gaps, wherever they stood in the full sequence."""
         return self.name == "compact"
 
     def ordered(self, reduction: Reduction) -> Reduction:

@@ -20,7 +20,7 @@ __all__ = ["SharedPrefix"]
 
 @dataclass
 class SharedPrefix:
-    """What the language model holds of a video between questions: filled by the first, forked by every one.
+    """State of the language model for a video between questions: filled by the first, forked by every one.
 
     Threads may ask at once; each question works on a fork of its own.
     """

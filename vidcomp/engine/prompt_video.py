@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stock model was handed: which rows of its prompt are the frames of a video, and which run of the vision tower
+"""The input of a stock model: which rows of its prompt are the frames of a video, and which run of the vision tower
 read them."""
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def frame_rows(family: Family, tokenizer: Any, ids: Tensor) -> VideoRows:
 
 
 def videos_given(kwargs: Mapping[str, Any]) -> int | None:
-    """How many videos the model's own arguments hold, copies of a batch counted; None when they do not say."""
+    """Number of videos in the model's own arguments, copies of a batch counted; None when they do not say."""
     encoded = (kwargs.get("mm_encoder_outputs") or {}).get("video")
     if encoded is not None:
         return len(encoded.pooler_output)

@@ -114,13 +114,13 @@ class Recorder:
             )
 
     def video_read(self, cache: CompressedCache, tokens: int) -> None:
-        """What the language model did to read the video alone, for this question and later ones."""
+        """Record how the language model read the video alone, for this question and later ones."""
         measured = cache.measured
         self.ledger.video_rows, self.ledger.video_updated = map(_by_layer, (measured.entered, measured.updated))
         self._add("prefill video", "tokens", tokens, tokens, self._seconds)
 
     def answered(self, generation: Generation, prefill: Prefill, asked_at: float) -> None:
-        """What the language model read and wrote; ``asked_at`` is when it was called, by ``time.perf_counter``."""
+        """Record what the language model read and wrote; ``asked_at`` is when it was called (``time.perf_counter``)."""
         ledger, counts, measured = self.ledger, self.ledger.tokens, prefill.cache.measured
         counts.separators, counts.text, counts.cached = prefill.separators, prefill.text, prefill.cached
         counts.markers, counts.markers_dropped = prefill.markers, prefill.dropped
@@ -137,7 +137,7 @@ class Recorder:
         self._add("generate", "tokens", 0, generation.new_tokens, generation.done_at - generation.first_token_at)
 
     def prompt_read(self, cache: CompressedCache, is_token: Tensor) -> None:
-        """What a stock model read of a prompt: visual tokens are marked in ``is_token`` [S], on the CPU."""
+        """Record what a stock model read of a prompt: visual tokens are marked in ``is_token`` [S], on the CPU."""
         self._inside(cache, is_token)
         counts = self.ledger.tokens
         counts.text = counts.sequence - counts.kept - counts.separators

@@ -54,7 +54,7 @@ class Request:
     model: str
 
     def answer(self, generation: Generation, asked_at: float) -> Answer:
-        """What came out of it; ``asked_at`` is when the model was called, by ``time.perf_counter``."""
+        """Make the answer; ``asked_at`` is when the model was called, by ``time.perf_counter``."""
         video, encoded = self.video, self.video.encoded
         self.recorder.answered(generation, self.prefill, asked_at)
         return Answer(
@@ -144,7 +144,7 @@ def _told(request: Request, generation: Generation | VidcompError, asked_at: flo
 def _generated(
     family: Family, prefills: Sequence[Prefill], config: GenerateConfig
 ) -> Sequence[Generation | VidcompError]:
-    """What the model says to each prompt; logits that are not finite end that sequence alone."""
+    """Answer each prompt; logits that are not finite end that sequence alone."""
     if len(prefills) == 1:
         return [generate(family, prefills[0], config)]
     cache = JoinedCache(family.model.config.get_text_config(), [prefill.cache for prefill in prefills])

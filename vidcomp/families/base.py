@@ -127,7 +127,7 @@ class Family(ABC):
 
     @property
     def sharing_tower(self) -> SharingTower | None:
-        """Where slices can share rows of the tower; None when this family's tower cannot host that."""
+        """Place where slices can share rows of the tower; None when this family's tower cannot host that."""
         return None
 
     @property

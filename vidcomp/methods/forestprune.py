@@ -220,7 +220,7 @@ class _RootPairs:
 
 
 def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many steps each node is from its root; a parent comes before its children."""
+    """Number of steps of each node from its root; a parent comes before its children."""
     depth = np.zeros(len(parent), dtype=np.int64)
     for node in np.flatnonzero(parent >= 0).tolist():
         depth[node] = depth[parent[node]] + 1

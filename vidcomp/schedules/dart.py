@@ -86,7 +86,7 @@ class Dart(Schedule):
         return list(set(places)) if self.official else sorted(places)
 
     def _parts(self, budget: int, count: int, own: int, choosing: int) -> list[int]:
-        """How many rows each pivot takes."""
+        """Number of rows that each pivot takes."""
         if self.official:
             return [int(count * self.keep / choosing)] * choosing
         rest = budget - own

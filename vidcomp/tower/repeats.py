@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which patches of a clip look as they did when their row of the vision tower was last computed."""
+"""Patches of a clip that look as they did when their row of the vision tower was last computed."""
 
 from __future__ import annotations
 

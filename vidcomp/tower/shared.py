@@ -35,7 +35,7 @@ class Repeats(Protocol):
 
 @dataclass(frozen=True)
 class SharingTower:
-    """Where a family's tower can share rows.
+    """The place where a family's tower can share rows.
 
     Attributes:
         layers: up to the last one whose output is used.

@@ -88,7 +88,7 @@ class FrameSequence:
         return float(self.times[-1] + (np.median(np.diff(self.times)) if len(self) > 1 else 1.0))
 
     def sampled(self, sampling: Sampling, said: bool = False) -> Frames:
-        """What is read of them, by the rules for a file.
+        """Sample them, by the rules for a file.
 
         Args:
             sampling: which frames; the rules ``keyframes`` and ``scene`` need a file.

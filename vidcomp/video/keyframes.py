@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames to look at: key frames of the video codec with evenly spaced ones between them.
+"""Choice of frames: key frames of the video codec with evenly spaced ones between them.
 
 Source: "KFFocus: Highlighting Keyframes for Enhanced Video Understanding", arXiv 2508.08989. Its code is not public;
 the rule for gaps is known from an independent implementation. What happens before the first and after the last key

@@ -40,7 +40,7 @@ def path_from_record(text: str) -> Path:
 
 
 def local_path(given: str | os.PathLike[str]) -> Path:
-    """What a caller gave as a path; the address of a local file (``file:///a%20b.mp4``) is taken for its path."""
+    """The path that a caller gave; the address of a local file (``file:///a%20b.mp4``) is taken for its path."""
     text = os.fspath(given)
     address = _FILE_ADDRESS.match(text)
     return Path(os.fsdecode(unquote_to_bytes(_encoded(text[address.end() :])))) if address else Path(text)

@@ -19,7 +19,7 @@ def readers_of(video: VideoConfig) -> list[str] | None:
 
 
 def sampling_of(video: VideoConfig, default_frames: int, stock: StockRule) -> Sampling:
-    """What to sample.
+    """Make the sampling of these options.
 
     Args:
         video: the settings.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file holds, from its headers and packets, without decoding a picture and without torch."""
+"""Content of a file, from its headers and packets, without decoding a picture and without torch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Probe:
         return float(np.diff([*self.times[self.keys], self.seconds]).max())
 
     def sampled(self, sampling: Sampling) -> int:
-        """How many frames a sampling takes; with the rule ``scene``, at most so many."""
+        """Number of frames that a sampling takes; with the rule ``scene``, at most so many."""
         if not self.frames_total:
             return sampling.bound or 0
         return len(choose_frames(self.times, sampling, self.keys, self.seconds))

@@ -280,7 +280,7 @@ def _broken(failures: Failures, reader: str) -> tuple[str, ...]:
 
 
 def _missing(header: Header, delivered: Delivered, damage: str) -> str | None:
-    """What of the video could not be decoded, in words.
+    """The part of the video that could not be decoded, in words.
 
     Only the index of an MP4 tells the length of the picture track. Other containers tell that of their longest track,
     which counts as missing pictures only when the file is cut short or the decoder complained.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames to take, decided from presentation times and key frames alone.
+"""Choice of frames, decided from presentation times and key frames alone.
 
 Letters used in shapes: N presentable frames of the file, T chosen frames.
 """
@@ -31,7 +31,7 @@ CROWDED_PER_SECOND = 2.0  # more key frames than this tell nothing about content
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many frames to take, or how many per second, and by which rule. Exactly one of ``frames`` and ``fps`` is set.
+    """Number of frames to take, or rate, and the rule. Exactly one of ``frames`` and ``fps`` is set.
 
     Attributes:
         frames: uniform over presentation time, the first and the last frame included. One frame means the first.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a reader works on this machine: it decodes a small clip of known pictures."""
+"""Test of a reader on this machine: it decodes a small clip of known pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 4  # grey levels: a picture is 20 away from the next
 
 
 def reader_fault(reader: str) -> str:
-    """What a reader of ``READERS`` does wrong with a sound clip, on one line; empty when nothing."""
+    """Fault of a reader of ``READERS`` with a sound clip, on one line; empty when nothing."""
     try:
         frames = read_frames(SAMPLE, Sampling(frames=len(LEVELS)), readers=[reader])
     except VidcompError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What reading a video gives: frames with their times, and facts about the file.
+"""Result of reading a video: frames with their times, and facts about the file.
 
 Letters used in shapes: T frames returned, N presentable frames of the file, h and w height and width.
 """
@@ -107,7 +107,7 @@ class Frames:
 
     @property
     def degraded(self) -> str | None:
-        """What is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None when nothing is, as far as is known.
+        """The part that is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None if none is, as far as is known.
 
         Never waits: see :meth:`wait` and docs/reading.md, "Damage".
         """

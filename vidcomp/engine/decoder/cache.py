@@ -69,7 +69,7 @@ class CompressedCache(DynamicCache):
         self._announced = True
 
     def first_rows(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Where the visual rows of a prefill stand, and which of the plan's they are: [B, V] each."""
+        """Places of the visual rows of a prefill, and their numbers in the plan: [B, V] each."""
         visual = self.plan.visual.to(device).expand(batch, -1)
         return visual, torch.arange(visual.shape[1], device=device).expand_as(visual)
 
@@ -86,7 +86,7 @@ class CompressedCache(DynamicCache):
         return hidden, mask, tables
 
     def watches(self, layer: int) -> bool:
-        """Whether the attention of ``layer`` has to leave its input behind."""
+        """True if the attention of ``layer`` has to leave its input behind."""
         if self.balance is not None:
             return True
         if self.forward.prefilling:
@@ -147,7 +147,7 @@ class CompressedCache(DynamicCache):
 
     @property
     def applied(self) -> bool:
-        """Whether everything that the schedule asks of a prefill happened; without visual rows nothing has to."""
+        """True if everything that the schedule asks of a prefill happened; without visual rows nothing has to."""
         return (self.plan.stages | self.plan.frozen) <= self.measured.reached or not self.plan.visual.numel()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

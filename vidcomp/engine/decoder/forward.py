@@ -58,7 +58,7 @@ class Forward:
     compact: dict[int, tuple[Tables, int]] = field(default_factory=dict)
 
     def numbered(self) -> tuple[Rotary, Tensor]:
-        """What new tables are made of: the rotary embedding and the position ids [B, S].
+        """Input of new tables: the rotary embedding and the position ids [B, S].
 
         Raises:
             ModelError: rows of this decoder have no position of their own, or several.

@@ -24,7 +24,7 @@ _KERNELS = ("sdpa", "eager")  # those that take a mask [B, 1, rows, keys]
 
 @dataclass(frozen=True)
 class FrozenRows:
-    """What waits beside a frozen layer.
+    """Rows held beside a frozen layer.
 
     Attributes:
         rows: [B, S, D], as they entered the layer.

@@ -57,7 +57,7 @@ class JoinedCache(CompressedCache):
 
     @property
     def applied(self) -> bool:
-        """Whether every sequence was reduced as its schedule asks."""
+        """True if every sequence was reduced as its schedule asks."""
         return all(part.applied for part in self.parts)
 
     def start_forward(self, hidden: Tensor, positions: Tensor | None = None, rotary: Rotary | None = None) -> None:

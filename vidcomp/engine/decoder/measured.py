@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the forward passes of one request did, counted where it happened."""
+"""Measurements of the forward passes of one request, counted where it happened."""
 
 from __future__ import annotations
 

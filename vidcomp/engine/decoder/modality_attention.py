@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a language model's attention goes to the picture: MDI and AEI, layer by layer.
+"""Share of a language model's attention that goes to the picture: MDI and AEI, layer by layer.
 
 Source: "When Language Overrules: Revealing Text Dominance in Multimodal Large Language Models", arXiv 2508.10552; no
 official code was seen, the formulas are our reading.

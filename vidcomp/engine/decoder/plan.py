@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to happen to the rows of one prompt inside the decoder, settled before the prefill."""
+"""The plan for the rows of one prompt inside the decoder, settled before the prefill."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RowPlan"]
 
 @dataclass(frozen=True, eq=False)
 class RowPlan:
-    """Which rows are visual, and what the schedule does to them.
+    """Visual rows, and what the schedule does to them.
 
     Dimension letters: S rows of the prefill, V visual rows among them, D width, K positions per row.
 
@@ -91,12 +91,12 @@ class RowPlan:
 
     @property
     def renumbers(self) -> bool:
-        """Whether rows behind a stage get positions without gaps."""
+        """True if rows behind a stage get positions without gaps."""
         return self._asked.renumbers
 
     @property
     def forks(self) -> bool:
-        """Whether a question can go on from a shared prefix, whose keys keep the positions that they have."""
+        """True if a question can go on from a shared prefix, whose keys keep the positions that they have."""
         return not self.renumbers and self.positions is None
 
     @property

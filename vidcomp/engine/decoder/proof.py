@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the hooks do what the plan relies on: proven for a model when they are installed, and for every prefill
+"""Proof that the hooks do what the plan relies on: given for a model when they are installed, and for every prefill
 before its first token is chosen."""
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class _Witness(CompressedCache):
         self.seen: dict[str, set[int]] = defaultdict(set)
 
     def missing(self) -> dict[str, int]:
-        """How many layers did not come by, per kind of hook; empty when all did."""
+        """Number of layers that did not come by, per kind of hook; empty when all did."""
         unseen = {place: self.plan.depth - len(self.seen[place]) for place in _PLACES}
         return {place: count for place, count in unseen.items() if count}
 
     def keys_agree(self) -> bool:
-        """Whether keys that are recomputed from the projections of layer 0 equal those that it stored."""
+        """True if keys that are recomputed from the projections of layer 0 equal those that it stored."""
         made, stored = self.forward.inputs[0].keys().float(), self.layer(0).stored_keys.float()
         return made.shape == stored.shape and bool((made - stored).norm() <= 0.02 * stored.norm() + 1e-6)
 

@@ -86,7 +86,7 @@ def slice_of_frame(trace: TokenTrace, frame: int) -> int:
 
 
 def cell_boxes(trace: TokenTrace, index: int, fate: Fate, box: Box) -> Iterator[Box]:
-    """Where the patches of a slice that met this fate lie in the box of a frame."""
+    """Places, in the box of a frame, of the patches of a slice that met this fate."""
     (rows, columns), (left, top, right, bottom) = trace.grid, box
     x0, y0 = left + trace.area[0] * (right - left), top + trace.area[1] * (bottom - top)
     wide = (trace.area[2] - trace.area[0]) * (right - left) / columns

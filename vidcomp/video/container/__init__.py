@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file says of itself: headers, packets, indexes and the plan made from them. Nothing is decoded here."""
+"""Facts that a file gives of itself: headers, packets, indexes and the plan made from them. Nothing is decoded here."""

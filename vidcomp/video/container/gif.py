@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a GIF is whole: FFmpeg shows what is left of a cut picture over the one before, and says nothing."""
+"""Check that a GIF is whole: FFmpeg shows what is left of a cut picture over the one before, and says nothing."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ TS_PACKETS = ((0, 188), (4, 192))  # first sync byte and packet length, broadcas
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says about itself.
+    """Facts that the file gives about itself.
 
     Attributes:
         kind: container: ``iso`` (MP4, MOV, 3GP), ``matroska`` (MKV, WebM), ``avi``, ``ts`` ... or ``unknown``.
@@ -144,7 +144,7 @@ def _asf_size(head: bytes) -> int:
 
 
 def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska file says it ends; 0 when it does not say."""
+    """End of the segment of a Matroska file, as it says; 0 when it does not say."""
     length, width = _varint(head, 4)
     start = 4 + width + length
     if head[start : start + 4] != b"\x18\x53\x80\x67":

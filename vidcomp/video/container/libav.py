@@ -46,5 +46,5 @@ def one_thread() -> dict[str, int]:
 
 
 def reason_of(error: Exception) -> str:
-    """What FFmpeg says went wrong, on one line."""
+    """FFmpeg's own reason, on one line."""
     return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packets to decode: go on from where the decoder stands, or jump to the key frame before the next wanted frame.
+"""The packets to decode: go on from where the decoder stands, or jump to the key frame before the next wanted frame.
 
 Pure arithmetic on a packet scan. A jump costs a seek and a cold decoder, about as much as a few frames.
 """
@@ -55,7 +55,7 @@ def segments(scan: Scan, indices: Sequence[int], starts: NDArray[np.bool_] | Non
 
 
 def decoded_frames(scan: Scan, plan: Sequence[Segment]) -> int:
-    """How many packets a plan decodes."""
+    """Number of packets that a plan decodes."""
     return sum(int(max(scan.order[i] for i in part.wanted) - scan.order[part.key]) + 1 for part in plan)
 
 

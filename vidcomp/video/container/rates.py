@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast pictures follow one another where a container does not tell the time of each.
+"""Rate of pictures where a container does not tell the time of each.
 
 - A raw stream has no container. Its pictures come at the rate that the stream itself states (timing information of
   H.264 and HEVC, the sequence header of MPEG and VC-1). Without one FFmpeg's demuxers assume 25 a second, and so do we.
@@ -55,7 +55,7 @@ def stream_rate(container: Any, stream: Any) -> Rate:
 
 
 def is_filled(count: int) -> bool:
-    """Whether a header's count of pictures was filled in: a writer into a pipe cannot go back to do so."""
+    """True if a header's count of pictures was filled in: a writer into a pipe cannot go back to do so."""
     return 0 < count < UNFILLED
 
 

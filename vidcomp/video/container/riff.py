@@ -42,7 +42,7 @@ def empty_chunks(path: str, number: int) -> int:
 
 
 def contradiction(path: str) -> str:
-    """How an AVI's header contradicts itself, which players put up with; empty when it does not."""
+    """Contradiction in an AVI's header, which players put up with; empty when there is none."""
     with open(path, "rb") as file:
         fd = file.fileno()
         header = next((chunk for chunk in _top(fd) if chunk.name == b"hdrl"), None)
@@ -78,7 +78,7 @@ def _top(fd: int) -> Iterator[_Chunk]:
 
 
 def _parts(fd: int, parent: _Chunk) -> list[_Chunk]:
-    """What a list holds; nothing when that does not fill it exactly."""
+    """Content of a list; nothing when that does not fill it exactly."""
     found = list(islice(_chunks(fd, parent.start, parent.stop), MOST_CHUNKS))
     whole = found and found[-1].stop + found[-1].stop % 2 == parent.stop
     named = all(32 <= letter < 127 for chunk in found for letter in chunk.name)

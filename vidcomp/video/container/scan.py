@@ -41,7 +41,7 @@ LONGEST = 20_000_000  # packets; four days at 60 frames per second
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each presentable frame appears, exactly.
+    """Exact time of each presentable frame.
 
     Attributes:
         ticks: int64 ``[N]``, presentation times in units of ``base`` seconds, not decreasing, in the file's own clock.
@@ -79,7 +79,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of the picture track say, presentation order.
+    """Facts from the packets of the picture track, presentation order.
 
     Attributes:
         timeline: of the packets that are to be shown.
@@ -114,7 +114,7 @@ class Scan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a viewer would not expect of the times, a line each."""
+        """Notes that a viewer would not expect of the times, a line each."""
         if not self.guessed or len(self) < 2:
             return ()
         return (f"times are guessed: the file has none; {float(1 / self.step):g} frames per second assumed",)
@@ -166,7 +166,7 @@ def scan_video(container: Any, stream: Any, table: tuple[Ticks, str] | None = No
 
 
 def _clock(container: Any, stream: Any, shown: Ticks) -> tuple[Timeline | None, bool]:
-    """When pictures are shown that have no times of their own, and whether that is guessed; None if they have some.
+    """Times of pictures that have none of their own, and whether that is guessed; None if they have some.
 
     Packets without presentation times that come in the order of their pictures get them, in place.
     """

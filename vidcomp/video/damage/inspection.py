@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is inspected of a file of which no decoder complained.
+"""Inspection of a file of which no decoder complained.
 
 - The structure of its container (``structure.py``), as far as that takes no time.
 - HEVC and VP8: stricter decoders decode the same packets again (``decoders.py``).
@@ -37,7 +37,7 @@ Look = Callable[[], str]  # what is wrong, in words; empty when nothing is
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was decoded of a file.
+    """The decoded part of a file.
 
     Attributes:
         wanted: indices of the frames.

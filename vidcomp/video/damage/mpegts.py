@@ -31,7 +31,7 @@ Packets = NDArray[np.uint8]  # [n, 188]
 
 
 def broken_packets(path: str, most_bytes: int) -> str:
-    """What is wrong with the packets, in words; empty when nothing is, or when they do not begin with the file.
+    """Faults of the packets, in words; empty when nothing is, or when they do not begin with the file.
 
     Args:
         most_bytes: of the file that are looked at. That it ends in mid-packet is seen anyhow.
@@ -63,7 +63,7 @@ def _broken_block(packets: Packets) -> str:
 
 
 def _broken_fields(packets: Packets) -> str:
-    """What adaptation fields are filled up with. Muxers that always take something else than 0xFF are left in peace."""
+    """Check the filling of adaptation fields. Muxers that always take something else than 0xFF are left in peace."""
     fields = packets[(packets[:, 3] & FIELD != 0) & (packets[:, 4] > 0)]
     length, holds = fields[:, 4, None].astype(np.int64), fields[:, 5, None]
     if (length > SIZE - 5).any():
@@ -91,7 +91,7 @@ def _broken_tables(packets: Packets) -> str:
 
 
 def _sections(packet: bytes) -> Iterator[tuple[int, int]]:
-    """Where the tables begin and end that lie in a packet as a whole."""
+    """Begin and end of the tables that lie in a packet as a whole."""
     at = 4 + (1 + packet[4] if packet[3] & FIELD else 0)
     at += 1 + packet[at] if at < SIZE else 0
     while at + 3 <= SIZE and packet[at] != FILL:

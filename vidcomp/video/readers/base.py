@@ -73,7 +73,7 @@ class Uncounted(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the container says about the picture track.
+    """Facts of the container about the picture track.
 
     Attributes:
         container: short name, such as ``mp4`` or ``matroska``.
@@ -103,7 +103,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Packets:
-    """What listing a file's packets tells.
+    """Facts from listing a file's packets.
 
     Attributes:
         scan: when frames are shown and where decoding may start; None when the packets do not tell.
@@ -136,17 +136,17 @@ class Source:
 
     @cached_property
     def packets(self) -> Packets:
-        """What the packets tell. Raises ReaderError when no reader should try this file."""
+        """List the packets. Raises ReaderError when no reader should try this file."""
         return self._list()
 
     @property
     def scan(self) -> Scan | None:
-        """What the packets say; None when they cannot be listed."""
+        """Facts of the packets; None when they cannot be listed."""
         return self.packets.scan
 
     @property
     def facts(self) -> Facts:
-        """What the container says."""
+        """Facts of the container."""
         return self.packets.facts
 
     @property
@@ -212,7 +212,7 @@ class VideoReader(ABC):
 
     @abstractmethod
     def timeline(self) -> Timeline:
-        """When each presentable frame appears."""
+        """Time of each presentable frame."""
 
     def count(self) -> Timeline:
         """The same, by decoding everything: only frames that do decode are counted."""
@@ -238,7 +238,7 @@ class VideoReader(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a viewer would not expect of the frames that were read, a line each."""
+        """Notes that a viewer would not expect of the frames that were read, a line each."""
         return ()
 
     @abstractmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What native libraries print about damaged data: the log of the decoding child, and what of it counts."""
+"""Messages of native libraries about damaged data: the log of the decoding child, and what of it counts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def printed_damage(since: int = 0) -> str:
 
 
 def log_end() -> int:
-    """Where the next message will begin."""
+    """Offset at which the next message will begin."""
     return os.fstat(LOG).st_size
 
 

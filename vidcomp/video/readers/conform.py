@@ -38,7 +38,7 @@ FEW_LINES = 4  # of a picture to one that is wanted: then one field has lines en
 
 @dataclass(frozen=True)
 class Form:
-    """How the stored pictures of a stream are to be shown.
+    """Form in which the stored pictures of a stream are to be shown.
 
     Attributes:
         pixel: width and height of a pixel, such as ``(2, 1)``.
@@ -72,7 +72,7 @@ class Form:
 
     @property
     def unusual(self) -> str:
-        """What a reader that shows pictures as they are stored would leave out, in words; empty when nothing."""
+        """Conversions that a reader which shows pictures as they are stored leaves out, in words; empty if none."""
         kinds = (
             (self.pixel[0] != self.pixel[1], "pixels that are not square"),
             (self.bright or self.wide or self.transfer == DOLBY, f"{self.transfer or self.primaries} colours"),
@@ -83,7 +83,7 @@ class Form:
 
 
 def form_of(stream: Any) -> Form:
-    """What a PyAV stream says of its pictures before any of them is decoded."""
+    """Facts of a PyAV stream about its pictures before any of them is decoded."""
     codec = stream.codec_context
     return Form(
         pair(stream.sample_aspect_ratio),
@@ -222,7 +222,7 @@ def resized(image: Picture, size: Size) -> Picture:
 
 
 def _matrix(frame: Any) -> dict[str, int]:
-    """What the converter has to be told before PyAV 17: it took bt.601 and most often the narrow range for granted."""
+    """Arguments that the converter needs before PyAV 17: it took bt.601 and most often the narrow range for granted."""
     kind = frame.format
     if kind.is_rgb or kind.has_palette or len(kind.components) < 3:
         return {}

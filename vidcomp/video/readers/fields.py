@@ -43,7 +43,7 @@ def one_field(frame: Any, last: bool) -> Any:
 
 
 def combed(picture: Picture) -> NDArray[np.bool_] | None:
-    """Where ``[h, w, 3]`` is combed, as bool ``[h, w]``; None when it is nowhere."""
+    """Mark where ``[h, w, 3]`` is combed, as bool ``[h, w]``; None when it is nowhere."""
     import cv2
 
     grey = picture[..., 1].astype(np.int16)

@@ -93,7 +93,7 @@ class PyAvReader(VideoReader):
         return self._counted
 
     def _timed(self, ticks: list[int | None], base: Fraction, last: int) -> Timeline | None:
-        """When decoded pictures are shown, by their own times or by what the packets tell of them."""
+        """Times of decoded pictures, by their own times or by what the packets tell of them."""
         scan = self._source.scan
         if scan is None or not scan.untimed:
             least_step = int(self._source.facts.container == "mpeg")  # guessed times, wrong where two are the same
@@ -277,7 +277,7 @@ def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
 
 @cache
 def _takes(name: str, pixel_format: str | None) -> bool:
-    """Whether this build of a decoder knows a format of pictures: what it lacks is no fault of the file.
+    """True if this build of a decoder knows a format of pictures: what it lacks is no fault of the file.
 
     What the encoder of the same library writes tells: some are built without anything above eight bits.
     """

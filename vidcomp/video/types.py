@@ -107,7 +107,7 @@ class Frames:
 
     @property
     def degraded(self) -> str | None:
-        """The part that is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None if none is, as far as is known.
+        """The part that is missing or damaged, such as ``"decoded 4.7 s of 8.0 s"``; None if none is known.
 
         Never waits: see :meth:`wait` and docs/reading.md, "Damage".
         """

@@ -48,6 +48,7 @@ class FailureLimit:
 
     number: float = math.inf
     share: float = 1.0
+    text: str = ""  # as it was given
 
     @classmethod
     def parse(cls, text: str | None) -> FailureLimit:
@@ -61,9 +62,9 @@ class FailureLimit:
         digits = text.removesuffix("%")
         value = float(digits) if digits.replace(".", "", 1).isdecimal() else math.nan
         if digits != text and value <= 100:
-            return cls(share=value / 100)
+            return cls(share=value / 100, text=text)
         if digits == text and value.is_integer():
-            return cls(number=value)
+            return cls(number=value, text=text)
         raise UsageError(
             f"--max-failures {text}", why="it must be a number of videos, or a share such as 10%", code="bad_option"
         )

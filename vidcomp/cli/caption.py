@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +22,7 @@ from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
     from vidcomp.batch.captions import Outcome
+    from vidcomp.batch.tasks import FailureLimit
 
 __all__ = ["caption"]
 
@@ -36,9 +37,7 @@ def caption(
         Path | None, typer.Option("-o", "--output", help="results file, one JSON line per video", readable=False)
     ] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="what to ask about each video")] = "describe the video.",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="do again what failed in an earlier run")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="do again what failed before")] = False,
     force: Annotated[bool, typer.Option("--force", help="do everything again")] = False,
     max_failures: Annotated[
         str | None, typer.Option("--max-failures", help="stop when more videos fail: a number, or a share such as 10%")
@@ -65,7 +64,6 @@ def caption(
     from vidcomp.batch.discover import find_videos
     from vidcomp.batch.tasks import FailureLimit
     from vidcomp.batch.workers import Plan, planned
-    from vidcomp.cli.progress import Progress
     from vidcomp.cli.session import check_names, open_model
 
     check_names(config, prompt)
@@ -85,25 +83,43 @@ def caption(
         retry_failed=retry_failed, force=force, tell=lambda line: ui.note(f"note: {line}"),
     )  # fmt: skip
     counts: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
     try:
-        with closing(outcomes), Progress("captioned", len(found.videos), ui) as progress:
-            for outcome in outcomes:
-                _show(outcome, output, ui)
-                failed = outcome.status == "failed"
-                counts["failed" if failed else "before" if outcome.skipped else "done"] += 1
-                progress.advance(display_name(outcome.path.name), failed=failed, skipped=outcome.skipped)
-                if failed and not outcome.skipped:
-                    codes[dict(outcome.record.get("error") or {}).get("code", "")] += 1
-                    if limit.exceeded(codes.total(), len(found.videos)):
-                        raise _hopeless(codes.total(), counts.total(), max_failures)
+        _follow(outcomes, len(found.videos), counts, limit, output, ui)
     except KeyboardInterrupt:
         if output is None:
             raise
         raise Interrupted(f"{counted(counts.total(), 'video')} saved, the same command goes on") from None
+    _finish(counts, output, ui)
+
+
+def _follow(
+    outcomes: Generator[Outcome, None, None],
+    total: int,
+    counts: Counter[str],
+    limit: FailureLimit,
+    output: Path | None,
+    ui: Ui,
+) -> None:
+    """Show outcomes as they come, and count them in ``counts``: ``done``, ``before`` and ``failed``.
+
+    Raises:
+        BatchFailures: more failed than the limit allows. OutOfMemory: all that were tried did for lack of memory.
+    """
+    from vidcomp.cli.progress import Progress
+
+    codes: Counter[str] = Counter()
+    with closing(outcomes), Progress("captioned", total, ui) as progress:
+        for outcome in outcomes:
+            _show(outcome, output, ui)
+            failed = outcome.status == "failed"
+            counts["failed" if failed else "before" if outcome.skipped else "done"] += 1
+            progress.advance(display_name(outcome.path.name), failed=failed, skipped=outcome.skipped)
+            if failed and not outcome.skipped:
+                codes[dict(outcome.record.get("error") or {}).get("code", "")] += 1
+                if limit.exceeded(codes.total(), total):
+                    raise _hopeless(codes.total(), counts.total(), limit)
     if codes["out_of_memory"] and codes["out_of_memory"] == counts.total() - counts["before"]:
         raise OutOfMemory("not enough memory for any of the videos", hint="a smaller --max-frames, or another --device")
-    _finish(counts, output, ui)
 
 
 def _threads(places: Sequence[str]) -> int | None:
@@ -111,9 +127,9 @@ def _threads(places: Sequence[str]) -> int | None:
     return max(1, (os.cpu_count() or 1) // len(places)) if all(place in ("auto", "cpu") for place in places) else None
 
 
-def _hopeless(failed: int, tried: int, limit: str | None) -> BatchFailures:
+def _hopeless(failed: int, tried: int, limit: FailureLimit) -> BatchFailures:
     return BatchFailures(
-        f"stopped: {failed} of {counted(tried, 'video')} failed", why=f"--max-failures {limit} allows no more",
+        f"stopped: {failed} of {counted(tried, 'video')} failed", why=f"--max-failures {limit.text} allows no more",
         hint="look at the reasons above; the same command goes on",
     )  # fmt: skip
 

@@ -17,6 +17,8 @@ from vidcomp.errors import UsageError
 from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from vidcomp.core.trace import TokenTrace
     from vidcomp.engine.decoder import AttentionBalance
     from vidcomp.engine.run import VideoLM
@@ -77,24 +79,28 @@ def report(
         write_page(answer, trace, made, config.flat(), html)
         ui.note(f"page: {display_name(html)}")
     if ui.json:
-        spans = [span.__dict__ for span in answer.ledger.spans]
         more: dict[str, Any] = {"attention": attention_record(*balances)} if balances else {}
         more |= {"drift": asdict(drift)} if drift else {}
-        whole = {**made.to_dict(), "spans": spans, **more}
+        whole = {**made.to_dict(), "spans": [span.__dict__ for span in answer.ledger.spans], **more}
         data({**answer.to_dict(), "report": whole, "notes": [*model_notes(config.model.model), *answer.notes]})
         return
+    _print(answer, render_report(made, answer.ledger), drift.words if drift else "", Timeline(trace))
+    if balances:
+        out_console().print(render_attention(*balances))
+
+
+def _print(answer: Answer, tables: RenderableType, drift: str, timeline: RenderableType) -> None:
+    """The report in the terminal, top to bottom."""
     console = out_console()
-    console.print(f"{question}  ->  {answer.text}", markup=False)
+    console.print(f"{answer.question}  ->  {answer.text}", markup=False)
     if answer.frames.degraded:
         console.print(f"degraded: {answer.frames.degraded}", markup=False)
     for line in answer.notes:
         console.print(f"note: {line}", markup=False)
-    console.print(render_report(made, answer.ledger))
+    console.print(tables)
     if drift:
-        console.print(drift.words, markup=False)
-    console.print(Timeline(trace))
-    if balances:
-        console.print(render_attention(*balances))
+        console.print(drift, markup=False)
+    console.print(timeline)
 
 
 def _looked_at(

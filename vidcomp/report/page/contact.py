@@ -6,14 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vidcomp.core.trace import Fate, TokenTrace
 from vidcomp.errors import InputError, UsageError
 from vidcomp.report.page.canvas import Box, Canvas, PngCanvas, SvgCanvas
-from vidcomp.result import Answer
 from vidcomp.video.files import display_name
+
+if TYPE_CHECKING:
+    from vidcomp.result import Answer
 
 __all__ = [
     "FATES",

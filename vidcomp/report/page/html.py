@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -18,7 +18,9 @@ from vidcomp.report.lines import Report
 from vidcomp.report.page.canvas import data_uri, jpeg
 from vidcomp.report.page.contact import FATES, cell_boxes, shown_frames, slice_of_frame, write_bytes
 from vidcomp.report.table import quantity, size
-from vidcomp.result import Answer
+
+if TYPE_CHECKING:
+    from vidcomp.result import Answer
 
 __all__ = ["page_data", "write_page"]
 

@@ -167,7 +167,7 @@ class Bare:
 
 def test_a_promised_count_is_checked():
     view, plan = make_view("noise", (4, 9, 8), torch.float32, 0), every_frame(4)
-    with pytest.raises(NotApplied, match="kept 1 tokens and had told 18"):
+    with pytest.raises(NotApplied, match="kept 1 tokens and had promised 18"):
         reduced(view, plan, Promises(), OuterConfig(keep=0.5))
     assert reduced(view, plan, Bare(), OuterConfig(keep=0.5))[0].kept == 36
     assert reduced(view, plan, Bare(), OuterConfig(keep=0.5, keep_tokens=5))[0].kept == 5

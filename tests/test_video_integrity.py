@@ -228,7 +228,7 @@ def test_a_flash_video_whose_tags_do_not_fit_is_noticed(tmp_path: Path, harm: st
         data[-1] ^= 1
     path.write_bytes(data)
     why = {"cut": "it ends within a tag", "kind": f"there is no tag at byte {last}"}
-    assert why.get(harm, "tags have another length than is told") in broken_chain(str(path))
+    assert why.get(harm, "tags have another length than they state") in broken_chain(str(path))
     assert read_frames(path, EVERY).status == "degraded"
 
 

@@ -53,7 +53,7 @@ class Journal:
     """Appends records to a JSON-lines file and knows what earlier runs finished.
 
     Each record carries its ``job`` key. For several records with the same key the last one counts. What a loss of power
-    or a slip of an editor left in place of records is moved to ``NAME.bad`` beside the file.
+    or a mistake of an editor left in place of records is moved to ``NAME.bad`` beside the file.
 
     Args:
         path: the file; it is made when it is not there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole lines of a results file: a loss of power or a slip of an editor damages some lines, seldom all."""
+"""Whole lines of a results file: a loss of power or a mistake of an editor damages some lines, seldom all."""
 
 from __future__ import annotations
 

@@ -85,10 +85,10 @@ def _show(found: Probe, priced: list[Price] | None) -> None:
 
 def _facts(found: Probe) -> dict[str, str]:
     rate = f"{found.fps:.3f} per second{', variable' if found.variable_rate else ''}"
-    turned = f", stored turned by {found.rotation} degrees" if found.rotation else ""
+    rotated = f", stored rotated by {found.rotation} degrees" if found.rotation else ""
     hidden = f", {found.hidden} packets hidden by an edit list" if found.hidden else ""
     starts = f", starts at {float(found.start_seconds):.3f} s" if found.start_seconds else ""
-    size = f"{found.width} x {found.height}{_stretched(found)}{turned}" if all(found.stored) else "size not known"
+    size = f"{found.width} x {found.height}{_stretched(found)}{rotated}" if all(found.stored) else "size not known"
     apart = f", at most {found.longest_gap:.2f} s apart" if len(found.keys) else " of those that are shown"
     facts = {
         "file": f"{found.container}, {found.file_bytes:,} bytes{', with sound' if found.sound else ''}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments where they enter: a wrong one is told with what was given and what is wanted. Imports nothing heavy."""
+"""Arguments where they enter: a wrong one is refused with what was given and what is wanted. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -197,8 +197,8 @@ class Compression:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         small = {name: value for name, value in arguments.items() if not _is_pixels(value)}  # pixels are large
         pixels = next((value for value in arguments.values() if _is_pixels(value)), ())
-        told = call.stack.enter_context(self.family.watching(self.signals))
-        call.runs.append(TowerRun({**small, "pictures": len(pixels)}, told))
+        signals_of = call.stack.enter_context(self.family.watching(self.signals))
+        call.runs.append(TowerRun({**small, "pictures": len(pixels)}, signals_of))
 
     def _after_tower(self, module: Any, args: Any, output: Any) -> None:
         self._call.stack.close()
@@ -261,7 +261,7 @@ class Compression:
         ids, embeds = call.ids, kwargs.get("inputs_embeds")
         if ids is None:
             if runs or (call.inside and embeds is not None and embeds.shape[1] > 1):
-                raise UsageError("a prompt given as inputs_embeds", why="without ids a video cannot be told from text",
+                raise UsageError("a prompt given as inputs_embeds", why="without ids a video looks like text",
                                  hint=_INPUTS, code="dropin")  # fmt: skip
             return None
         if ids.shape[1] == 1 and not runs:
@@ -333,7 +333,7 @@ def _encoded(features: Tensor, levels: list[Tensor], layout: Layout, run: TowerR
     """Output of the tower for the slices, from features [T * N, D] and levels of the prompt; beams may repeat them."""
     shape = (layout.slices, layout.tokens, -1)
     which = torch.arange(layout.slices) if pictures is None else pictures
-    signals = {name: value.detach()[which.to(value.device)] for name, value in run.told(layout).items()}
+    signals = {name: value.detach()[which.to(value.device)] for name, value in run.signals(layout).items()}
     return Encoded(features.view(shape), signals, tuple(level.view(shape) for level in levels))
 
 

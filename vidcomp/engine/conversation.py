@@ -31,7 +31,7 @@ class Conversation:
     Attributes:
         encoded: the video behind the vision tower, None before the first question.
         compressed: what is left of it under the current settings.
-        turns: what was said so far, as the model will be told again.
+        turns: what was said so far, as the model will read it again.
         last: the newest answer.
     """
 
@@ -98,7 +98,7 @@ class Conversation:
     def change(self, **settings: Any) -> None:
         """Go on with other settings, ``keep=0.2`` or ``method="uniform"``.
 
-        The vision tower runs again only when a method asks for a signal that it has not told yet. After an error the
+        The vision tower runs again only when a method asks for a signal that was not collected. After an error the
         old settings hold.
         """
         wanted = newer_budget(self.settings, settings)
@@ -106,8 +106,8 @@ class Conversation:
         schedule = chosen_schedule(method, config.outer, self.lm.family)
         needs = signals_to_collect(method, self.lm.family, schedule)
         if self.encoded is not None:
-            told = {name for name in needs if getattr(self.encoded.view, name) is not None}
-            if needs <= told:  # earlier answers have paid for it
+            collected = {name for name in needs if getattr(self.encoded.view, name) is not None}
+            if needs <= collected:  # earlier answers have paid for it
                 encoded = self.encoded
                 paid = replace(encoded, ledger=Recorder(encoded.ledger, reused=True).ledger)
             else:

@@ -248,11 +248,11 @@ class _FiniteLogits(LogitsProcessor):
 
 
 class Watch(StoppingCriteria):
-    """Notes when tokens exist; stops when it is told to, and sequences whose first token was chosen from nothing.
+    """Notes when tokens exist; stops on request, and sequences whose first token was chosen from nothing.
 
     Attributes:
         times: readings of ``time.perf_counter``, one per new token.
-        stopped: whether it was told to stop.
+        stopped: whether a stop was requested.
         logits: whether they are finite.
     """
 

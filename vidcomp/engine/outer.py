@@ -36,7 +36,7 @@ __all__ = [
 ADDED = frozenset({"frame_features", "query"})
 """Signals that do not come from the vision tower."""
 
-_UNLIKE = 0.2  # of the asked number: a difference that the caller is told
+_UNLIKE = 0.2  # of the asked number: a difference that is noted
 _ROUNDING = 4  # tokens, a difference that is never worth a word
 
 
@@ -77,7 +77,7 @@ def completed(
     """The view with the signals in ``ADDED`` that the method reads.
 
     Args:
-        view: what the tower told.
+        view: features and signals of the tower.
         method: the reader.
         family: embeds the question.
         seen: [T, F], what the segmenter saw of each slice of the view; the means of the features when None.
@@ -124,7 +124,7 @@ def reduced(
     Raises:
         UsageError: the method chooses tokens for a question, and the view carries none.
         ModelError: the view is not finite.
-        NotApplied: an exact method kept another number of tokens than it had told.
+        NotApplied: an exact method kept another number of tokens than it had promised.
     """
     check_finite(view)
     slices, (encoded, tokens) = plan.source.numel(), view.features.shape[:2]
@@ -153,10 +153,10 @@ def _decided(method: Method, view: TokenView, keep: float) -> Reduction:
     """Ask the method to decide; one that promises a count is held to it."""
     reduction = method(view, keep)
     if getattr(method, "exact", False) and hasattr(method, "count"):
-        told = method.count(view.features.shape[0], view.grid, keep)
-        if reduction.kept != told:
+        promised = method.count(view.features.shape[0], view.grid, keep)
+        if reduction.kept != promised:
             raise NotApplied(
-                f"method {described(method)} kept {reduction.kept} tokens and had told {told}",
+                f"method {described(method)} kept {reduction.kept} tokens and had promised {promised}",
                 why="its class says that the number is exact",
                 hint="exact = False in its class, or another count()",
             )
@@ -173,9 +173,9 @@ def outer_notes(
         plan: which slices were encoded.
         method: decided.
         config: the budget, settled for this video.
-        seen: what a segmenter told of the frames, None where means of the model's own features stood in.
+        seen: a segmenter's description of the frames, None where means of the model's own features stood in.
 
-    A number of survivors is told when it differs from the asked one by more than a fifth, and by more than four tokens.
+    A number of survivors is noted when it differs from the asked one by more than a fifth and by more than four tokens.
     """
     total, slices = reduction.assign.numel(), plan.source.numel()
     asked = token_budget(total, config.keep)

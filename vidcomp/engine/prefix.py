@@ -42,7 +42,7 @@ class SharedPrefix:
         Args:
             family: the loaded model.
             prefill: the whole request, as one question alone would read it.
-            recorder: told when the video had to be read.
+            recorder: notes that the video had to be read.
 
         A schedule that renumbers positions cannot go on from keys that have theirs already: its request stays whole.
         """

@@ -34,11 +34,11 @@ class TowerRun:
 
     Attributes:
         arguments: by name; of pixels only how many pictures there were, as ``pictures``.
-        told: the signals of all slices of the call, once it has ended.
+        signals: the signals of all slices of the call, once it has ended.
     """
 
     arguments: Mapping[str, Any]
-    told: Callable[[Layout], dict[str, Tensor]]
+    signals: Callable[[Layout], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -289,8 +289,8 @@ class Family(ABC):
             ModelError: the chat template does not make a prompt with exactly one video.
         """
         covered = self.spelling.covered([*(text for turn in history for text in turn), question])
-        *told, asked = covered.texts
-        turns = list(zip(told[::2], told[1::2], strict=True))
+        *earlier, asked = covered.texts
+        turns = list(zip(earlier[::2], earlier[1::2], strict=True))
         prompt = tokenized(covered, self.render(asked, turns), self.slot, self.markers(layout), self.visual)
         if prompt is None:
             raise ModelError(
@@ -324,9 +324,9 @@ class Family(ABC):
 
     def encode_chunk(self, pixels: Tensor, layout: Layout, signals: frozenset[str]) -> Encoded:
         """:meth:`features` of a few slices with signals; ``signals`` is a subset of the family's."""
-        with self.watching(signals) as told:
+        with self.watching(signals) as signals_of:
             encoded = self.features(pixels, layout)
-        return replace(encoded, signals=told(layout))
+        return replace(encoded, signals=signals_of(layout))
 
     @contextmanager
     def watching(self, signals: frozenset[str]) -> Iterator[Callable[[Layout], dict[str, Tensor]]]:

@@ -58,7 +58,7 @@ class PackedFamily(Family):
         return size, grid, grid[0] * grid[1] * self.merge**2
 
     def layout_seen(self, call: Mapping[str, Any], rows: int) -> Layout | None:
-        """The tower is told the grid of patches; it is the same one in every copy of a batch."""
+        """The tower gets the grid of patches; it is the same one in every copy of a batch."""
         grids = call["grid_thw"].tolist()
         merge = int(call["merge_sizes"][0]) if "merge_sizes" in call else self.merge
         slices, high, wide = grids[0]

@@ -57,7 +57,7 @@ def dispersed(rows: Tensor, count: int, pivot: int) -> Tensor:
     """Max-sum dispersion.
 
     Copies of a token share one sum, so they are counted, not compared. Sums come from float32 products; those too
-    close to the smallest to be told apart are computed once more in float64, so the choice does not depend on
+    close to the smallest to be distinguished are computed once more in float64, so the choice does not depend on
     rounding.
 
     Args:

@@ -3,8 +3,8 @@
 
 Between two layers the rows of a frame, or whole frames, may be merged. The layers behind run on fewer rows; before the
 first layer whose output is used every patch gets the row back that it became, so projector, pooling and signals see the
-geometry they expect, and a row that stands for many patches is attended to as often. Which frames became one is told
-apart, so that the language model gets them once.
+geometry they expect, and a row that stands for many patches is attended to as often. Frames that became one are
+reported apart, so that the language model gets them once.
 """
 
 from __future__ import annotations

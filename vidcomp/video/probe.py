@@ -34,7 +34,7 @@ class Probe:
         width, height: of an upright frame with square pixels.
         stored: width and height of the picture as it is stored.
         form: how it is to be shown: the shape of a pixel, colours, fields, transparency.
-        rotation: clockwise degrees by which the stored picture is turned for display.
+        rotation: clockwise degrees by which the stored picture is rotated for display.
         sound: there is a sound track.
         times: float64 ``[N]`` seconds of every frame that can be shown, from 0.0; empty when the packets do not tell.
         keys: int64 indices of the key frames.

@@ -40,7 +40,7 @@ CONVERT = "check that the file plays; converting it may help: ffmpeg -i IN -c:v 
 FINAL = frozenset({"cover", "empty_range"})  # causes that hold for every reader
 BROKEN = frozenset(
     {"failed", "hang", "crash", "too_large"}
-)  # of the reader rather than of the file, as far as can be told
+)  # of the reader rather than of the file, as far as can be known
 OTHERS_MAY = frozenset({"unsupported_codec", "no_frames", "reader_refused", "unreadable"})
 Failures = list[tuple[str, ReaderError]]
 

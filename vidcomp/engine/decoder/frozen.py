@@ -63,7 +63,7 @@ def freeze_rows(layer: Any, rows: Tensor, visual: Tensor, rotary: tuple[Tensor, 
         rotary: tables of all S rows.
 
     Raises:
-        ModelError: an attention kernel that cannot be told which keys a row may see.
+        ModelError: an attention kernel that takes no mask of the keys that a row may see.
     """
     kernel = layer.self_attn.config._attn_implementation
     if kernel not in _KERNELS:

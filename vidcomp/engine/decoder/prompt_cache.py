@@ -16,7 +16,7 @@ __all__ = ["PromptCache"]
 
 
 class PromptCache(CompressedCache):
-    """The cache of a prompt that its owner believes to be longer: lengths and positions are told in full numbers."""
+    """The cache of a prompt that its owner believes to be longer: lengths and positions are those of the whole."""
 
     is_token: Tensor
     _kept: Tensor

@@ -54,7 +54,7 @@ def prove(model: Any) -> None:
 
 
 def check_forward(cache: CompressedCache, forwards: int) -> None:
-    """Asked for but not applied is an error, told before the first token of an answer can be seen.
+    """Asked for but not applied is an error, raised before the first token of an answer can be seen.
 
     Args:
         cache: carries the plan and what became of it.

@@ -55,12 +55,12 @@ def fitted(view: TokenView, reduction: Reduction, count: int) -> Reduction:
 
 def _importance(view: TokenView, rows: Tensor, reduction: Reduction) -> Tensor:
     """[M]: how much each survivor matters."""
-    told = next((view.signals[name] for name in _ATTENTION if name in view.signals), None)
-    if told is None:
+    attention = next((view.signals[name] for name in _ATTENTION if name in view.signals), None)
+    if attention is None:
         return -_nearest_before(rows[reduction.anchors])
     owned = reduction.assign >= 0
     mass = torch.zeros(reduction.kept, device=rows.device, dtype=torch.float32)
-    return mass.index_add_(0, reduction.assign[owned], told.detach().flatten().float()[owned])
+    return mass.index_add_(0, reduction.assign[owned], attention.detach().flatten().float()[owned])
 
 
 def _nearest_before(points: Tensor) -> Tensor:

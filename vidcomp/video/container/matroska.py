@@ -23,7 +23,7 @@ Element = tuple[int, int, int]  # number, first byte of the body, first byte aft
 def picture_turn(fd: int) -> tuple[int, bool]:
     """Return the clockwise degrees by which players turn the pictures, and whether they then swap left and right.
 
-    As FFmpeg reads a rectangular projection: turned against the clock by its roll, mirrored when its yaw is 180.
+    As FFmpeg reads a rectangular projection: rotated against the clock by its roll, mirrored when its yaw is 180.
     """
     try:
         roll, yaw = next(_projections(FileBytes(fd)), (0.0, 0.0))

@@ -61,5 +61,5 @@ def is_filled(count: int) -> bool:
 
 def _y4m_rate(path: str) -> Rate:
     with open(path, "rb") as file:
-        told = Y4M_RATE.search(file.read(HEAD_BYTES).split(b"\n")[0])
-    return Rate(Fraction(int(told[1]), int(told[2]))) if told else Rate(ASSUMED, guessed=True)
+        found = Y4M_RATE.search(file.read(HEAD_BYTES).split(b"\n")[0])
+    return Rate(Fraction(int(found[1]), int(found[2]))) if found else Rate(ASSUMED, guessed=True)

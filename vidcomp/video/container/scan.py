@@ -91,7 +91,7 @@ class Scan:
         complaint: what was wrong with the packets, in words; empty when nothing was.
         untimed: the packets do not tell when pictures are shown, only that they follow one another: their order need
         not be that of the packets.
-        guessed: not even their rate is told, and one is assumed.
+        guessed: not even their rate is given, and one is assumed.
     """
 
     timeline: Timeline

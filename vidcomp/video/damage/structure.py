@@ -61,4 +61,4 @@ def broken_chain(path: str) -> str:
             same = int.from_bytes(after, "big") == end - at
             fits, misfits = fits + same, misfits + (not same)
             at = end + 4
-    return f"{misfits} of {fits + misfits} tags have another length than is told" if fits and misfits else ""
+    return f"{misfits} of {fits + misfits} tags have another length than they state" if fits and misfits else ""

@@ -42,8 +42,8 @@ class Form:
 
     Attributes:
         pixel: width and height of a pixel, such as ``(2, 1)``.
-        transfer: from light to values, such as ``bt709``, ``PQ`` or ``HLG``; empty when not told.
-        primaries: the colours that red, green and blue stand for, such as ``bt709`` or ``bt2020``; empty when not told.
+        transfer: from light to values, such as ``bt709``, ``PQ`` or ``HLG``; empty if not given.
+        primaries: the colours that red, green and blue stand for, such as ``bt709`` or ``bt2020``; empty if not given.
         fields: of interlaced pictures the field that comes first, ``top`` or ``bottom``; empty when they are
             progressive or nothing tells.
         alpha: they may be transparent.

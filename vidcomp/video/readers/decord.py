@@ -136,7 +136,7 @@ def _untrue_header(header: Header) -> str:
     if header.descriptions > 1:
         return "it takes the first of several descriptions of the codec for all pictures"
     if header.mirrored or (header.kind != "iso" and header.rotation):
-        return "it does not know how this file is turned"
+        return "it does not know how this file is rotated"
     if header.cut_short:
         return "it puts copies in place of what is missing, and the file is cut short"
     return ""

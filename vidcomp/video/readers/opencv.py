@@ -49,7 +49,7 @@ class OpenCvReader(VideoReader):
 
         self._path, self._header = source.path, source.header
         if source.header.mirrored:
-            raise ReaderError("it does not know how this file is turned", "doubt")
+            raise ReaderError("it does not know how this file is rotated", "doubt")
         opening = in_background(self._start_and_grab)
         if source.facts.place:
             raise ReaderError("it takes the first picture track, and another one counts", "doubt")

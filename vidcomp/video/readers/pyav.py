@@ -224,7 +224,7 @@ class PyAvReader(VideoReader):
             self._pixel = pair(self._decoder.sample_aspect_ratio)
 
     def _turn(self, frame: Any) -> tuple[int, bool]:
-        """Clockwise degrees by which a frame is to be turned, and whether it is mirrored after that."""
+        """Clockwise degrees by which a frame is to be rotated, and whether it is mirrored after that."""
         rotation = frame.rotation
         if rotation not in self._turns:  # not asked of every frame: one whose side data was seen is not freed at once
             matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -239,7 +239,7 @@ class PyAvReader(VideoReader):
         whole = self._shown((frame.width, frame.height), lies)
         frame_size = self._size if max_side is None else fitted(*self._size, max_side)
         size = frame_size if whole == self._size else inside(whole, frame_size)
-        image = _turned(self._conformer.rgb(frame, swapped(size, lies)), degrees, mirrored)
+        image = _rotated(self._conformer.rgb(frame, swapped(size, lies)), degrees, mirrored)
         return image if size == frame_size else framed(image, frame_size)
 
     def _shown(self, stored: tuple[int, int], lies: bool) -> tuple[int, int]:
@@ -260,7 +260,7 @@ class PyAvReader(VideoReader):
 def _strict_decoder(stream: Any, header: Header, threads: int) -> Any:
     """A decoder that notices damage where FFmpeg's own does not; None where there is none.
 
-    It is not told about rotation, which only the stream knows.
+    It does not know the rotation, which only the stream knows.
     """
     import av
 
@@ -290,7 +290,7 @@ def _takes(name: str, pixel_format: str | None) -> bool:
     return pixel_format in {format.name for format in known}
 
 
-def _turned(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[np.uint8]:
+def _rotated(image: NDArray[np.uint8], degrees: int, mirrored: bool) -> NDArray[np.uint8]:
     """Turn clockwise by quarters, then mirror; ten times faster than numpy, which copies byte by byte."""
     import cv2
 

@@ -31,7 +31,7 @@ from vidcomp.video.damage import Decoded, decoders, inspect, structure
 from vidcomp.video.damage.mpegts import broken_packets
 from vidcomp.video.damage.structure import broken_chain
 from vidcomp.video.probe import probe
-from vidcomp.video.process.client import stop_workers
+from vidcomp.video.process.client import start_worker, stop_workers
 from vidcomp.video.readers.base import Source
 
 EVERY = Sampling(frames=100_000)
@@ -311,6 +311,20 @@ def test_nothing_waits_for_an_inspection_that_hangs(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGCONT)
     assert frames.wait() is frames and (frames.status, frames.pending) == ("ok", False)
     assert "degraded=None" in repr(frames)
+
+
+def test_workers_may_be_stopped_while_an_inspection_goes_on(tmp_path: Path) -> None:
+    clip = make_hevc(tmp_path / "a.mp4", 300, size=(640, 480))
+    for _ in range(20):  # it may be over before it is stopped
+        frames = video.read_frames(clip, Sampling(2))
+        for pid in decoding():
+            os.kill(pid, signal.SIGSTOP)
+        stop_workers()
+        start_worker()
+        assert read_numbers(read_frames(clip, Sampling(2)).pixels) == [0, 299]
+        if frames.degraded is not None:
+            break
+    assert frames.degraded == "the inspection for damage did not end well (the decoding processes were stopped)"
 
 
 def test_what_an_inspection_found_is_known_without_waiting(tmp_path: Path) -> None:

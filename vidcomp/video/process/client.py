@@ -312,6 +312,9 @@ class Job:
         from vidcomp.video.readers.base import ReaderError
 
         process = self._worker.process
+        if self._worker.log.closed:  # by ``stop_workers``, or in the process that this one was forked from
+            self.close()
+            return ReaderError("the decoding processes were stopped", code)
         if not why:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)  # it has closed its socket

@@ -279,7 +279,15 @@ class GenerateConfig(Checked):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of one run."""
+    """All settings of one run.
+
+    Attributes:
+        video: which frames are read, and how.
+        spans: repeated pictures before the vision tower.
+        model: the checkpoint, and where and in which numbers it runs.
+        outer: what is kept of the visual tokens, by which method.
+        generate: how the answer is written.
+    """
 
     video: VideoConfig = VideoConfig()
     spans: SpanConfig = SpanConfig()

@@ -44,11 +44,17 @@ def failure(task: Task, error: VidcompError) -> Record:
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """Limit of failed videos before a batch stops: a number, or a share of all videos."""
+    """Limit of failed videos before a batch stops: a number, or a share of all videos.
+
+    Attributes:
+        number: failed videos that are still allowed; infinite without such a limit.
+        share: failed videos that are still allowed, of all, 0..1.
+        text: the limit as it was given.
+    """
 
     number: float = math.inf
     share: float = 1.0
-    text: str = ""  # as it was given
+    text: str = ""
 
     @classmethod
     def parse(cls, text: str | None) -> FailureLimit:

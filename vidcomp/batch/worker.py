@@ -41,14 +41,23 @@ class Ready:
 
 @dataclass(frozen=True)
 class Refused:
-    """The model cannot be loaded or does not fit the settings; the worker has ended."""
+    """The model cannot be loaded or does not fit the settings; the worker has ended.
+
+    Attributes:
+        error: the reason, with its cause and next step.
+    """
 
     error: VidcompError
 
 
 @dataclass(frozen=True)
 class Done:
-    """The record of one task."""
+    """The record of one task.
+
+    Attributes:
+        number: of the task, as the parent counts.
+        record: the result as it goes into the results file.
+    """
 
     number: int
     record: Record

@@ -94,7 +94,15 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class AccuracyBench:
-    """All rows, the uncompressed run they are paired with, and the floor of answering without seeing."""
+    """All rows, the uncompressed run they are paired with, and the floor of answering without seeing.
+
+    Attributes:
+        rows: one per method and keep ratio.
+        full: the uncompressed run.
+        blind, blind_by_type: accuracy of the most frequent answers, over all types and per type.
+        videos, seed: that the questions were made from.
+        equal_tokens: every method was brought to the same number of tokens.
+    """
 
     rows: tuple[AccuracyRow, ...]
     full: AccuracyRow

@@ -20,7 +20,11 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 @dataclass
 class Peak:
-    """Bytes above what was in use before; None where that cannot be measured."""
+    """Bytes above what was in use before; None where that cannot be measured.
+
+    Attributes:
+        bytes: the highest amount, once the block has ended.
+    """
 
     bytes: int | None = None
 

@@ -44,7 +44,12 @@ class Marks:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low, high: ends of the interval.
+    """
 
     value: float
     low: float

@@ -13,7 +13,12 @@ __all__ = ["Timing"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Median and 10-90 % range of repeated measurements, in seconds."""
+    """Median and 10-90 % range of repeated measurements, in seconds.
+
+    Attributes:
+        median, p10, p90: quantiles, in seconds.
+        repeats: number of measurements.
+    """
 
     median: float
     p10: float

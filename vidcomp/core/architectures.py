@@ -11,7 +11,16 @@ __all__ = ["ARCHITECTURES", "Architecture", "ModelShape"]
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that decide FLOPs and cache bytes of a language model."""
+    """The sizes that decide FLOPs and cache bytes of a language model.
+
+    Attributes:
+        layers: decoder layers.
+        width: of the residual stream.
+        heads, kv_heads: of attention, for queries and for keys.
+        head_size: width of one head.
+        mlp_width: inner width of the feed-forward block.
+        bytes_per_value: of weights and cache.
+    """
 
     layers: int
     width: int

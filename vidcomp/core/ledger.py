@@ -17,6 +17,14 @@ class StageRecord:
     """One stage: how much came in, how much went out, and the seconds in between.
 
     A ``reused`` stage ran for an earlier question; its seconds are not counted again.
+
+    Attributes:
+        name: of the stage.
+        unit: unit of ``into`` and ``out``.
+        into: number that came in.
+        out: number that went out.
+        seconds: wall time.
+        reused: the stage ran for an earlier question.
     """
 
     name: str
@@ -45,7 +53,15 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class SpanRecord:
-    """One span: its frames and seconds, its tokens before and after, and the positions stored once."""
+    """One span: its frames and seconds, its tokens before and after, and the positions stored once.
+
+    Attributes:
+        start, end: sampled frames, both included.
+        start_seconds, end_seconds: their presentation times.
+        tokens: visual tokens before the outer stage.
+        kept: visual tokens after it.
+        static: positions that stay similar over the span and are stored once.
+    """
 
     start: int
     end: int

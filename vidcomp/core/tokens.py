@@ -36,6 +36,10 @@ class Span:
     """Consecutive frames treated together, both ends included.
 
     ``static`` counts the positions that stay similar over the whole span and are stored once.
+
+    Attributes:
+        start, end: frame indices, both included.
+        static: positions that stay similar over the whole span and are stored once.
     """
 
     start: int

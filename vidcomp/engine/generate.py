@@ -45,6 +45,13 @@ class Generation:
     """An answer as it came out of the model; times are readings of ``time.perf_counter``.
 
     ``finish`` says how it ended (:func:`~vidcomp.core.endings.finish_of`), ``note`` says so in a line where it was cut.
+
+    Attributes:
+        text: the answer.
+        new_tokens: number of tokens written, the end token included.
+        first_token_at, done_at: readings of ``time.perf_counter``.
+        finish: how it ended (:func:`~vidcomp.core.endings.finish_of`).
+        note: a line that says so, where it was cut.
     """
 
     text: str

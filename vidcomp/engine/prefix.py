@@ -23,6 +23,9 @@ class SharedPrefix:
     """State of the language model for a video between questions: filled by the first, forked by every one.
 
     Threads may ask at once; each question works on a fork of its own.
+
+    Attributes:
+        asked: a question has been asked; later ones find reading and encoding paid for.
     """
 
     asked: bool = False

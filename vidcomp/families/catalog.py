@@ -39,7 +39,19 @@ sdpa, eager and flash attention; one encode for many questions; frames that show
 
 @dataclass(frozen=True)
 class FamilyInfo:
-    """One supported family: what a user wants to know before choosing it."""
+    """One supported family: what a user wants to know before choosing it.
+
+    Attributes:
+        model_type: as config.json names it.
+        title: name for people.
+        checkpoints: published checkpoints, by their names on the hub.
+        tokens: tokens of a frame, in words.
+        positions: the position ids, in words.
+        between: what stands between the frames, in words.
+        signals: signals that its tower gives to methods.
+        support: parts of vidcomp to how far they work with it.
+        limits: what does not work, a sentence each.
+    """
 
     model_type: str
     title: str

@@ -195,7 +195,13 @@ class Fastvid(Method):
 
 @dataclass(frozen=True)
 class Quota:
-    """Counts per frame, [T] each: salient tokens, anchors, and whether anchors absorb tokens of their frame only."""
+    """Counts per frame, [T] each: salient tokens, anchors, and whether anchors absorb tokens of their frame only.
+
+    Attributes:
+        salient: tokens kept by attention.
+        anchors: tokens that others merge into.
+        alone: anchors absorb tokens of their own frame only.
+    """
 
     salient: NDArray[np.int64]
     anchors: NDArray[np.int64]

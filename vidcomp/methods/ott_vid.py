@@ -180,7 +180,14 @@ def _unknown_averaged(weight: Tensor, chosen: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Neighbouring frames, P = T - 1: cost and transport [P, K, K] (row: the earlier frame), mix [P], total [P]."""
+    """Neighbouring frames, P = T - 1: cost and transport [P, K, K] (row: the earlier frame), mix [P], total [P].
+
+    Attributes:
+        mix: weight of unlikeness against distance.
+        cost: of moving one unit of mass.
+        plan: mass that is moved.
+        total: cost of the whole plan.
+    """
 
     mix: Tensor
     cost: Tensor

@@ -18,7 +18,12 @@ __all__ = ["Cost", "layer_flops", "prefill_cost"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a prefill: multiply-adds, and bytes of the KV cache it leaves behind."""
+    """Cost of a prefill: multiply-adds, and bytes of the KV cache it leaves behind.
+
+    Attributes:
+        flops: multiply-adds.
+        kv_bytes: of the KV cache.
+    """
 
     flops: float
     kv_bytes: int

@@ -19,7 +19,16 @@ CUSTOMARY_FRAMES = 32
 
 @dataclass(frozen=True)
 class Price:
-    """One model: frames, visual tokens, and what prefilling them costs (text and markers not counted)."""
+    """One model: frames, visual tokens, and what prefilling them costs (text and markers not counted).
+
+    Attributes:
+        model: short name of the model.
+        checkpoint: its name on the hub.
+        frames: sampled frames.
+        tokens: visual tokens.
+        kv_bytes: of the KV cache.
+        prefill_flops: multiply-adds.
+    """
 
     model: str
     checkpoint: str

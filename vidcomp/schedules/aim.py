@@ -32,7 +32,13 @@ _START, _END, _DEPTH = 14, 22, 28  # published
 
 @dataclass(frozen=True)
 class AimInner(Schedule):
-    """Drop from layer ``start`` on; none is left from layer ``end`` on. None takes the published relative depths."""
+    """Drop from layer ``start`` on; none is left from layer ``end`` on. None takes the published relative depths.
+
+    Attributes:
+        start, end: first layer that drops, and the layer from which none is left.
+        tau: temperature that sharpens the attention.
+        iterations: of the page rank.
+    """
 
     start: int | None = None
     end: int | None = None

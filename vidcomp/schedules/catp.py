@@ -32,7 +32,14 @@ _LAYER, _DEPTH = 6, 32  # published
 
 @dataclass(frozen=True)
 class CatpInner(Schedule):
-    """Keep the share ``keep`` before layer ``k``, at least 2; None takes the published relative depth, 6 of 32."""
+    """Keep the share ``keep`` before layer ``k``, at least 2; None takes the published relative depth, 6 of 32.
+
+    Attributes:
+        k: layer before which rows leave.
+        keep: share that stays.
+        weight: of the growth of attention against its level.
+        query_frames: frames whose rows count as part of the question.
+    """
 
     k: int | None = None
     keep: float = 0.5

@@ -28,7 +28,14 @@ __all__ = ["DyCokeInner"]
 
 @dataclass(frozen=True)
 class DyCokeInner(Schedule):
-    """Parameters, named l, P and the fixed 0.9 in the published code."""
+    """Parameters, named l, P and the fixed 0.9 in the published code.
+
+    Attributes:
+        layer: first layer that reads fewer keys; l.
+        prune: share of keys that is not read; P.
+        gate: cosine of two steps' attention at which the choice is kept.
+        official: read all keys again while the gaze is steady, as the published code does.
+    """
 
     layer: int = 3
     prune: float = 0.7

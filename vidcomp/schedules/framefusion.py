@@ -92,7 +92,13 @@ class FrameFusionInner(Schedule):
 
 @dataclass(frozen=True)
 class Merged:
-    """Rows after one merge: which stay [B, W], what they become [B, W, D], and whether the budget cut it short."""
+    """Rows after one merge: which stay [B, W], what they become [B, W, D], and whether the budget cut it short.
+
+    Attributes:
+        kept: indices of the rows that stay.
+        rows: their new values.
+        capped: the budget cut the merge short.
+    """
 
     kept: Tensor
     rows: Tensor

@@ -28,7 +28,14 @@ __all__ = ["PSigmoid", "sigmoid_shares"]
 
 @dataclass(frozen=True)
 class PSigmoid(Ranked):
-    """``keep`` is the mean over all layers; ``a`` and ``b`` are read from ``file`` if it is given."""
+    """``keep`` is the mean over all layers; ``a`` and ``b`` are read from ``file`` if it is given.
+
+    Attributes:
+        keep: mean share over all layers.
+        a, b: steepness of the sigmoid, and its middle as a share of the depth.
+        drops: most layers at which rows leave.
+        file: preset with ``a`` and ``b``.
+    """
 
     keep: float = 0.5
     a: float = 10.0

@@ -30,6 +30,11 @@ class PyramidDrop(RankedAhead):
 
     ``at`` None takes the published relative depths, 8, 16 and 24 of 32; in a decoder so shallow that some fall
     together, the last of them counts.
+
+    Attributes:
+        at: layers; None for the published ones.
+        keep: shares of the first number of rows, not growing.
+        positions: ``keep`` leaves position ids, ``compact`` renumbers them.
     """
 
     at: str | int | tuple[int, ...] | None = None

@@ -26,7 +26,13 @@ _LAYER, _DEPTH = 28, 32  # published: 7/8 of the depth
 
 @dataclass(frozen=True)
 class ToDREInner(Schedule):
-    """Remove all visual rows before layer ``k``; None takes the published relative depth, 7/8."""
+    """Remove all visual rows before layer ``k``; None takes the published relative depth, 7/8.
+
+    Attributes:
+        k: layer before which they leave.
+        tau: share of attention below which text and picture hardly look at each other.
+        adaptive: remove only where that is so; otherwise always.
+    """
 
     k: int | None = None
     tau: float = 0.1

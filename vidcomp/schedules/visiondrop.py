@@ -36,7 +36,15 @@ _LAYERS, _DEPTH = (8, 16, 24), 32  # published
 
 @dataclass(frozen=True)
 class VisionDropInner(Schedule):
-    """Keep ``keep[i]`` of the first number of rows before layer ``at[i]``, the share ``contextual`` of them merged."""
+    """Keep ``keep[i]`` of the first number of rows before layer ``at[i]``, the share ``contextual`` of them merged.
+
+    Attributes:
+        at: layers; None for the published ones.
+        keep: shares of the first number of rows.
+        contextual: share of the kept rows that is merged from the rest.
+        positions: ``keep`` leaves position ids, ``compact`` renumbers them.
+        official: score and merge as the published code does.
+    """
 
     at: str | int | tuple[int, ...] | None = None
     keep: str | float | tuple[float, ...] = (35 / 48, 26 / 48, 19 / 48)

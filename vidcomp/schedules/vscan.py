@@ -23,7 +23,13 @@ _LAYER, _DEPTH = 16, 32  # published; 14 of 28 is the same relative depth
 
 @dataclass(frozen=True)
 class VScanInner(RankedAhead):
-    """Keep the share ``keep`` of the visual rows, truncated, before layer ``k``; None takes half the depth."""
+    """Keep the share ``keep`` of the visual rows, truncated, before layer ``k``; None takes half the depth.
+
+    Attributes:
+        k: layer before which rows leave.
+        keep: share that stays.
+        positions: ``keep`` leaves position ids, ``compact`` renumbers them.
+    """
 
     k: int | None = None
     keep: float = 0.333

@@ -35,6 +35,12 @@ class EarlyTom:
     """Parameters as published: similarity limit, and one more than the largest group.
 
     ``at`` None takes the published relative depths, behind layers 6, 21 and 23 of 26.
+
+    Attributes:
+        tau: similarity from which frames may merge.
+        window: one more than the largest group.
+        at: layers behind which frames merge.
+        official: with the defects of the published code.
     """
 
     tau: float = 0.6

@@ -26,7 +26,12 @@ __all__ = ["TomeTower", "cut_of"]
 
 @dataclass(frozen=True)
 class TomeTower:
-    """Merge ``r`` rows of every frame behind each layer."""
+    """Merge ``r`` rows of every frame behind each layer.
+
+    Attributes:
+        r: pairs that merge behind each layer.
+        weighted: attention counts a merged row as often as it has members.
+    """
 
     r: int = 16
     weighted: bool = True

@@ -24,7 +24,13 @@ _SCALE, _FEWEST = 30.0, 40  # published
 
 @dataclass(frozen=True)
 class TurboTower(TomeTower):
-    """Merge ``r`` rows of every frame behind each layer; parameters as published."""
+    """Merge ``r`` rows of every frame behind each layer; parameters as published.
+
+    Attributes:
+        alpha: weight of the semantic value.
+        beta: fall of that weight from layer to layer.
+        gamma: layer at which it is highest.
+    """
 
     alpha: float = 1.0
     beta: float = 1.0

@@ -21,7 +21,12 @@ _PER_SECOND = 2.0  # more key frames than this say nothing about the content
 
 @dataclass(frozen=True)
 class KeyTimes:
-    """Times in seconds, ascending: of key frames, and of frames added in the gaps between them."""
+    """Times in seconds, ascending: of key frames, and of frames added in the gaps between them.
+
+    Attributes:
+        keys: of key frames.
+        added: of frames added between them.
+    """
 
     keys: tuple[float, ...]
     added: tuple[float, ...]

@@ -14,7 +14,12 @@ from vidcomp.bench.world.vocabulary import DIGITS, NUMBERS
 
 @dataclass(frozen=True)
 class Reference:
-    """An object of a video."""
+    """An object of a video.
+
+    Attributes:
+        scene: index of the scene.
+        thing: index of the object in its scene.
+    """
 
     scene: int
     thing: int
@@ -22,14 +27,23 @@ class Reference:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its only right answer, and the objects that training aids may point at."""
+    """A question, its only right answer, and the objects that training aids may point at.
+
+    Attributes:
+        kind: type of question, a key of ``PHRASINGS``.
+        text: the question.
+        answer: the one right answer.
+        named: the one object that the question names.
+        about: the object that the answer is about.
+        about_event: the answer is in the event of that object.
+    """
 
     kind: str
     text: str
     answer: str
-    named: Reference | None = None  # the one object that the question names
-    about: Reference | None = None  # the object that the answer is about
-    about_event: bool = False  # the answer is in the event of that object
+    named: Reference | None = None
+    about: Reference | None = None
+    about_event: bool = False
 
 
 PHRASINGS: dict[str, tuple[str, ...]] = {

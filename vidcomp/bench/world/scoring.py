@@ -16,7 +16,12 @@ from vidcomp.bench.world.videos import Options, make_video
 
 @dataclass
 class Tally:
-    """Right answers and questions per kind."""
+    """Right answers and questions per kind.
+
+    Attributes:
+        right: right answers of each kind.
+        asked: questions of each kind.
+    """
 
     right: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)

@@ -43,11 +43,17 @@ _ATTEMPTS = 200
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape at its place at the start of the scene."""
+    """A coloured shape at its place at the start of the scene.
+
+    Attributes:
+        color, shape: words of the world's vocabulary.
+        radius: in frame heights.
+        x, y: centre, in fractions of the frame.
+    """
 
     color: str
     shape: str
-    radius: float  # in frame heights
+    radius: float
     x: float
     y: float
 
@@ -59,15 +65,24 @@ class Thing:
 
 @dataclass(frozen=True)
 class Event:
-    """The one thing that happens in a scene, to the object with index `thing`."""
+    """The one thing that happens in a scene, to the object with index `thing`.
+
+    Attributes:
+        kind: a direction of moving, or one of the other events.
+        thing: index of the object in its scene.
+        start, duration: in seconds.
+        distance: of a move, in fractions of the frame.
+        growth: last radius over first radius.
+        to_color: colour after a turn.
+    """
 
     kind: str
     thing: int
     start: float
     duration: float = 0.0
-    distance: float = 0.0  # of a move, in fractions of the frame
-    growth: float = 1.0  # last radius over first radius
-    to_color: str = ""  # of a turn
+    distance: float = 0.0
+    growth: float = 1.0
+    to_color: str = ""
 
     @property
     def phrase(self) -> str:
@@ -79,19 +94,34 @@ class Event:
 
 @dataclass(frozen=True)
 class Digit:
-    """A white digit on a black card, shown for a moment in front of everything."""
+    """A white digit on a black card, shown for a moment in front of everything.
+
+    Attributes:
+        value: 0 to 9.
+        start, end: time shown, in seconds.
+        x, y: centre, in fractions of the frame.
+        size: height of the card in frame heights.
+    """
 
     value: int
     start: float
     end: float
     x: float
     y: float
-    size: float  # height of the card in frame heights
+    size: float
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A stretch between two cuts."""
+    """A stretch between two cuts.
+
+    Attributes:
+        start, end: in seconds.
+        things: the objects.
+        event: the one thing that happens; None when nothing does.
+        pan: movement of the camera over the scene, in fractions of the frame.
+        background: seed of its texture.
+    """
 
     start: float
     end: float
@@ -103,7 +133,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Look:
-    """Degradation of the picture."""
+    """Degradation of the picture.
+
+    Attributes:
+        brightness: factor on all pixels.
+        noise: standard deviation, in pixel values.
+        blur: its strength; up to 0.6 there is none.
+        jpeg: quality of the round trip; from 88 on there is none.
+    """
 
     brightness: float
     noise: float
@@ -113,7 +150,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Video:
-    """A complete description; everything else follows from it."""
+    """A complete description; everything else follows from it.
+
+    Attributes:
+        seed: of all that is drawn by chance.
+        aspect: width over height.
+        scenes: stretches between cuts, in order.
+        look: degradation of the picture.
+        digit: digit that flashes up; None without one.
+    """
 
     seed: int
     aspect: float
@@ -128,7 +173,13 @@ class Video:
 
 @dataclass(frozen=True)
 class Sight:
-    """An object as it is visible at one moment."""
+    """An object as it is visible at one moment.
+
+    Attributes:
+        scene: index of the scene.
+        thing: index of the object in its scene.
+        color, shape, radius, x, y: as :class:`Thing` has them, at this moment.
+    """
 
     scene: int
     thing: int
@@ -141,16 +192,27 @@ class Sight:
 
 @dataclass(frozen=True)
 class Options:
-    """Difficulty of the videos that are drawn."""
+    """Difficulty of the videos that are drawn.
 
-    frames: int = 8  # uniform samples that must witness every event; 1 draws a still
-    scenes: tuple[float, ...] = (0.4, 0.6)  # weights of 1, 2, ... scenes
-    things: tuple[float, ...] = (0.4, 0.5, 0.1)  # weights of 1, 2, ... objects in a scene
+    Attributes:
+        frames: uniform samples that must witness every event; 1 draws a still.
+        scenes: weights of 1, 2, ... scenes.
+        things: weights of 1, 2, ... objects in a scene.
+        kinds: events that may happen.
+        radius: smallest and largest object, in frame heights.
+        pan: probability that the camera pans in a scene.
+        aspects: width over height, to draw from.
+        digit: probability that a digit flashes up.
+    """
+
+    frames: int = 8
+    scenes: tuple[float, ...] = (0.4, 0.6)
+    things: tuple[float, ...] = (0.4, 0.5, 0.1)
     kinds: tuple[str, ...] = KINDS
     radius: tuple[float, float] = (0.11, 0.17)
-    pan: float = 0.08  # probability that the camera pans in a scene
+    pan: float = 0.08
     aspects: tuple[float, ...] = field(default=(4 / 3, 4 / 3, 4 / 3, 1.0))
-    digit: float = 0.0  # probability that a digit flashes up
+    digit: float = 0.0
 
 
 WIDE = Options(scenes=(0.3, 0.5, 0.2), kinds=ALL_KINDS, digit=0.6)

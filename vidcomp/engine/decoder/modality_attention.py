@@ -65,7 +65,11 @@ def attention_balance(attention: Tensor, visual: Tensor) -> LayerBalance:
 
 @dataclass
 class AttentionBalance:
-    """Collects the balance of every layer while an answer is written."""
+    """Collects the balance of every layer while an answer is written.
+
+    Attributes:
+        noted: layer to one balance per written row.
+    """
 
     noted: dict[int, list[LayerBalance]] = field(default_factory=dict)
 

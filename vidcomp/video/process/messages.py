@@ -146,6 +146,10 @@ class ScanFacts:
     """A packet scan without its arrays: ``frames`` int64 ticks and ``keys`` int64 indices are in the memory file.
 
     The other attributes are those of :class:`~vidcomp.video.container.scan.Scan` and its timeline.
+
+    Attributes:
+        frames, keys: lengths of the two arrays.
+        base, seconds, hidden, exact, variable_rate, complaint, notes: as there.
     """
 
     frames: int

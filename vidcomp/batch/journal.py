@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vidcomp.batch.salvage import job_of, sort_out
+from vidcomp.batch.salvage import parsed, sort_out
 from vidcomp.config import settings_that_do_not_shape
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video.names import display_name, recorded_name
@@ -151,9 +151,10 @@ class Journal:
         with open(os.dup(self._file.fileno()), "rb") as lines:
             for line in lines:
                 clean = line.startswith(b"{") and line.endswith(b"}\n") and b"\r" not in line
-                if not clean or (job := job_of(line)) is None:
+                if not clean or (found := parsed(line)) is None:
                     return None
-                places[self._fingerprint(job)] = place
+                if "job" in found:
+                    places[self._fingerprint(found["job"])] = place
                 place += len(line)
         return places
 

@@ -177,7 +177,7 @@ def test_the_page_marks_what_chance_beats(small):
 
 
 def test_a_pair_names_its_own_inner_schedule(nano, small):
-    from vidcomp.bench.accuracy import split_pair
+    from vidcomp.engine.outer import split_pair
 
     assert split_pair("holitom:tau=0.7+fastv:k=1,keep=0.5") == ("holitom:tau=0.7", "fastv:k=1,keep=0.5")
     assert split_pair("holitom") == ("holitom", "auto")

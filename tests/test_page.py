@@ -152,7 +152,7 @@ class _Elements(HTMLParser):
 
 def _page(nano, run, file):
     answer, trace = run
-    write_page(answer, trace, make_report(answer.ledger, nano.family.shape), nano.config.flat(), file)
+    write_page(answer, trace, make_report(answer.ledger, nano.family.shape), file)
     return _Elements(file.read_text())
 
 

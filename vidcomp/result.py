@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,7 @@ class Answer:
         encoder: the merger inside the vision tower, with its parameters.
         finish: how the answer ended: ``stop`` (by itself), ``length`` (cut at the limit), ``loop`` (cut at the limit
             while it repeated itself) or ``interrupted`` (``stop=`` said so).
+        settings: all settings of the run by name, to repeat it.
     """
 
     text: str
@@ -53,6 +55,7 @@ class Answer:
     inner: str = "none"
     encoder: str = "none"
     finish: Finish = "stop"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -90,6 +93,7 @@ class Answer:
             "seconds": {"total": round(ledger.seconds, 6), "time_to_first_token": round(ledger.time_to_first_token, 6)},
             "versions": versions(),
             "seed": self.seed,
+            "settings": dict(self.settings),
             "notes": list(self.notes),
         }
         if self.frames.degraded:

@@ -88,7 +88,8 @@ class Answerer:
             why = f"{type(error).__name__}: {error}"
             bug = VidcompError("this is a bug in vidcomp", why=why, hint="vidcomp ask ... --debug")
             return {**failure(task, bug), "versions": versions()}
-        return {**{k: v for k, v in record.items() if k != "answer"}, "caption": record["answer"]}
+        told = {k: v for k, v in record.items() if k not in ("answer", "settings")}  # the journal holds the settings
+        return {**told, "caption": record["answer"]}
 
 
 def _read(lm: VideoLM, task: Task) -> Frames:

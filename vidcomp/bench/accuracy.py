@@ -31,7 +31,7 @@ from vidcomp.bench.world.videos import Options, Video, make_video
 from vidcomp.core.arguments import checked, expect
 from vidcomp.core.budget import token_budget
 from vidcomp.core.library import CACHE
-from vidcomp.engine.outer import reads_question, signals_to_collect
+from vidcomp.engine.outer import reads_question, signals_to_collect, split_pair
 from vidcomp.engine.run import VideoLM
 from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.hub import EMBEDDED
@@ -151,7 +151,7 @@ def bench_accuracy(
 
     Args:
         lm: the embedded model.
-        methods: names with parameters, such as ``"holitom:tau=0.8"``, or pairs, see :func:`split_pair`.
+        methods: names with parameters, such as ``"holitom:tau=0.8"``, or pairs (``holitom+fastv:k=2``).
         keeps: keep ratios.
         questions: how many, spread over types.
         seed: which part of the test range.
@@ -245,12 +245,6 @@ def _compressed(
     if reads_question(method_of(outer)):
         return [lm.compress(encoded, method=outer, inner=inner, question=q.text, **budget) for q in questions]
     return [lm.compress(encoded, method=outer, inner=inner, **budget)] * len(questions)
-
-
-def split_pair(name: str) -> tuple[str, str]:
-    """``holitom+fastv:k=2`` is an outer method with an inner schedule; a method alone has its own (``auto``)."""
-    outer, _, inner = name.partition("+")
-    return outer, inner or "auto"
 
 
 def _signals(lm: VideoLM, name: str) -> frozenset[str]:

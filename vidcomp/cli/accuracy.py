@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidcomp.cli.console import Ui, data, out_console
-from vidcomp.cli.options import with_config, with_ui
+from vidcomp.cli.options import method_list, with_config, with_ui
 from vidcomp.cli.progress import Progress
 from vidcomp.config import OuterConfig, RunConfig, SpanConfig
 from vidcomp.core.options import option_of
@@ -62,11 +62,12 @@ def accuracy(
     from vidcomp.methods import method_names
 
     every = ",".join((*(name for name in method_names() if name != "none"), *PAIRS))
-    methods, keeps = _methods(every if method == "all" else method), [_keep(text) for text in keep.split(",")]
+    methods, keeps = method_list(every if method == "all" else method), [_keep(text) for text in keep.split(",")]
     if plot is not None and plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--plot {plot}", why="the suffix must be .svg or .png", code="bad_option")
-    from vidcomp.bench.accuracy import bench_accuracy, split_pair
+    from vidcomp.bench.accuracy import bench_accuracy
     from vidcomp.cli.session import check_request, open_model
+    from vidcomp.engine.outer import split_pair
 
     for name in methods:
         outer, inner = split_pair(name)
@@ -88,17 +89,6 @@ def accuracy(
         data(result.to_dict())
     else:
         _show(result)
-
-
-def _methods(text: str) -> list[str]:
-    """Split at commas, but not at those between the parameters of one method: a:x=1,y=2,b are two methods."""
-    names: list[str] = []
-    for part in text.split(","):
-        if "=" in part and ":" not in part and names:
-            names[-1] += f",{part}"
-        else:
-            names.append(part)
-    return names
 
 
 def _keep(text: str) -> float:

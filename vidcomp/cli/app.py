@@ -15,7 +15,22 @@ from typing import Annotated, Any
 import typer
 
 from vidcomp._version import __version__
-from vidcomp.cli import ask, bench, calibrate, caption, chat, doctor, frames, methods, models, probe, report, scenes
+from vidcomp.cli import (
+    ask,
+    bench,
+    calibrate,
+    caption,
+    chat,
+    compare,
+    doctor,
+    frames,
+    methods,
+    models,
+    probe,
+    report,
+    rerun,
+    scenes,
+)
 from vidcomp.cli.console import data, print_error
 from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, raise_exceptions
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
@@ -35,12 +50,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 bug, 2 wrong usage, 3 unreadable input or unwritable output, 4 no model, "
-    "5 some inputs of a batch failed, 6 out of memory, 130 interrupted.",
+    "5 some inputs of a batch failed, or a result could not be repeated, 6 out of memory, 130 interrupted.",
 )
 app.command()(ask.ask)
 app.command()(chat.chat)
 app.command()(caption.caption)
 app.command()(report.report)
+app.command()(compare.compare)
+app.command()(rerun.rerun)
 app.command()(probe.probe)
 app.command()(frames.frames)
 app.command()(scenes.scenes)

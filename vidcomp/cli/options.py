@@ -17,7 +17,7 @@ from vidcomp.config import GenerateConfig, ModelConfig, OuterConfig, RunConfig, 
 from vidcomp.core.options import Option, option_of
 from vidcomp.video.names import local_path
 
-__all__ = ["ALL_GROUPS", "path_argument", "with_config", "with_ui"]
+__all__ = ["ALL_GROUPS", "method_list", "path_argument", "with_config", "with_ui"]
 
 ALL_GROUPS: tuple[type, ...] = (OuterConfig, VideoConfig, SpanConfig, ModelConfig, GenerateConfig)
 _PANELS = {
@@ -38,6 +38,17 @@ _UI_HELP = {
 def path_argument(text: str) -> Any:
     """Files as an argument. The library's own look at them would end a whole batch, and know no reasons."""
     return typer.Argument(help=text, show_default=False, readable=False, parser=local_path)
+
+
+def method_list(text: str) -> list[str]:
+    """Split at commas, but not at those between the parameters of one method: a:x=1,y=2,b are two methods."""
+    names: list[str] = []
+    for part in text.split(","):
+        if "=" in part and ":" not in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
 
 
 def with_config(

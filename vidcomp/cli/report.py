@@ -76,7 +76,7 @@ def report(
         write_picture(answer, trace, picture)
         ui.note(f"picture: {display_name(picture)}")
     if html is not None:
-        write_page(answer, trace, made, config.flat(), html)
+        write_page(answer, trace, made, html)
         ui.note(f"page: {display_name(html)}")
     if ui.json:
         more: dict[str, Any] = {"attention": attention_record(*balances)} if balances else {}

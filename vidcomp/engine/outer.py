@@ -30,6 +30,7 @@ __all__ = [
     "reads_question",
     "reduced",
     "signals_to_collect",
+    "split_pair",
     "view_of",
 ]
 
@@ -38,6 +39,12 @@ ADDED = frozenset({"frame_features", "query"})
 
 _UNLIKE = 0.2  # of the asked number: a difference that is noted
 _ROUNDING = 4  # tokens, a difference that is never worth a word
+
+
+def split_pair(name: str) -> tuple[str, str]:
+    """``holitom+fastv:k=2`` is an outer method with an inner schedule; a method alone has its own (``auto``)."""
+    outer, _, inner = name.partition("+")
+    return outer, inner or "auto"
 
 
 def signals_to_collect(method: Method, family: Family, schedule: Schedule | None = None) -> frozenset[str]:

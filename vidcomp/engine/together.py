@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,8 +63,13 @@ class Request:
             method=video.method, frames=encoded.frames.wait(), spans=video.reduction.spans,
             ledger=self.recorder.ledger, seed=self.config.seed,
             inner=described(video.schedule) if video.schedule else "none",
-            encoder=video.config.outer.encoder, finish=generation.finish,
+            encoder=video.config.outer.encoder, finish=generation.finish, settings=self.settings,
         )  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by name; a method that was given as an object has its name."""
+        return {**self.video.config.flat(), **asdict(self.config), "method": self.video.method}
 
 
 def answered_together(

@@ -10,8 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from vidcomp.core.trace import Fate, TokenTrace
 from vidcomp.report.lines import Report
@@ -22,50 +24,58 @@ from vidcomp.report.table import quantity, size
 if TYPE_CHECKING:
     from vidcomp.result import Answer
 
-__all__ = ["page_data", "write_page"]
+__all__ = ["fate_paths", "frame_uri", "page_data", "rendered", "write_page"]
 
 _SIDE = 480  # pixels, longer side of an embedded frame
 _BYTES = 5 << 20  # of all frames together, before base64
 _CURVE = (720.0, 90.0)
 
 
-def write_page(answer: Answer, trace: TokenTrace, report: Report, settings: dict[str, Any], file: Path) -> None:
+def write_page(answer: Answer, trace: TokenTrace, report: Report, file: Path) -> None:
     """Write the page of an answer, whole or not at all.
 
     Args:
         answer: with its frames and its ledger.
         trace: what became of its tokens.
         report: its stages with their costs.
-        settings: all settings of the run, to repeat it.
         file: the page.
 
     Raises:
         InputError: the file cannot be written (``unwritable``).
     """
-    folder = files("vidcomp.report.page")
-    text = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.css", "page.js")}
+    shown = list(shown_frames(len(trace.times)))
+    data = page_data(answer, trace, report)
+    page = rendered(
+        "page.html.j2", data, script=Markup(_text("page.js")), answer=answer, report=report, ledger=answer.ledger,
+        frames=list(_frames(answer, trace, shown)), grid=trace.grid, counts=trace.counts(), curve=_curve(trace),
+        fates={fate.name.lower(): words for fate, (words, *_) in FATES.items()}, settings=answer.settings,
+        widest=max(1, *(stage.out for stage in answer.ledger.stages if stage.unit == "tokens")),
+        thinned=len(shown) < len(trace.times),
+    )  # fmt: skip
+    write_bytes(file, page)
+
+
+def rendered(template: str, data: dict[str, Any], **values: Any) -> bytes:
+    """Fill in a template of this folder, which finds ``data`` as it is, and ``embedded`` as harmless JSON."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"quantity": quantity, "size": size}
-    shown = list(shown_frames(len(trace.times)))
-    data = page_data(answer, trace, report, settings)
-    page = environment.from_string(text["page.html.j2"]).render(
-        data=data, css=Markup(text["page.css"]), script=Markup(text["page.js"]), answer=answer, report=report,
-        ledger=answer.ledger, frames=list(_frames(answer, trace, shown)), grid=trace.grid, counts=trace.counts(),
-        fates={fate.name.lower(): words for fate, (words, *_) in FATES.items()}, curve=_curve(trace), settings=settings,
-        widest=max(1, *(stage.out for stage in answer.ledger.stages if stage.unit == "tokens")),
-        embedded=Markup(_harmless(data)), thinned=len(shown) < len(trace.times),
-    )  # fmt: skip
-    write_bytes(file, page.encode("utf-8", "replace"))
+    page = environment.from_string(_text(template)).render(
+        data=data, embedded=Markup(_harmless(data)), css=Markup(_text("page.css")), **values
+    )
+    return page.encode("utf-8", "replace")
 
 
-def page_data(answer: Answer, trace: TokenTrace, report: Report, settings: dict[str, Any]) -> dict[str, Any]:
-    """The data of a page: the record of ``report --json`` with the tokens and the settings beside it."""
+def _text(name: str) -> str:
+    return (files("vidcomp.report.page") / name).read_text(encoding="utf-8")
+
+
+def page_data(answer: Answer, trace: TokenTrace, report: Report) -> dict[str, Any]:
+    """The data of a page: the record of ``report --json`` with the tokens beside it."""
     spans = [asdict(span) for span in answer.ledger.spans]
     return {
         **answer.to_dict(),
         "report": {**report.to_dict(), "spans": spans},
         "tokens_by_fate": trace.to_dict(),
-        "settings": settings,
     }
 
 
@@ -76,18 +86,27 @@ def _harmless(data: dict[str, Any]) -> str:
 
 
 def _frames(answer: Answer, trace: TokenTrace, shown: list[int]) -> Iterator[dict[str, Any]]:
-    most = _BYTES // len(shown)
     for frame in shown:
         index, pixels = slice_of_frame(trace, frame), answer.frames.pixels[frame]
-        qualities = (jpeg(pixels, side, quality) for side, quality in ((_SIDE, 80), (_SIDE, 50), (240, 50)))
-        picture = next((content for content in qualities if len(content) <= most), None) or jpeg(pixels, 160, 40)
         fates = trace.fates[index]
         yield {
-            "index": frame, "slice": index, "time": trace.times[frame], "uri": data_uri(picture),
+            "index": frame, "slice": index, "time": trace.times[frame], "uri": frame_uri(pixels, len(shown)),
             "height": pixels.shape[0], "width": pixels.shape[1], "encoded": index in trace.encoded,
             "counts": {fate.name.lower(): int((fates == fate).sum()) for fate in Fate},
-            "paths": {fate.name.lower(): _path(trace, index, fate) for fate in reversed(Fate)},
+            "paths": fate_paths(trace, index),
         }  # fmt: skip
+
+
+def frame_uri(pixels: NDArray[np.uint8], shown: int) -> str:
+    """A frame as an embedded picture, smaller where ``shown`` of them would make the page too large."""
+    qualities = (jpeg(pixels, side, quality) for side, quality in ((_SIDE, 80), (_SIDE, 50), (240, 50)))
+    picture = next((content for content in qualities if len(content) <= _BYTES // shown), None)
+    return data_uri(picture or jpeg(pixels, 160, 40))
+
+
+def fate_paths(trace: TokenTrace, index: int) -> dict[str, str]:
+    """Patches of a slice, by fate, as SVG paths in a box of 1000 x 1000; outlines of the kept ones come last."""
+    return {fate.name.lower(): _path(trace, index, fate) for fate in reversed(Fate)}
 
 
 def _path(trace: TokenTrace, index: int, fate: Fate) -> str:

@@ -133,18 +133,18 @@ def test_a_method_that_reads_the_question_is_asked_for_each(nano):
 
 def test_plots_open(small, tmp_path):
     bench, _ = small
-    plot_accuracy(bench, tmp_path / "a.svg")
+    plot_accuracy(bench.to_dict(), tmp_path / "a.svg")
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
-    plot_accuracy(bench, tmp_path / "a.png")
+    plot_accuracy(bench.to_dict(), tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")).shape == (460, 720, 3)
     with pytest.raises(UsageError, match=r"\.svg"):
-        plot_accuracy(bench, tmp_path / "a.gif")
+        plot_accuracy(bench.to_dict(), tmp_path / "a.gif")
 
 
 def test_parameters_stay_with_their_method():
-    from vidcomp.cli.accuracy import _methods
+    from vidcomp.cli.options import method_list
 
-    assert _methods("holitom:tau=0.8,beta=0.5,random,pool") == ["holitom:tau=0.8,beta=0.5", "random", "pool"]
+    assert method_list("holitom:tau=0.8,beta=0.5,random,pool") == ["holitom:tau=0.8,beta=0.5", "random", "pool"]
 
 
 def test_the_command(small, tmp_path, capfd):

@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import cv2
 import numpy as np
 
-from vidcomp.bench.accuracy import AccuracyBench, AccuracyRow
 from vidcomp.errors import UsageError
 
 __all__ = ["plot_accuracy"]
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 460, 60
 _INK, _PALE = (60, 60, 60), (190, 190, 190)
-_COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
+_COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207), (140, 86, 75),
+           (127, 127, 127))  # fmt: skip
 
 Point = tuple[float, float]
 Color = tuple[int, int, int]
@@ -42,8 +43,16 @@ class _Text:
 _Shape = _Line | _Text
 
 
-def plot_accuracy(bench: AccuracyBench, path: Path) -> None:
+Row = Mapping[str, Any]
+"""One method at one keep ratio, as in ``bench accuracy --json``."""
+
+
+def plot_accuracy(bench: Mapping[str, Any], path: Path) -> None:
     """Write the picture; the suffix decides the format.
+
+    Args:
+        bench: the object of ``bench accuracy --json``.
+        path: file to write.
 
     Raises:
         UsageError: another suffix than .svg or .png.
@@ -57,8 +66,8 @@ def plot_accuracy(bench: AccuracyBench, path: Path) -> None:
         raise UsageError(f"--plot {path}", why="the suffix must be .svg or .png", code="bad_option")
 
 
-def _shapes(bench: AccuracyBench) -> Iterator[_Shape]:
-    tokens = [row.tokens for row in (*bench.rows, bench.full)]
+def _shapes(bench: Mapping[str, Any]) -> Iterator[_Shape]:
+    tokens = [row["tokens"] for row in (*bench["rows"], bench["full"])]
     low, high = math.log(min(tokens) * 0.9), math.log(max(tokens) * 1.1)
 
     def at(count: float, accuracy: float) -> Point:
@@ -72,22 +81,20 @@ def _shapes(bench: AccuracyBench) -> Iterator[_Shape]:
     for count in sorted({round(value) for value in tokens}):
         yield _Text((at(count, 0)[0] - 8, _HEIGHT - _MARGIN + 20), str(count))
     yield _Text((_WIDTH / 2 - 110, _HEIGHT - 12), "visual tokens kept (log scale)")
-    yield _Text((_MARGIN, 24), f"macro accuracy, {bench.full.n} questions, 95 % intervals over videos")
-    for value, name in ((bench.full.accuracy.value, "all tokens"), (bench.blind, "blind")):
+    yield _Text((_MARGIN, 24), f"macro accuracy, {bench['full']['n']} questions, 95 % intervals over videos")
+    for value, name in ((bench["full"]["accuracy"], "all tokens"), (bench["blind"]["accuracy"], "blind")):
         yield _Line((at(left, value), at(right, value)), _INK)
         yield _Text((_WIDTH - _MARGIN - 64, at(right, value)[1] - 5), name)
-    for number, method in enumerate(dict.fromkeys(row.method for row in bench.rows)):
-        rows = sorted((row for row in bench.rows if row.method == method), key=lambda row: row.tokens)
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in bench["rows"])):
+        rows = sorted((row for row in bench["rows"] if row["method"] == method), key=lambda row: float(row["tokens"]))
         yield from _curve(rows, _COLORS[number % len(_COLORS)], number, at)
 
 
-def _curve(
-    rows: Sequence[AccuracyRow], color: Color, number: int, place: Callable[[float, float], Point]
-) -> Iterator[_Shape]:
-    yield _Line(tuple(place(row.tokens, row.accuracy.value) for row in rows), color, 2)
+def _curve(rows: Sequence[Row], color: Color, number: int, place: Callable[[float, float], Point]) -> Iterator[_Shape]:
+    yield _Line(tuple(place(row["tokens"], row["accuracy"]) for row in rows), color, 2)
     for row in rows:
-        yield _Line((place(row.tokens, row.accuracy.low), place(row.tokens, row.accuracy.high)), color)
-    yield _Text((_MARGIN + 10, 48 + 18 * number), rows[0].method, color)
+        yield _Line((place(row["tokens"], row["ci_low"]), place(row["tokens"], row["ci_high"])), color)
+    yield _Text((_MARGIN + 10, 48 + 18 * number), rows[0]["method"], color)
 
 
 def _svg(shapes: list[_Shape]) -> str:

@@ -111,7 +111,7 @@ def _write_files(result: AccuracyBench, csv_file: Path | None, plot: Path | None
     if plot is not None:
         from vidcomp.bench.plot import plot_accuracy
 
-        plot_accuracy(result, plot)
+        plot_accuracy(result.to_dict(), plot)
 
 
 def _show(result: AccuracyBench) -> None:

@@ -17,7 +17,7 @@ from vidcomp.errors import UsageError
 
 __all__ = ["plot_accuracy"]
 
-_WIDTH, _HEIGHT, _MARGIN = 720, 460, 60
+_WIDTH, _HEIGHT, _MARGIN, _LEGEND = 720, 460, 60, 120
 _INK, _PALE = (60, 60, 60), (190, 190, 190)
 _COLORS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207), (140, 86, 75),
            (127, 127, 127))  # fmt: skip
@@ -71,7 +71,7 @@ def _shapes(bench: Mapping[str, Any]) -> Iterator[_Shape]:
     low, high = math.log(min(tokens) * 0.9), math.log(max(tokens) * 1.1)
 
     def at(count: float, accuracy: float) -> Point:
-        x = _MARGIN + (math.log(count) - low) / (high - low) * (_WIDTH - 2 * _MARGIN)
+        x = _MARGIN + (math.log(count) - low) / (high - low) * (_WIDTH - 2 * _MARGIN - _LEGEND)
         return x, _HEIGHT - _MARGIN - accuracy * (_HEIGHT - 2 * _MARGIN)
 
     left, right = math.exp(low), math.exp(high)
@@ -84,7 +84,7 @@ def _shapes(bench: Mapping[str, Any]) -> Iterator[_Shape]:
     yield _Text((_MARGIN, 24), f"macro accuracy, {bench['full']['n']} questions, 95 % intervals over videos")
     for value, name in ((bench["full"]["accuracy"], "all tokens"), (bench["blind"]["accuracy"], "blind")):
         yield _Line((at(left, value), at(right, value)), _INK)
-        yield _Text((_WIDTH - _MARGIN - 64, at(right, value)[1] - 5), name)
+        yield _Text((at(right, value)[0] + 6, at(right, value)[1] + 4), name)
     for number, method in enumerate(dict.fromkeys(row["method"] for row in bench["rows"])):
         rows = sorted((row for row in bench["rows"] if row["method"] == method), key=lambda row: float(row["tokens"]))
         yield from _curve(rows, _COLORS[number % len(_COLORS)], number, at)
@@ -94,7 +94,7 @@ def _curve(rows: Sequence[Row], color: Color, number: int, place: Callable[[floa
     yield _Line(tuple(place(row["tokens"], row["accuracy"]) for row in rows), color, 2)
     for row in rows:
         yield _Line((place(row["tokens"], row["ci_low"]), place(row["tokens"], row["ci_high"])), color)
-    yield _Text((_MARGIN + 10, 48 + 18 * number), rows[0]["method"], color)
+    yield _Text((_WIDTH - _LEGEND - _MARGIN + 6, 90 + 18 * number), rows[0]["method"], color)
 
 
 def _svg(shapes: list[_Shape]) -> str:

@@ -16,9 +16,10 @@ from vidcomp.bench.compress import near_square
 from vidcomp.core.budget import token_budget
 from vidcomp.core.tokens import Span, TokenView, apply_reduction
 from vidcomp.methods import get_method
-from vidcomp.methods.aot import attended, clip_lengths, gathered, taken_in
+from vidcomp.methods.aot import attended, clip_length, gathered, taken_in
 from vidcomp.methods.blocks.graph_flow import gathered_norms
 from vidcomp.methods.blocks.merge import mean_of_members
+from vidcomp.methods.blocks.pieces import pieces
 from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import cosines, frame_cosine
 from vidcomp.methods.echoprune import Echoprune, echoes, relevance
@@ -281,8 +282,9 @@ def test_aot_within_a_clip(case: Case) -> None:
 
 @of("aot", "segments")
 def test_aot_clips(case: Case) -> None:
-    lengths = clip_lengths(case["params"]["frames"])
-    assert sum(lengths) == case["params"]["frames"]
+    frames = case["params"]["frames"]
+    lengths = [len(clip) for clip in pieces(frames, clip_length(frames))]
+    assert sum(lengths) == frames
     if case["parity"] != "error":
         check(case, "segments", [[sum(lengths[:i]), size] for i, size in enumerate(lengths)])
 

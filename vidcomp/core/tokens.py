@@ -89,9 +89,10 @@ class TokenView:
         query: [L, D], input embeddings of the question's own tokens, without the chat template.
         deepstack: [T, N, D] each, added to the tokens after the first layers of the language model. No signal: it
             follows the features wherever they go.
+        spans: those that the method is to work in, side by side over all frames; none where it finds its own.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes or spans that do not fit together.
     """
 
     features: Tensor
@@ -109,11 +110,12 @@ class TokenView:
     frame_features: Tensor | None = None
     query: Tensor | None = None
     deepstack: tuple[Tensor, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value, optional = getattr(self, item.name), item.default is None
-            if item.name not in ("grid", "deepstack"):
+            if item.name not in ("grid", "deepstack", "spans"):
                 good = isinstance(value, Tensor) or (value is None and optional)
                 expect(f"TokenView: {item.name}", value, good, "a tensor or None" if optional else "a tensor")
         pair = (
@@ -125,6 +127,12 @@ class TokenView:
         frames, tokens, width = self.features.shape
         if self.grid[0] * self.grid[1] != tokens:
             raise ValueError(f"grid {self.grid} does not hold {tokens} tokens")
+        ends = [-1, *(span.end for span in self.spans)]
+        if self.spans and ([span.start for span in self.spans], frames) != (
+            [end + 1 for end in ends[:-1]],
+            ends[-1] + 1,
+        ):
+            raise ValueError(f"spans must lie side by side over all {frames} frames")
         for name, value in {"times": self.times, **self.signals}.items():
             if name == "query":
                 if value.dim() != 2 or value.shape[1] != width:

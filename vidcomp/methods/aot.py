@@ -9,9 +9,10 @@ In plain words, for V tokens of every frame:
    the last layer but one.
 2. Within a frame, the chosen tokens take the others in, by an entropic transport whose cost is 1 - cosine plus half the
    distance on the grid, and for a tenth as the mean of those most similar to them.
-3. In a clip of 4 frames (8 in videos of more than 32), the chosen tokens of the first frame take in those of the later
-   ones by another transport, frame after frame, whose cost also grows with time. Of each later frame the share
-   ``residual`` stays as it is: the tokens whose transport is least sure of its goal.
+3. In a clip of 4 frames (8 in videos of more than 32; a new one begins where a given span does), the chosen tokens of
+   the first frame take in those of the later ones by another transport, frame after frame, whose cost also grows with
+   time. Of each later frame the share ``residual`` stays as it is: the tokens whose transport is least sure of its
+   goal.
 Survivors are in raster order. Most tokens feed several of them.
 
 Not as published: everything happens on the grid that the model reads (the published code works before pooling, and
@@ -26,7 +27,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -36,11 +36,12 @@ from vidcomp.core.budget import even_split, token_budget
 from vidcomp.core.source import Source
 from vidcomp.core.tokens import Links, Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, signal
+from vidcomp.methods.blocks.pieces import pieces
 from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import cosines
 from vidcomp.methods.vscan import window_ranking
 
-__all__ = ["Aot", "attended", "clip_lengths", "gathered", "taken_in"]
+__all__ = ["Aot", "attended", "clip_length", "gathered", "taken_in"]
 
 _EPS, _ROUNDS, _STILL = 0.1, 100, 0.01  # of both transports
 _SHALLOW, _SECONDS = 5 / 26, 1.5  # relative depth of the shallow layer; how fast cost grows with time, in frames
@@ -68,6 +69,7 @@ class Aot(Method):
     source: ClassVar[Source] = Source("AOT", "CVPR 2026", "2603.01400", "https://github.com/TyroneLi/AOT")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     exact: ClassVar[bool] = True
+    in_spans: ClassVar[bool] = True
     parity: ClassVar[Parity] = "goldens"
     differs: ClassVar[str] = "works on the grid that the model reads, lists anchors once, and meets the budget exactly"
 
@@ -86,8 +88,7 @@ class Aot(Method):
         layers = signal(view, "cls_by_layer", self.name).float()
         depth = layers.shape[2]
         shallow, deep = layers[..., min(depth - 1, round(_SHALLOW * depth))], layers[..., max(0, depth - 2)]
-        ends = torch.tensor(clip_lengths(frames, self.clip)).cumsum(0).tolist()
-        spans = tuple(Span(start, end - 1) for start, end in pairwise([0, *ends]))
+        spans = pieces(frames, clip_length(frames, self.clip), view.spans)
         shares = []
         for span in spans:
             clip = slice(span.start, span.end + 1)
@@ -111,10 +112,9 @@ class Aot(Method):
         return chosen, even_split(budget - chosen, length - 1).tolist()
 
 
-def clip_lengths(frames: int, clip: int | None = None) -> list[int]:
-    """Lengths of clips of 4 frames, of 8 in videos of more than 32, or as given; the last one may be shorter."""
-    size = clip or (4 if frames <= 32 else 8)
-    return [min(size, frames - start) for start in range(0, frames, size)]
+def clip_length(frames: int, clip: int | None = None) -> int:
+    """Frames per clip: 4, or 8 in videos of more than 32, or as given."""
+    return clip or (4 if frames <= 32 else 8)
 
 
 def attended(shallow: Tensor, deep: Tensor, grid: tuple[int, int], count: int, local: int) -> Tensor:

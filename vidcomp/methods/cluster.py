@@ -9,8 +9,8 @@ their first token; each stands at the token nearest to its mean.
 
 Our reading: the kind of k-means, its start and the order are not stated. Here it starts from tokens that are far from
 each other (max-min selection) and takes ``rounds`` steps; a cluster that runs empty restarts at the token worst
-covered. Frames are clustered ``window`` at a time, so tokens that repeat over a few frames merge; the budget is
-spread evenly over the windows by their frames.
+covered. Frames are clustered ``window`` at a time, anew where a given span (``--segmenter``) begins, so tokens that
+repeat over a few frames merge; the budget is spread evenly over the windows by their frames.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vidcomp.core.tokens import Reduction, Span, TokenView, merge_rows
 from vidcomp.methods.base import Method
 from vidcomp.methods.blocks.cosine import unit_rows
 from vidcomp.methods.blocks.maxmin import farthest_first
+from vidcomp.methods.blocks.pieces import pieces
 from vidcomp.methods.blocks.similarity import products
 
 __all__ = ["Cluster", "spherical_means"]
@@ -51,6 +52,7 @@ class Cluster(Method):
     summary: ClassVar[str] = "k-means over a few frames at a time, one mean per cluster"
     source: ClassVar[Source] = Source("Token Sequence Compression", arxiv="2504.17892")
     exact: ClassVar[bool] = True
+    in_spans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("window", "rounds"):
@@ -63,7 +65,7 @@ class Cluster(Method):
         budget = token_budget(view.total, keep)
         features = view.features.detach()
         frames, tokens = features.shape[:2]
-        spans = tuple(Span(low, min(low + self.window, frames) - 1) for low in range(0, frames, self.window))
+        spans = pieces(frames, self.window, view.spans)
         sizes = np.array([len(span) * tokens for span in spans])
         anchor = torch.full((view.total,), -1, device=features.device)
         for span, count in zip(spans, allocate(sizes, budget, sizes).tolist(), strict=True):

@@ -6,7 +6,7 @@ Needs: summary_attention, frame_features.
 
 In plain words:
 1. The video is cut at the ``cuts - 1`` least similar steps between neighbouring frame features, and wherever their
-   cosine is below tau.
+   cosine is below tau. Spans that are given (``--segmenter``) take the place of these segments.
 2. Every frame keeps its most attended tokens; the share ``context`` of the budget is left for anchors.
 3. In every segment each ``stride``-th frame, counted back from its last one, is an anchor frame. Its anchors are the
    peaks of density * separation (DPC-KNN) among its other tokens.
@@ -83,6 +83,7 @@ class Fastvid(Method):
     source: ClassVar[Source] = Source("FastVID", "NeurIPS 2025", "2503.11187", "https://github.com/LunarShen/FastVID")
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
     exact: ClassVar[bool] = exact_unless("official")
+    in_spans: ClassVar[bool] = True
     by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = {"qwen2_5_vl": {"tau": 0.84}}
     parity: ClassVar[Parity] = "goldens"
     equal_with: ClassVar[str] = "official=onevision or official=llava_video"
@@ -112,7 +113,7 @@ class Fastvid(Method):
         check_keep(keep)
         attention, seen = (signal(view, name, self.name) for name in ("summary_attention", "frame_features"))
         features, (frames, tokens) = view.features.detach(), view.features.shape[:2]
-        spans = cut_spans(seen, self.cuts, _TAU if self.tau is None else self.tau)
+        spans = view.spans or cut_spans(seen, self.cuts, _TAU if self.tau is None else self.tau)
         quota = self._quota(spans, frames, tokens, keep)
         salient = top_mask(attention.float(), torch.from_numpy(quota.salient).to(features.device))
         anchors = _peaks(features, salient, quota.anchors, self.k)

@@ -6,7 +6,7 @@ Needs: salience.
 In plain words, for T frames of N tokens, b = ceil(N * r * expansion) tokens per frame, q = ceil(b * alpha) of them
 chosen:
 1. Segments: cut where the mean tokens of neighbouring frames have a cosine below ``cut``; fewer than ``segments``
-   pieces are cut further at the least similar steps.
+   pieces are cut further at the least similar steps. Spans that are given (``--segmenter``) take their place.
 2. Chosen (ADTS), per frame: the distance from token i to token j is (1 - cosine) times the weight of j, which is the
    salience of j and, with ``event``, the mean product of j with the mean tokens of its segment's frames. The first
    token is the one whose nearest other token is farthest, then again and again the one farthest from all chosen ones.
@@ -77,6 +77,7 @@ class Flashvid(Method):
     source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
+    in_spans: ClassVar[bool] = True
     by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(
         ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), _QWEN
     )
@@ -102,7 +103,7 @@ class Flashvid(Method):
         budget = min(tokens, max(1, guarded_ceil(tokens * keep * self.expansion)))
         chosen_count = guarded_ceil(budget * self.alpha)
         middle = features.mean(dim=1, dtype=torch.float32)  # [T, D]
-        spans = cut_segments(middle, self.cut, _SEGMENTS if self.segments is None else self.segments)
+        spans = view.spans or cut_segments(middle, self.cut, _SEGMENTS if self.segments is None else self.segments)
         weight = signal(view, "salience", self.name).float().nan_to_num(nan=0.0).clamp(min=0)
         if self.event is not False:
             weight = weight * _event(features, middle, spans)

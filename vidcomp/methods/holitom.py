@@ -7,6 +7,7 @@ Needs: salience (attention each token receives in the vision tower).
 In plain words, for T frames of N tokens and a keep ratio r:
 1. A position is similar at a step when the cosine of neighbouring frames is above tau. Dynamic programming cuts the
    video into spans so that storing positions that stay similar (static) once per span saves the most tokens, R in all.
+   Where spans are given (``--segmenter``), these are taken, and the positions that stay similar inside are static.
 2. r' = min(1, r * T * N / (T * N - R)) compensates for what was saved.
 3. Static tokens are averaged over the span and clustered (DPC-KNN) into round(static * r') tokens.
 4. Of the other (dynamic) tokens of every frame, ceil(dynamic * r') survive: the most salient ones and, with
@@ -33,7 +34,8 @@ from vidcomp.core.source import Source
 from vidcomp.core.tokens import Reduction, Span, TokenView
 from vidcomp.methods.base import Method, Parity, check_keep, signal
 from vidcomp.methods.blocks.builder import ClusterRule, Draft
-from vidcomp.methods.blocks.global_dp import global_spans, static_positions
+from vidcomp.methods.blocks.global_dp import given_spans, global_spans, static_positions
+from vidcomp.methods.blocks.pieces import pieces
 from vidcomp.methods.blocks.select import top_mask
 from vidcomp.methods.blocks.similarity import neighbour_cosine
 
@@ -49,7 +51,7 @@ class Holitom(Method):
         beta: weight of the centre in a merged token, in [0, 1]; None is the plain mean of centre and members.
         k: neighbours of the density in DPC-KNN.
         contextual: share of a frame's survivors that are cluster centres instead of salient tokens, in [0, 1].
-        max_span: longest span in frames.
+        max_span: longest span in frames; given ones are divided.
 
     The number of survivors lands near keep * T * N: counts are rounded per span and frame, so every frame with a
     dynamic token keeps at least one; a video so static that r' reaches 1 keeps less. At keep = 1
@@ -67,6 +69,7 @@ class Holitom(Method):
     source: ClassVar[Source] = Source("HoliTom", "NeurIPS 2025", "2505.21334", "https://github.com/cokeshao/HoliTom")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
+    in_spans: ClassVar[bool] = True
     rule: ClassVar[str] = "stores static positions once, and rounds up per frame"
     parity: ClassVar[Parity] = "goldens"
 
@@ -102,7 +105,7 @@ class Holitom(Method):
         features = view.features.detach()
         tau = default_tau(keep) if self.tau is None else self.tau
         similar = (neighbour_cosine(features) > tau).cpu().numpy()  # the one wait for the device before the plan
-        plan = Plan.make(similar, keep, self.contextual, self.max_span)
+        plan = Plan.make(similar, keep, self.contextual, self.max_span, view.spans)
         draft = Draft(features, ClusterRule(self.k, self.beta))
         dynamic = draft.put(~plan.static_of_frame())  # [T, N]
         chosen = top_mask(_ranking(salience, dynamic), draft.put(plan.salient))
@@ -142,13 +145,18 @@ class Plan:
     contextual: NDArray[np.int64]
 
     @classmethod
-    def make(cls, similar: NDArray[np.bool_], keep: float, contextual: float, max_span: int) -> Plan:
-        """From [T - 1, N] bool, whether each position repeats in the next frame.
+    def make(
+        cls, similar: NDArray[np.bool_], keep: float, contextual: float, max_span: int, given: tuple[Span, ...] = ()
+    ) -> Plan:
+        """From [T - 1, N] bool, whether each position repeats in the next frame, and the spans that are given.
 
         At least one token survives: when every count rounds to zero, the span with the most static tokens keeps one.
         """
         frames, tokens = similar.shape[0] + 1, similar.shape[1]
-        spans, saved = global_spans(similar, max_span=max_span)
+        if given:
+            spans, saved = given_spans(similar, pieces(frames, max_span, given))
+        else:
+            spans, saved = global_spans(similar, max_span=max_span)
         ratio = effective_keep(keep, frames * tokens, saved)
         clusters = np.array([round(span.static * ratio) for span in spans])
         quota = [_frame_quota(tokens - span.static, ratio, contextual) for span in spans]

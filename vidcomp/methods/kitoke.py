@@ -9,6 +9,7 @@ In plain words, for a budget of B = floor(r * T * N) tokens:
 2. Tokens are drawn with probabilities in proportion to their weights, at most one, that sum to B; pivotal sampling
    draws exactly B and keeps every probability: two undecided tokens share theirs until one of them is decided.
 3. The video is cut where frames differ much from the ones before, position by position and in their best matches.
+   Spans that are given (``--segmenter``) take the place of these intervals.
 4. Every other token joins the drawn token of its interval with the largest cosine; survivors are means by weight.
 Survivors are in raster order.
 
@@ -71,6 +72,7 @@ class Kitoke(Method):
     summary: ClassVar[str] = "samples tokens with few neighbours, merges the rest into them within intervals"
     source: ClassVar[Source] = Source("KiToke", arxiv="2604.03414")
     exact: ClassVar[bool] = True
+    in_spans: ClassVar[bool] = True
     rule: ClassVar[str] = "rounds the budget down"
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ class Kitoke(Method):
         crowd = crowding(points, self.bandwidth)[first_equal(rows)]
         chance = inclusion(1 / crowd.cpu().double().numpy(), budget)
         drawn = pivotal(chance, self.seed or 0) if self.sampling == "pivotal" else systematic(chance)
-        spans = intervals(points.reshape(*features.shape[:2], -1))
+        spans = view.spans or intervals(points.reshape(*features.shape[:2], -1))
         drawn = _none_empty(drawn, crowd.cpu().numpy(), spans, features.shape[1])
         kept = torch.from_numpy(drawn).to(rows.device).reshape(features.shape[:2])
         return weighted_mean(nearest_kept(features, kept, spans), 1 / crowd, spans)

@@ -8,7 +8,8 @@ differences and similarities; all else here is our reading, which is why the nam
 
 In plain words, for a keep ratio r and ``time`` = sqrt(r):
 1. The two neighbouring groups of frames whose means are most alike (mean cosine over positions) become one, until
-   round(T * time) groups are left; a group's mean is that of all its frames.
+   round(T * time) groups are left; a group's mean is that of all its frames. Groups do not
+   grow across spans that are given (``--segmenter``), so that there are at least as many as these.
 2. A merged token is significant when it is unlike the others of its group: one minus its mean cosine with them. The
    most significant positions survive, as many as the budget, spread evenly over the groups, allows.
 A survivor stands in the first frame of its group.
@@ -16,6 +17,7 @@ A survivor stands in the first frame of its group.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -49,6 +51,7 @@ class LftrLike(Method):
     summary: ClassVar[str] = "merges alike neighbouring frames, keeps the most distinct positions of each"
     source: ClassVar[Source] = Source("LFTR", arxiv="2501.17391", note="not a reproduction")
     exact: ClassVar[bool] = True
+    in_spans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.time is not None and not 0 < self.time <= 1:
@@ -60,8 +63,8 @@ class LftrLike(Method):
         budget = token_budget(view.total, keep)
         wanted = round(frames * (keep**0.5 if self.time is None else self.time))
         groups = max(-(-budget // tokens), min(wanted, budget), 1)  # enough for the budget, and none without a token
-        spans, means = merged_frames(view.features.detach(), groups)
-        counts = torch.from_numpy(even_split(budget, groups)).to(means.device)
+        spans, means = merged_frames(view.features.detach(), groups, [span.end for span in view.spans[:-1]])
+        counts = torch.from_numpy(even_split(budget, len(spans))).to(means.device)
         kept = top_mask(distinctness(means), counts)  # [G, N]
         first = torch.tensor([span.start for span in spans], device=kept.device)
         group = torch.repeat_interleave(torch.tensor([len(span) for span in spans], device=kept.device))
@@ -70,19 +73,27 @@ class LftrLike(Method):
         return mean_of_members(anchor.flatten(), spans)
 
 
-def merged_frames(features: Tensor, groups: int) -> tuple[tuple[Span, ...], Tensor]:
-    """Step 1 of the module: [T, N, D] to spans, and their means [G, N, D] float32; ties to the earliest."""
+def merged_frames(features: Tensor, groups: int, ends: Sequence[int] = ()) -> tuple[tuple[Span, ...], Tensor]:
+    """Step 1 of the module: [T, N, D] to spans, and their means [G, N, D] float32; ties to the earliest.
+
+    Args:
+        features: of all frames.
+        groups: spans that are wanted.
+        ends: frames that are not merged with the next one, however many spans that leaves.
+    """
     means = [frame.float() for frame in features.unbind(0)]
     spans = [Span(frame, frame) for frame in range(len(features))]
     alike = np.array([_alike(one, other) for one, other in pairwise(means)])
-    while len(spans) > groups:
+    alike[list(ends)] = -np.inf
+    while len(spans) > groups and alike.max() > -np.inf:
         at = int(alike.argmax())
         one, other = len(spans[at]), len(spans[at + 1])
         means[at] = (means[at] * one + means.pop(at + 1) * other) / (one + other)
         spans[at] = Span(spans[at].start, spans.pop(at + 1).end)
         alike = np.delete(alike, at)
         for pair in range(max(0, at - 1), min(at + 1, len(spans) - 1)):
-            alike[pair] = _alike(means[pair], means[pair + 1])
+            if alike[pair] > -np.inf:
+                alike[pair] = _alike(means[pair], means[pair + 1])
     return tuple(spans), torch.stack(means)
 
 

@@ -6,7 +6,8 @@ Needs nothing but the features.
 
 In plain words, for T frames of N tokens:
 1. Frame means are clustered (DPC-KNN) into floor(T * segments) labels. Of each label only its longest runs stay, none
-   where it never has two frames in a row; released frames join the longer of the runs beside them. Runs are the spans.
+   where it never has two frames in a row; released frames join the longer of the runs beside them. Runs are the spans,
+   unless some are given (``--segmenter``).
 2. A position is static when the mean cosine over all pairs of different frames of the span is above tau. Static tokens
    are averaged over the span. A span of one frame has none.
 3. Static tokens of a span, and the other tokens of every frame, are clustered by DPC-KNN; a cluster becomes its mean.
@@ -64,6 +65,7 @@ class Prunevid(Method):
         "PruneVid", "Findings of ACL 2025", "2412.16117", "https://github.com/Visual-AI/PruneVid"
     )
     inner: ClassVar[str | None] = "prunevid"
+    in_spans: ClassVar[bool] = True
     rule: ClassVar[str] = "averages positions that stay the same"
     parity: ClassVar[Parity] = "goldens"
     equal_with: ClassVar[str] = "official=true, where keep is the cluster ratio (published: 0.5)"
@@ -87,7 +89,7 @@ class Prunevid(Method):
         """
         budget = token_budget(view.total, keep)
         features = view.features.detach()
-        runs = contiguous_runs(frame_labels(features.float().mean(dim=1), self.segments, self.frame_k))[1]
+        runs = [(span.start, len(span)) for span in view.spans] or self._runs(features)
         static = np.stack([_static(features[first : first + size], self.tau) for first, size in runs])
         spans = tuple(
             Span(first, first + size - 1, int(row.sum())) for (first, size), row in zip(runs, static, strict=True)
@@ -100,6 +102,10 @@ class Prunevid(Method):
         draft.merge_frames(draft.put((~static).repeat(lengths, axis=0)), rest, counts[len(spans) :])
         reduction = draft.finish(spans)
         return reduction if self.official else reduction.in_raster_order()
+
+    def _runs(self, features: Tensor) -> list[tuple[int, int]]:
+        labels = frame_labels(features.float().mean(dim=1), self.segments, self.frame_k)
+        return contiguous_runs(labels)[1]
 
     def _counts(self, sizes: NDArray[np.int64], budget: int, keep: float) -> NDArray[np.int64]:
         """Clusters of each group."""

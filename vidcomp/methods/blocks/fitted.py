@@ -7,7 +7,7 @@ A method that decides by thresholds, or rounds per frame, keeps what it finds; c
 - Too many: the least important survivors go. Important is what the vision tower attended to, summed over the members;
   where the view carries no attention, what is unlike the survivors before it. A method that drops tokens loses them
   with their members; one that absorbs every token joins them to the most similar of those that stay, and a survivor's
-  weight in the other is its number of members.
+  weight in the other is its number of members. Where spans are given, they join inside their span or not at all.
 - Too few: the tokens that are least like any survivor come back as they are, in :data:`ROUNDS` rounds, so that the
   later ones differ from the earlier ones too. A token that had been absorbed leaves its survivor, whose other shares
   grow to one again. Each is read behind the last survivor of its frame.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.core.budget import even_split
-from vidcomp.core.tokens import Links, Reduction, TokenView
+from vidcomp.core.tokens import Links, Reduction, Span, TokenView
 from vidcomp.methods.blocks.similarity import block_bytes, cosines
 
 __all__ = ["ROUNDS", "fitted"]
@@ -49,7 +49,7 @@ def fitted(view: TokenView, reduction: Reduction, count: int) -> Reduction:
         )
     rows = view.features.detach().flatten(0, 1)
     if reduction.kept > count:
-        return _fewer(rows, reduction, _importance(view, rows, reduction), count)
+        return _fewer(view, reduction, _importance(view, rows, reduction), count)
     return _more(rows, reduction, count, view.features.shape[1]) if reduction.kept < count else reduction
 
 
@@ -74,17 +74,30 @@ def _nearest_before(points: Tensor) -> Tensor:
     return found
 
 
-def _fewer(rows: Tensor, reduction: Reduction, importance: Tensor, count: int) -> Reduction:
-    stays = torch.zeros(reduction.kept, dtype=torch.bool, device=rows.device)
+def _fewer(view: TokenView, reduction: Reduction, importance: Tensor, count: int) -> Reduction:
+    stays = torch.zeros(reduction.kept, dtype=torch.bool, device=importance.device)
     stays[importance.argsort(descending=True, stable=True)[:count]] = True
     number = torch.where(stays, stays.cumsum(0) - 1, -1)
     scale = stays.float()
     if bool((reduction.assign >= 0).all()) and reduction.kept < reduction.assign.numel():  # nothing is ever dropped
         left, gone = stays.nonzero()[:, 0], (~stays).nonzero()[:, 0]
-        number[gone] = _nearest(rows, reduction.anchors[gone], reduction.anchors[left])[1]
-        members = reduction.members.float()
-        scale = members / torch.zeros(count, device=rows.device).index_add_(0, number, members)[number]
+        number[gone] = _host(view, reduction.anchors[gone], reduction.anchors[left])
+        members = reduction.members.float() * (number >= 0)
+        scale = members / torch.zeros(count, device=number.device).index_add_(0, number.clamp(min=0), members)[number]
     return _renumbered(reduction, reduction.anchors[stays], number, scale)
+
+
+def _host(view: TokenView, gone: Tensor, left: Tensor) -> Tensor:
+    """For each of the tokens ``gone`` the place in ``left`` of the most similar one of its span, -1 where none is."""
+    rows, tokens = view.features.detach().flatten(0, 1), view.features.shape[1]
+    found = torch.full_like(gone, -1)
+    for span in view.spans or (Span(0, len(view.features) - 1),):
+        here, there = (
+            ((flat >= span.start * tokens) & (flat < (span.end + 1) * tokens)).nonzero()[:, 0] for flat in (gone, left)
+        )
+        if len(here) and len(there):
+            found[here] = there[_nearest(rows, gone[here], left[there])[1]]
+    return found
 
 
 def _renumbered(reduction: Reduction, anchors: Tensor, number: Tensor, scale: Tensor) -> Reduction:

@@ -8,6 +8,7 @@ dynamic programming finds the cuts with the largest total. Ties go to the single
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from vidcomp.core.tokens import Span
 
-__all__ = ["global_spans", "static_positions"]
+__all__ = ["given_spans", "global_spans", "static_positions"]
 
 
 def global_spans(
@@ -48,6 +49,18 @@ def global_spans(
         spans.append(Span(end - taken, end, int(counts[end - 1, taken]) if taken else 0))
         end -= taken + 1
     return tuple(reversed(spans)), gain
+
+
+def given_spans(similar: NDArray[np.bool_], spans: Sequence[Span]) -> tuple[tuple[Span, ...], int]:
+    """Spans that someone else has cut, with their counts of static positions, and the number of tokens saved.
+
+    Args:
+        similar: [T - 1, N], whether each position repeats in the next frame.
+        spans: cover all T frames.
+    """
+    counts = static_positions(similar, tuple(spans)).sum(axis=1).tolist()
+    counted = tuple(Span(span.start, span.end, count) for span, count in zip(spans, counts, strict=True))
+    return counted, sum(span.static * (len(span) - 1) for span in counted)
 
 
 def static_positions(similar: NDArray[np.bool_], spans: tuple[Span, ...]) -> NDArray[np.bool_]:

@@ -56,10 +56,17 @@ def test_as_many_tokens_as_there_are_is_the_plain_model(nano, clip, count):
     assert answer.ledger.keep_requested == 1 and not answer.notes
 
 
-def test_frames_that_are_not_encoded_leave_fewer_tokens_than_asked_for(nano, clip):
-    answer = nano.ask(clip, QUESTION, keep_tokens=TOTAL - 1, segmenter="luma", same_frame=-1.0, max_new_tokens=2)
-    assert answer.ledger.tokens.kept == 36
-    assert "kept 12.5 % of the tokens where 99.7 % were asked for: slices that repeat were not encoded" in answer.notes
+def test_frames_that_merge_in_the_tower_leave_fewer_tokens_than_asked_for(nano, clip):
+    merging = {"encoder": "earlytom:tau=-1,window=9", "inner": "none"}
+    answer = nano.ask(clip, QUESTION, keep_tokens=TOTAL - 1, method="uniform", max_new_tokens=2, **merging)
+    assert answer.ledger.tokens.kept < TOTAL - 1
+    assert any(note.endswith("frames merged in the vision tower") for note in answer.notes)
+
+
+def test_frames_that_are_not_encoded_leave_no_token_less(nano, clip):
+    answer = nano.ask(clip, QUESTION, keep_tokens=TOTAL - 1, skip_repeats=-1, max_new_tokens=2)
+    assert answer.ledger.frames_encoded == 1
+    assert answer.ledger.tokens.kept == TOTAL - 1
 
 
 def test_one_budget_at_a_time(nano):
@@ -205,15 +212,19 @@ def test_the_seed_of_the_run_reaches_methods_that_draw(nano, watched):
 
 
 def test_brightness_is_no_frame_feature(nano, clip):
-    """luma says which frames repeat; what methods compare frames by are the model's own features then."""
-    tower, luma = (nano.encode(clip, method="longvu", segmenter=name) for name in ("tower", "luma"))
-    dino = nano.encode(clip, method="longvu", segmenter="dinov2")
-    assert luma.seen is None and luma.view.frame_features.shape[1] == luma.view.features.shape[2]
-    assert torch.equal(luma.view.frame_features, tower.view.frame_features[luma.plan.encode])
+    """luma finds spans and repeats; what methods compare frames by are the model's own features then."""
+    tower, luma, dino = (
+        nano.encode(clip, method="longvu", segmenter=name, skip_repeats="off") for name in ("tower", "luma", "dinov2")
+    )
+    assert luma.seen is None and luma.segments is not None
+    assert torch.equal(luma.view.frame_features, tower.view.frame_features)
+    assert luma.view.frame_features.shape[1] == luma.view.features.shape[2]
     assert dino.seen is not None and torch.equal(dino.view.frame_features, dino.seen)
     for video, noted in ((tower, True), (luma, True), (dino, False)):
         notes = nano.compress(video, method="longvu", question=QUESTION).ledger.notes
-        assert any("--segmenter dinov2" in note for note in notes) == noted
+        assert any("--segmenter dinov2" in note and "own features" in note for note in notes) == noted
+        again = video.compress(method="longvu", question=QUESTION, segmenter="dinov2")
+        assert torch.equal(again.encoded.view.frame_features, dino.seen)
 
 
 def test_the_drop_in_keeps_exact_numbers(replicas):

@@ -40,7 +40,7 @@ def crossings(reduction: Reduction, spans: tuple[Span, ...], tokens: int) -> lis
 
 
 def test_what_the_classes_say_is_what_is_tested_here():
-    assert {row.name for row in list_methods() if row.in_spans} == IN_SPANS
+    assert {row.name for row in list_methods() if row.span_rule} == IN_SPANS
 
 
 @pytest.mark.parametrize(("name", "parameters"), ROWS, ids=[f"{name}-{len(given_)}" for name, given_ in ROWS])

@@ -273,7 +273,8 @@ def test_two_threads_may_encode_at_once(nano, clip):
 
 
 def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):
-    """Skipped frames raise the share that the method is called with; its default threshold follows the request."""
+    """Frames that merged in the tower raise the share that the method is called with; its default threshold follows
+    the request."""
     from vidcomp.methods.holitom import Holitom
 
     seen = []
@@ -281,7 +282,7 @@ def test_the_threshold_follows_the_requested_keep(nano, clip, monkeypatch):
     monkeypatch.setattr(
         Holitom, "__call__", lambda self, view, keep: seen.append((self.tau, keep)) or call(self, view, keep)
     )
-    nano.compress(clip, keep=0.1, segmenter="luma", same_frame=-1.0)
+    nano.compress(clip, keep=0.1, encoder="earlytom:tau=-1,window=9", inner="none")
     (tau, keep), *_ = seen
     assert tau == 0.65
     assert keep > 0.1

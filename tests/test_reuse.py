@@ -73,10 +73,10 @@ def test_chunks_while_decoding_share_rows_as_one_pass_does(nano, video):
     torch.testing.assert_close(eager.result().signals["salience"], whole.signals["salience"], rtol=0, atol=1e-5)
 
 
-def test_segmenters_skip_frames_and_the_rest_shares_rows(nano, video):
-    encoded = nano.encode(video, reuse="auto", segmenter="luma", same_frame=0.99)
-    assert 1 < len(encoded.plan.encode) < 8
-    assert encoded.ledger.tower_rows[-1] == len(encoded.plan.encode) * 144 > encoded.ledger.tower_rows[0]
+def test_repeats_are_skipped_and_the_rest_shares_rows(nano, video):
+    encoded = nano.encode(video, reuse="auto", skip_repeats=0.99)
+    assert 1 < len(encoded.entered) < 8 == len(encoded.plan.encode)
+    assert encoded.ledger.tower_rows[-1] == len(encoded.entered) * 144 > encoded.ledger.tower_rows[0]
 
 
 @pytest.mark.parametrize(("reuse", "says"), [("on", "off, auto"), (1.5, "0 to 1"), (-0.1, "0 to 1"), ("nan", "0 to 1")])

@@ -127,21 +127,40 @@ class VideoConfig(Checked):
 
 @dataclass(frozen=True)
 class SpanConfig(Checked):
-    """Search for repeated pictures before the vision tower."""
+    """Spans of frames that look alike, and frames that need no rows of their own in the vision tower."""
 
     segmenter: str = option(
-        "tower", "--segmenter", "what compares frames: the model's own features, or a look before the vision tower",
+        "tower", "--segmenter",
+        "who finds the spans that methods work in: the method itself on the features of the vision tower, a network "
+        "that looks at the frames, or their brightness",
         choices=("tower", "dinov2", "clip", "luma"),
     )  # fmt: skip
     segmenter_model: str | None = option(
         None, "--segmenter-model", "checkpoint for dinov2 or clip: a hub id, a folder, or 'embedded'"
     )
-    same_frame: float | None = option(
+    span_rule: str = option(
+        "auto",
+        "--span-rule",
+        "where a span of such a segmenter ends: where that lets most regions stay as they are through a whole span "
+        "(gain), where the picture as a whole becomes another one (fall), or as the method's own spans do (auto)",
+        choices=("auto", "gain", "fall"),
+    )
+    same_span: float | None = option(
         None,
-        "--same-frame",
-        "similarity from which a frame is not encoded again (default: by segmenter)",
+        "--same-span",
+        "similarity from which a region stays as it is (gain), or a picture is the same one (fall; default: by "
+        "segmenter)",
         low=-1,
         high=1,
+    )
+    skip_repeats: str | None = option(
+        None,
+        "--skip-repeats",
+        "a frame that looks like the last encoded one takes its rows instead of being encoded: off, auto, or the "
+        "similarity (-1 to 1) of their least similar regions from which it does (default: off)",
+    )
+    same_frame: float | None = option(
+        None, "--same-frame", "earlier name of --skip-repeats, beside a segmenter that looks at frames", low=-1, high=1
     )
     reuse: str = option(
         "off",
@@ -151,18 +170,54 @@ class SpanConfig(Checked):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.reuse, numbers.Real) and not isinstance(self.reuse, bool):
-            object.__setattr__(self, "reuse", str(self.reuse))
+        for name in ("reuse", "skip_repeats"):
+            value: Any = getattr(self, name)
+            if isinstance(value, numbers.Real) and not isinstance(value, bool):
+                object.__setattr__(self, name, str(value))
         super().__post_init__()
-        if self.reuse in ("off", "auto"):
-            return
-        try:
-            good = 0 <= float(self.reuse) <= 1
-        except ValueError:
-            good = False
-        if not good:
-            raise UsageError(f"--reuse {self.reuse}", why="it must be off, auto, or a number from 0 to 1",
-                             code="bad_option")  # fmt: skip
+        _check_limit("--reuse", self.reuse, 0)
+        if self.skip_repeats is not None:
+            _check_limit("--skip-repeats", self.skip_repeats, -1)
+            if self.same_frame is not None:
+                raise UsageError("--skip-repeats together with --same-frame", why="they are two names of one limit",
+                                 hint="--skip-repeats alone", code="bad_option")  # fmt: skip
+
+    @property
+    def looks(self) -> bool:
+        """True if the segmenter looks at the frames themselves."""
+        return self.segmenter != "tower"
+
+    @property
+    def repeats(self) -> str:
+        """``off``, ``auto`` or a limit: whether repeated frames are encoded."""
+        if self.skip_repeats is not None:
+            return self.skip_repeats
+        return "off" if self.same_frame is None or not self.looks else str(self.same_frame)
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Lines about options that meant something else in the release before."""
+        if self.same_frame is not None:
+            return (f"--same-frame {self.same_frame:g} is now --skip-repeats {self.same_frame:g}",)
+        if self.looks and self.skip_repeats is None:
+            return (
+                f"--segmenter {self.segmenter} now decides the spans; frames that repeat are left out with "
+                "--skip-repeats auto (--skip-repeats off: encode all, without this line)",
+            )
+        return ()
+
+
+def _check_limit(flag: str, value: str, low: float) -> None:
+    """Raise UsageError unless a value is off, auto, or a number from ``low`` to 1."""
+    if value in ("off", "auto"):
+        return
+    try:
+        good = low <= float(value) <= 1
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{flag} {value}", why=f"it must be off, auto, or a number from {low:g} to 1",
+                         code="bad_option")  # fmt: skip
 
 
 @dataclass(frozen=True)

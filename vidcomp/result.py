@@ -89,6 +89,7 @@ class Answer:
             "frames": {**self.frames.to_dict(), "encoded": ledger.frames_encoded},
             "tower_rows": {"share": round(ledger.tower_share, 6), "by_layer": ledger.tower_rows},
             "spans": [[span.start, span.end] for span in ledger.spans],
+            "segmentation": ledger.segmentation.to_dict(),
             "stages": [stage.to_dict() for stage in ledger.stages],
             "seconds": {"total": round(ledger.seconds, 6), "time_to_first_token": round(ledger.time_to_first_token, 6)},
             "versions": versions(),

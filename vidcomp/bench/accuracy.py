@@ -216,6 +216,9 @@ def _mark_all(
             journal.close()
 
 
+_EVERY_ROW: dict[str, Any] = {"reuse": "off", "skip_repeats": "off", "same_frame": None}
+
+
 def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> dict[str, Any]:
     """Setting -> right [Q], kl [Q], tokens; the uncompressed run stands under ``full``."""
     with tempfile.TemporaryDirectory(prefix="vidcomp-bench-") as folder:
@@ -223,7 +226,8 @@ def _mark(lm: VideoLM, paper: _Paper, settings: list[Setting], equal: bool) -> d
         write_mp4(paper.video, path)
         wanted = [_signals(lm, name) for name, _ in settings]
         encoded = lm.encode(path, method="none", signals=frozenset().union(*wanted))
-        whole = encoded if lm.config.spans.reuse == "off" else lm.encode(path, method="none", reuse="off")
+        every_row = lm.config.spans.reuse == lm.config.spans.repeats == "off"
+        whole = encoded if every_row else lm.encode(path, method="none", **_EVERY_ROW)
     plain = lm.compress(whole, method="none", keep=1.0, inner="none")
     full = [_read_answer(lm, plain, question) for question in paper.questions]
     marks = {"full": _compare(full, full, encoded.view.total)}

@@ -19,7 +19,8 @@ from vidcomp.engine.run import VideoLM
 __all__ = ["PLAIN", "AskBench", "StagePair", "bench_ask"]
 
 PLAIN: dict[str, Any] = dict(
-    keep=1.0, method="none", inner="none", encoder="none", segmenter="tower", reuse="off", positions="auto"
+    keep=1.0, method="none", inner="none", encoder="none", segmenter="tower", skip_repeats="off", same_frame=None,
+    reuse="off", positions="auto",
 )  # fmt: skip
 """Settings of the plain model."""
 

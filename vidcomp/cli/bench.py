@@ -14,7 +14,7 @@ import typer
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import ModelConfig, RunConfig
+from vidcomp.config import ModelConfig, OuterConfig, RunConfig, SpanConfig
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -133,6 +133,39 @@ def tower(
         ratio = _ranged(result.ratio) if result.ratio else ""
         table.add_row(f"{result.repeated:.0%}", f"{result.rows:.3f}", *times, ratio, f"{result.of_ideal:.1%}")
     out_console().print(table)
+
+
+@app.command()
+@with_ui
+@with_config(ModelConfig, only={SpanConfig: ("segmenter_model",), OuterConfig: ("method", "keep")})
+def spans(
+    segmenters: Annotated[
+        str, typer.Option("--segmenters", help="what finds the spans, comma-separated: tower, luma, dinov2, clip")
+    ] = "tower,luma,dinov2",
+    clips: Annotated[int, typer.Option("--clips", help="joined clips of each kind", min=1, max=1000)] = 12,
+    frames: Annotated[int, typer.Option("--frames", help="sampled frames of each clip", min=8, max=512)] = 32,
+    seed: Annotated[int, typer.Option("--seed", help="of the first clip; the others follow", min=0)] = 0,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Find the spans of joined clips whose cuts are known, with every segmenter and rule."""
+    names = segmenters.split(",")
+    from vidcomp.bench.spans import JOINTS, SEGMENTERS, bench_spans
+    from vidcomp.cli.session import open_model
+
+    if wrong := [name for name in names if name not in SEGMENTERS]:
+        raise UsageError(f"--segmenters {wrong[0]}", why=f"there are: {', '.join(SEGMENTERS)}", code="bad_option")
+    table = Sheet("clips", "segmenter", "rule", "cuts found", "boundaries that are cuts", "still parts undivided")
+    with open_model(config, ui) as lm:
+        for joint in JOINTS:
+            for score in bench_spans(lm, joint, names, clips=clips, frames=frames, seed=seed):
+                if ui.json:
+                    data(score.to_dict())
+                cells = ((score.hit, score.cuts), (score.right, score.found), (score.whole, score.still))
+                table.add_row(joint, score.segmenter, score.rule, *(f"{part} of {whole}" for part, whole in cells))
+    if not ui.json:
+        out_console().print(table)
 
 
 @app.command()

@@ -23,7 +23,7 @@ ALL_GROUPS: tuple[type, ...] = (OuterConfig, VideoConfig, SpanConfig, ModelConfi
 _PANELS = {
     OuterConfig: "Compression",
     VideoConfig: "Video",
-    SpanConfig: "Repeated frames",
+    SpanConfig: "Spans and repeated frames",
     ModelConfig: "Model",
     GenerateConfig: "Answer",
 }

@@ -33,6 +33,8 @@ def open_model(
     from vidcomp.engine.run import VideoLM, load_config
 
     _tame_libraries(ui)
+    for line in config.spans.moved:
+        ui.note(f"note: {line}")
     if arch is not None:
         from vidcomp.families import random_family
 
@@ -117,7 +119,9 @@ def _settings(lm: VideoLM) -> Iterator[str]:
         f"positions {position_policy(outer.positions, family).name}"
     )
     number = f"{video.fps:g} frames a second" if video.fps else f"{video.frames or family.default_frames} frames"
-    yield f"sampling: {number}, rule {video.sample or 'uniform'}, seek {video.seek}, segmenter {config.spans.segmenter}"
+    yield f"sampling: {number}, rule {video.sample or 'uniform'}, seek {video.seek}"
+    spans = config.spans
+    yield f"spans: segmenter {spans.segmenter}, rule {spans.span_rule}, repeats {spans.repeats}, reuse {spans.reuse}"
     given = {"temperature": answer.temperature, "top_p": answer.top_p}
     drawn = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
     yield f"answer: at most {answer.max_new_tokens} tokens, {drawn or 'drawn as the model asks'}, seed {answer.seed}"

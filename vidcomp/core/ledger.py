@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["SpanRecord", "StageLedger", "StageRecord", "TokenCounts", "Unit"]
+__all__ = ["Segmentation", "SpanRecord", "StageLedger", "StageRecord", "TokenCounts", "Unit"]
 
 Unit = Literal["frames", "tokens"]
 
@@ -72,6 +72,39 @@ class SpanRecord:
     static: int
 
 
+@dataclass(frozen=True)
+class Segmentation:
+    """The finder of the spans, and its grounds.
+
+    Attributes:
+        segmenter: ``tower`` where the method found its own, else the network or measure that looked at the frames; None
+            where nobody looked for spans, and each slice is one.
+        rule: ``gain`` or ``fall``; empty where nobody looked at the frames.
+        limit: similarity of that rule.
+        similarity: of neighbouring slices as the segmenter saw them, empty where none did.
+    """
+
+    segmenter: str | None = None
+    rule: str = ""
+    limit: float | None = None
+    similarity: tuple[float, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """A sentence's worth, for a report."""
+        if self.segmenter is None:
+            return "nobody looked for spans: each slice is one"
+        if not self.rule:
+            return "spans found by the method itself, on the features of the vision tower"
+        return f"spans found by {self.segmenter}, rule {self.rule} at {self.limit:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the JSON outputs."""
+        alike = [round(value, 4) for value in self.similarity]
+        seen = {"rule": self.rule, "limit": self.limit, "similarity": alike}
+        return {"segmenter": self.segmenter, **(seen if self.rule else {})}
+
+
 @dataclass
 class TokenCounts:
     """Visual tokens, without separators, at the points where they change; measured in the forward pass.
@@ -113,6 +146,7 @@ class StageLedger:
         stages: one record per stage that ran.
         tokens: visual token counts.
         spans: per-span lines.
+        segmentation: who found the spans.
         tower_rows: rows that each layer of the vision tower read, over all frames, the last one all there are; empty
             when none were merged or shared there.
         layer_rows: rows that entered each decoder layer in the prefill.
@@ -131,6 +165,7 @@ class StageLedger:
     stages: list[StageRecord] = field(default_factory=list)
     tokens: TokenCounts = field(default_factory=TokenCounts)
     spans: list[SpanRecord] = field(default_factory=list)
+    segmentation: Segmentation = Segmentation()
     tower_rows: list[int] = field(default_factory=list)
     layer_rows: list[int] = field(default_factory=list)
     layer_updated: list[int] = field(default_factory=list)

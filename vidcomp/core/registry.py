@@ -39,7 +39,7 @@ class MethodInfo:
         inner: name of the in-LLM schedule that was published with it.
         exact: whether the number of survivors follows from shape and request alone.
         rule: what keeps that number from being the budget, told of the method; empty where nothing does.
-        in_spans: whether it works in spans of frames, and takes those that a segmenter found.
+        span_rule: ``gain`` or ``fall`` where it works in spans of frames, and takes those that a segmenter found.
         attends: whether it decides by what the rows of the question look at, inside the language model.
         stage: ``outer``, ``inner`` or ``encoder``.
         parity: ``goldens``, ``own reading`` or ``control``.
@@ -57,7 +57,7 @@ class MethodInfo:
     inner: str | None = None
     exact: bool = False
     rule: str = ""
-    in_spans: bool = False
+    span_rule: str = ""
     attends: bool = False
     stage: str = "outer"
     parity: Parity = "own reading"
@@ -72,7 +72,7 @@ class MethodInfo:
         Raises:
             AttributeError: the class lacks a summary or a source.
         """
-        optional = ("needs", "wants", "inner", "exact", "rule", "in_spans", "attends", "stage", "parity",
+        optional = ("needs", "wants", "inner", "exact", "rule", "span_rule", "attends", "stage", "parity",
                     "equal_with", "differs")  # fmt: skip
         facts: dict[str, Any] = {item: getattr(kind, item) for item in optional if hasattr(kind, item)}
         texts = [inspect.getdoc(sys.modules[kind.__module__]), inspect.cleandoc(kind.__doc__ or "")]

@@ -39,7 +39,8 @@ class TokenTrace:
         times: [F] seconds at which each sampled frame appears.
         area: the part of the frame that the tower reads, (left, top, right, bottom) in shares of its sides.
         encoded: [E] slices that went through the vision tower; the others repeat the one before.
-        similarity: [T - 1] mean cosine of tokens at one position in neighbouring slices.
+        similarity: [T - 1] of neighbouring slices, as a segmenter saw them, else the mean cosine of tokens at one
+            position.
         anchors: [M] tokens that survived the outer stage, in the order the language model reads them.
         owner: [T * N] the survivor (0..M-1) that absorbed each token, -1 for none.
         links: [2, K] further contributions: token, survivor.

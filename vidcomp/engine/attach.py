@@ -28,7 +28,7 @@ from vidcomp.engine.decoder import Attachment, check_forward
 from vidcomp.engine.decoder.prompt_cache import PromptCache
 from vidcomp.engine.finite import check_finite_rows
 from vidcomp.engine.inner import chosen_schedule, visual_facts
-from vidcomp.engine.outer import compressed, signals_to_collect, view_of
+from vidcomp.engine.outer import completed, compressed, signals_to_collect, view_of
 from vidcomp.engine.positions import position_policy
 from vidcomp.engine.prefill import joined_rows
 from vidcomp.engine.prompt_video import (
@@ -64,6 +64,7 @@ def attach(
     keep_tokens: int | None = None,
     inner: str = "auto",
     positions: str = "auto",
+    segmenter: str = "tower",
     tokenizer: Any = None,
 ) -> Compression:
     """Compress the video in every prompt that a stock model reads inside the ``with`` block.
@@ -86,12 +87,17 @@ def attach(
         keep_tokens: their number instead, met exactly.
         inner: reduction inside the language model: ``auto`` (the method's own), ``none``, or ``holitom:k=18,r=0.5``.
         positions: ``keep``, ``compact``, or ``auto`` for the family's own choice.
+        segmenter: ``tower``: the method finds its spans itself. Others look at frames, which do not come by here.
         tokenizer: the model's own; InternVL and SmolVLM2 need it to tell frames from pictures. None: the one beside the
             model's files.
 
     Raises:
         UsageError: a setting is wrong, or the model is being compressed already. ModelError: unsupported model.
     """
+    if segmenter != "tower":
+        raise UsageError(f"segmenter {segmenter!r} in the drop-in",
+                         why="it looks at frames, and the model is given pixels that were prepared already",
+                         hint="vidcomp.load(...).ask(video, question, segmenter=...)", code="dropin")  # fmt: skip
     chosen = method_of(method)
     spec = method if isinstance(method, str) else method.name
     budget = {name: value for name, value in (("keep", keep), ("keep_tokens", keep_tokens)) if value is not None}
@@ -302,7 +308,8 @@ class Compression:
         seen, separators, text = shows[:total], shows[total:], rows[(~visual).nonzero()[:, 0].to(rows.device)]
         recorder = Recorder()
         recorder.given(layout, len(separators))
-        view = view_of(_encoded(seen, levels, layout, run, shown.pictures), layout, plan, self.method, self.family)
+        view = view_of(_encoded(seen, levels, layout, run, shown.pictures), layout, plan)
+        view = completed(view, self.method, self.family)
         reduction, tokens = compressed(recorder, view, plan, self.method, config)
         facts = visual_facts(schedule, view, plan, reduction.anchors, len(separators), reduction)
         order = prompt.arranged(tokens.positions.cpu(), layout.tokens, len(separators))

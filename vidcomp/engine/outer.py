@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidcomp.config import OuterConfig
 from vidcomp.core.budget import token_budget
-from vidcomp.core.tokens import CompressedTokens, Reduction, TokenView, apply_reduction, compose, identity
+from vidcomp.core.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction, compose, identity
 from vidcomp.engine.finite import check_finite
 from vidcomp.engine.positions import PositionPolicy
 from vidcomp.engine.record import Recorder
+from vidcomp.engine.videos import EncodedVideo
 from vidcomp.errors import NotApplied, UsageError
 from vidcomp.families import Encoded, Family, Layout
 from vidcomp.methods.base import Method, described, reads, settled
@@ -30,6 +32,7 @@ __all__ = [
     "reads_question",
     "reduced",
     "signals_to_collect",
+    "spans_of",
     "split_pair",
     "view_of",
 ]
@@ -69,13 +72,11 @@ def reads_question(method: Method) -> bool:
     return "query" in reads(method, ADDED)
 
 
-def view_of(
-    encoded: Encoded, layout: Layout, plan: FramePlan, method: Method, family: Family, seen: Tensor | None = None
-) -> TokenView:
-    """The encoded slices as the method is shown them; ``method``, ``family`` and ``seen`` as in :func:`completed`."""
+def view_of(encoded: Encoded, layout: Layout, plan: FramePlan) -> TokenView:
+    """The slices that have rows as a method is shown them, without what :func:`completed` adds."""
     times = torch.tensor(layout.times, dtype=torch.float64)[plan.encode]
-    view = TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **encoded.signals)
-    return completed(view, method, family, seen)
+    signals: dict[str, Any] = dict(encoded.signals)
+    return TokenView(encoded.features, layout.grid, times, deepstack=encoded.deepstack, **signals)
 
 
 def completed(
@@ -97,6 +98,12 @@ def completed(
         ids = torch.tensor(family.spelling.ids(question), dtype=torch.long)
         view = replace(view, query=family.embed(ids).detach())
     return view
+
+
+def spans_of(encoded: EncodedVideo, reduction: Reduction) -> Sequence[Span]:
+    """The spans to report: those that the method worked in, else those that a segmenter found, else of one slice."""
+    found = encoded.segments.spans if encoded.segments is not None else encoded.plan.spans
+    return reduction.spans or found
 
 
 def compressed(
@@ -189,7 +196,7 @@ def outer_notes(
     slack = _ROUNDING if config.keep_tokens is None else 0
     if abs(reduction.kept - asked) > max(slack, _UNLIKE * asked if slack else 0):
         whole = reduction.kept == plan.encode.numel() * (total // slices) < total
-        reason = "slices that repeat were not encoded" if whole else _reason(method)
+        reason = "frames merged in the vision tower" if whole else _reason(method)
         kept = reduction.kept / total
         yield f"kept {_percent(kept)} of the tokens where {_percent(config.keep)} were asked for: {reason}"
     wanted: str | None = getattr(method, "frame_encoder", None)

@@ -11,13 +11,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from vidcomp.core.ledger import SpanRecord, StageLedger, StageRecord, Unit
+from vidcomp.core.ledger import Segmentation, SpanRecord, StageLedger, StageRecord, Unit
 from vidcomp.core.tokens import Span
 from vidcomp.engine.decoder import CompressedCache
 from vidcomp.engine.generate import Generation, Prefill
 from vidcomp.errors import NotApplied
 from vidcomp.families import Layout
-from vidcomp.spans import FramePlan
+from vidcomp.spans import FramePlan, Segments
 from vidcomp.video import Frames
 
 __all__ = ["Recorder", "check_prepared"]
@@ -60,9 +60,9 @@ class Recorder:
         """Frames of the file, and those that were sampled."""
         self._add("read", "frames", frames.info.frames_total, len(frames.times), self._seconds)
 
-    def segmented(self, layout: Layout, plan: FramePlan) -> None:
-        """Sampled frames, and those that no earlier one shows already."""
-        self._add("segment", "frames", layout.frames, layout.frames_of(plan.encode), self._seconds)
+    def segmented(self, layout: Layout, encode: Tensor) -> None:
+        """Sampled frames, and those in the slices ``encode`` [E], which no earlier one shows already."""
+        self._add("segment", "frames", layout.frames, layout.frames_of(encode), self._seconds)
 
     def encoded(
         self, layout: Layout, entered: Tensor, plan: FramePlan, tower_rows: Sequence[int], while_reading: float
@@ -96,14 +96,23 @@ class Recorder:
         self.ledger.keep_requested, self.ledger.tokens.kept = keep, kept
         self.ledger.notes += notes
 
-    def spans(self, layout: Layout, spans: Sequence[Span], anchors: Tensor) -> None:
-        """A line per span: its frames and seconds, and its tokens before and after.
+    def spans(
+        self, layout: Layout, spans: Sequence[Span], anchors: Tensor, segments: Segments | None, own: bool
+    ) -> None:
+        """A line per span: its frames and seconds, and its tokens before and after; and who found them.
 
         Args:
             layout: of the whole clip.
             spans: in slices, both ends included.
             anchors: [M] int64, flat index t * N + n of each survivor.
+            segments: what a segmenter found, None where none looked.
+            own: whether the method worked in spans.
         """
+        if segments is None:
+            self.ledger.segmentation = Segmentation("tower" if own else None)
+        else:
+            alike = tuple(segments.similarity.tolist())
+            self.ledger.segmentation = Segmentation(segments.segmenter, segments.rule, segments.limit, alike)
         times, tokens = layout.frame_times, layout.tokens
         kept = torch.bincount(anchors // tokens, minlength=layout.slices).tolist()
         for span in spans:

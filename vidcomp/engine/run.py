@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vidcomp.config import RunConfig
 from vidcomp.core.arguments import check_calls, check_history, check_names, check_question, checked, expect
@@ -26,7 +25,8 @@ from vidcomp.engine.inner import (
     shared_rows,
     visual_facts,
 )
-from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, view_of
+from vidcomp.engine.looks import Looks, check_segmenter, spans_unread, with_own_rows
+from vidcomp.engine.outer import ADDED, completed, compressed, reads_question, signals_to_collect, spans_of, view_of
 from vidcomp.engine.positions import PositionPolicy, position_policy
 from vidcomp.engine.prefill import assembled, check_prompt
 from vidcomp.engine.record import Recorder, check_prepared
@@ -35,16 +35,13 @@ from vidcomp.engine.streaming import EagerEncoder
 from vidcomp.engine.together import Request, answered_together
 from vidcomp.engine.videos import CompressedVideo, EncodedVideo
 from vidcomp.errors import UsageError, VidcompError
-from vidcomp.families import Family, Layout, load_family
+from vidcomp.families import Family, load_family
 from vidcomp.families.base import Turn
-from vidcomp.hub import EMBEDDED
 from vidcomp.methods import Method
 from vidcomp.methods.base import described, for_family
 from vidcomp.result import Answer
-from vidcomp.spans import FramePlan, every_frame, find_duplicates, frame_encoder
-from vidcomp.spans.encoders import FrameEncoder
+from vidcomp.spans import every_frame
 from vidcomp.tower.host import TowerMerger
-from vidcomp.video import Frames
 from vidcomp.video.given import StrPath, VideoInput, read_video
 from vidcomp.video.options import sampling_of
 from vidcomp.video.process.client import start_worker
@@ -65,7 +62,7 @@ class VideoLM:
         expect("config", config, isinstance(config, RunConfig), "a RunConfig")
         self.family, self.config, self.closed = family, config, False
         self._attachment = Attachment(family.model)
-        self._encoders: dict[Any, FrameEncoder | None] = {}
+        self._looks = Looks(family, config.model)
 
     def close(self) -> None:
         """Take the hooks off the model; it answers bit-identically to before."""
@@ -183,7 +180,7 @@ class VideoLM:
         """
         check_question(question)
         self._chosen(*configured(self.config, None, {}), frozenset())
-        self._frame_encoder(self.config)
+        self._looks.check(self.config)
         check_prompt(self.family, question)
 
     @checked
@@ -205,9 +202,12 @@ class VideoLM:
         """
         self._check(video)
         config, chosen = configured(self.config, method, settings)
+        for line in config.spans.moved:
+            warnings.warn(line, DeprecationWarning, 2)
         signals, merger, limit = self._chosen(config, chosen, signals)
+        self._looks.check(config)
         recorder = Recorder(device=self.family.device)
-        plain = merger is None and self._frame_encoder(config) is None  # then every frame is encoded, as it comes
+        plain = merger is None and config.spans.repeats == "off"  # then every frame is encoded, as it comes
         share = partial(shared_rows, self.family, limit)
         eager = EagerEncoder(self.family, signals, share) if plain else None
         with recorder.timed(settle=False):
@@ -216,19 +216,25 @@ class VideoLM:
         recorder.read(frames)
         height, width = frames.pixels.shape[1:3]
         layout = self.family.layout(frames.times, height, width, frames.info.duration_seconds)
-        plan, seen = self._plan(frames, layout, config, recorder)
-        apart, tower_rows = plan.encode, list[int]()
-        with recorder.timed(), memory_errors(f"{self.family.device} for {layout.frames_of(apart)} frames"):
+        repeats, looks = every_frame(layout.slices), dict[Any, Any]()
+        if config.spans.repeats != "off":
+            repeats = self._looks.repeats(frames, layout, config.spans, recorder, looks)
+        plan, tower_rows = repeats, list[int]()
+        with recorder.timed(), memory_errors(f"{self.family.device} for {layout.frames_of(repeats.encode)} frames"):
             if eager is not None:
                 features, tower_rows = eager.result(), eager.tower_rows
             else:
                 features, plan, tower_rows = encoded_with(
-                    merger, self.family, frames.pixels, layout, plan, signals, share()
+                    merger, self.family, frames.pixels, layout, repeats, signals, share()
                 )
-        recorder.encoded(layout, apart, plan, tower_rows, eager.seconds if eager else 0.0)
-        seen = seen if seen is None else seen[torch.isin(apart, plan.encode)]  # frames may have merged in the tower
-        view = view_of(features, layout, plan, chosen, self.family, seen)
-        return EncodedVideo(frames, layout, plan, view, seen, config, recorder.ledger, self.family.maker, self.compress)
+                features, plan = with_own_rows(features, plan, repeats)
+        recorder.encoded(layout, repeats.encode, plan, tower_rows, eager.seconds if eager else 0.0)
+        view = view_of(features, layout, plan)
+        encoded = EncodedVideo(
+            frames, layout, plan, repeats.encode, view, None, None, config, recorder.ledger, self.family.maker,
+            self.compress, looks,
+        )  # fmt: skip
+        return self._looks.segmented(encoded, config.spans, chosen, recorder)
 
     @checked
     def compress(
@@ -258,8 +264,10 @@ class VideoLM:
         schedule = chosen_schedule(chosen, outer, self.family)
         policy = position_policy(outer.positions, self.family, schedule)
         config, outer = config.replace(positions=policy.name), replace(outer, positions=policy.name)
-        encoded = replace(encoded, view=completed(encoded.view, chosen, self.family, encoded.seen, question))
         recorder = Recorder(encoded.ledger, device=self.family.device)
+        check_segmenter(config, chosen_merger(outer, self.family, frozenset()))
+        encoded = self._looks.segmented(encoded, config.spans, chosen, recorder)
+        encoded = replace(encoded, view=completed(encoded.view, chosen, self.family, encoded.seen, question))
         with torch.no_grad():
             reduction, tokens = compressed(
                 recorder,
@@ -270,7 +278,9 @@ class VideoLM:
                 config.generate.seed,
                 encoded.seen,
             )
-        recorder.spans(encoded.layout, reduction.spans or encoded.plan.spans, reduction.anchors)
+        shown = spans_of(encoded, reduction)
+        recorder.note(*spans_unread(encoded, chosen, config))
+        recorder.spans(encoded.layout, shown, reduction.anchors, encoded.segments, bool(reduction.spans))
         name = config.outer.method if chosen is not method else described(chosen)
         asked = question if reads_question(chosen) else None
         return CompressedVideo(encoded, tokens, reduction, name, schedule, asked, config, recorder.ledger)
@@ -312,6 +322,7 @@ class VideoLM:
         signals = check_names("signals", signals, self.family.signals | ADDED)
         signals |= signals_to_collect(chosen, self.family, schedule)
         merger = chosen_merger(config.outer, self.family, signals)
+        check_segmenter(config, merger)
         return signals, merger, chosen_reuse(config.spans, self.family, signals, merger)
 
     def _compressed(
@@ -332,27 +343,6 @@ class VideoLM:
         if video.question not in (None, question):
             _log.warning("method %r chose tokens for another question: %s", video.method, video.question)
         return video
-
-    def _plan(
-        self, frames: Frames, layout: Layout, config: RunConfig, recorder: Recorder
-    ) -> tuple[FramePlan, Tensor | None]:
-        encoder = self._frame_encoder(config)
-        if encoder is None:
-            return every_frame(layout.slices), None
-        with recorder.timed():
-            regions = layout.by_slice(encoder(frames.pixels))
-            plan = find_duplicates(regions, encoder, config.spans.same_frame)
-        recorder.segmented(layout, plan)
-        return plan, regions[plan.encode].flatten(1) if encoder.describes else None
-
-    def _frame_encoder(self, config: RunConfig) -> FrameEncoder | None:
-        key = (config.spans.segmenter, config.spans.segmenter_model)
-        if key not in self._encoders:
-            embedded = config.model.model in EMBEDDED
-            self._encoders[key] = frame_encoder(
-                config.spans, device=config.model.device, offline=config.model.offline, embedded=embedded
-            )
-        return self._encoders[key]
 
     def prepare(
         self,

@@ -46,8 +46,8 @@ def trace_of(
         grid=layout.grid,
         members=tuple(layout.members(index) for index in range(layout.slices)),
         times=layout.frame_times,
-        encoded=_array(encoded.plan.encode),
-        similarity=_similarity(encoded.view.features, encoded.plan.source),
+        encoded=_array(encoded.plan.encode[torch.isin(encoded.plan.encode, encoded.entered)]),
+        similarity=_seen(encoded),
         anchors=_array(reduction.anchors),
         owner=_array(reduction.assign),
         links=np.zeros((2, 0), np.int64) if links is None else _array(torch.stack([links.token, links.survivor])),
@@ -61,6 +61,13 @@ def _survivors(prefill: Prefill) -> dict[int, np.ndarray[Any, np.dtype[np.int64]
     survivor = torch.full((len(prefill.is_token),), -1).masked_scatter_(prefill.is_token, prefill.survivor)
     read = {layer: survivor[rows[0].cpu()] for layer, rows in prefill.cache.measured.survivors.items()}
     return {layer: _array(found[found >= 0]) for layer, found in read.items()}
+
+
+def _seen(encoded: EncodedVideo) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[T - 1] of neighbouring slices, as the segmenter saw them, or else their own features."""
+    if encoded.segments is not None:
+        return np.asarray(encoded.segments.similarity.double().cpu().numpy(), np.float64)
+    return _similarity(encoded.view.features, encoded.plan.source)
 
 
 def _similarity(features: Tensor, source: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

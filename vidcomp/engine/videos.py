@@ -17,7 +17,7 @@ from vidcomp.engine.prefix import SharedPrefix
 from vidcomp.families import Layout
 from vidcomp.methods import Method
 from vidcomp.schedules import Schedule
-from vidcomp.spans import FramePlan
+from vidcomp.spans import FramePlan, Segments
 from vidcomp.video import Frames
 
 __all__ = ["CompressedVideo", "EncodedVideo"]
@@ -30,24 +30,30 @@ class EncodedVideo:
     Attributes:
         frames: the sampled frames and their times.
         layout: how they become slices and tokens.
-        plan: which slices were encoded.
-        view: tokens of the encoded slices, [E, N, D].
-        seen: [E, F], what the segmenter saw of the encoded slices, None when none is named that describes them.
+        plan: which slices have rows; all, but where frames merged in the vision tower.
+        entered: [E] which slices went through the tower; the others have the rows of the one that they repeat.
+        view: tokens of the slices that have rows, [T, N, D].
+        seen: [T, F], what the segmenter saw of these slices, None when none is named that describes them.
+        segments: the spans that it found, None where that is left to the method.
         config: the settings it was read with.
         ledger: the stages so far.
         maker: the model that made it, and the only one that can be asked about it.
         compressor: the ``compress`` of the :class:`VideoLM` that made it.
+        looks: what each segmenter that was asked so far saw of it.
     """
 
     frames: Frames
     layout: Layout
     plan: FramePlan
+    entered: Tensor
     view: TokenView
     seen: Tensor | None
+    segments: Segments | None
     config: RunConfig
     ledger: StageLedger
     maker: Maker | None = None
     compressor: Callable[..., CompressedVideo] | None = field(default=None, repr=False, compare=False)
+    looks: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def compress(
         self, *, question: str | None = None, method: str | Method | None = None, **settings: Any

@@ -25,7 +25,7 @@ that hides rows instead of cutting them. **Not verified: real checkpoints and th
 
 In all families: reduction before the language model; reduction inside it before any layer from 1 on, with the kernels
 sdpa, eager and flash attention; one encode for many questions; frames that show the same picture again are not encoded
-(`--segmenter luma|dinov2|clip`); the tower runs in chunks, so its memory does not grow with the clip.
+(`--skip-repeats auto`); the tower runs in chunks, so its memory does not grow with the clip.
 
 - A *slice* is what the tower turns into one grid of tokens: a frame, or a pair of frames. Where it is a pair, an odd
   last frame is doubled, as the stock processor does.

@@ -69,7 +69,7 @@ class Aot(Method):
     source: ClassVar[Source] = Source("AOT", "CVPR 2026", "2603.01400", "https://github.com/TyroneLi/AOT")
     needs: ClassVar[frozenset[str]] = frozenset({"cls_by_layer"})
     exact: ClassVar[bool] = True
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
     parity: ClassVar[Parity] = "goldens"
     differs: ClassVar[str] = "works on the grid that the model reads, lists anchors once, and meets the budget exactly"
 

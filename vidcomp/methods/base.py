@@ -60,8 +60,9 @@ class Method(Protocol):
             once"); empty where nothing does.
         frame_encoder: the segmenter that its thresholds on ``frame_features`` were published with, None where means of
             the model's own features do.
-        in_spans: whether it works in spans of frames. Where the view names some, these bound its own: nothing is
-            merged across them.
+        span_rule: of a method that works in spans of frames, the rule that its own are nearest to: ``gain`` where
+            they let positions stay as they are, ``fall`` where they are scenes, or windows; empty where it works in
+            none. Where the view names spans, it works in these: nothing is merged across them.
         by_family: for the model type of a family, values of the parameters that are None until then; published
             settings that differ between models.
         seed: a method that draws declares a field ``seed: int | None = None``; None takes the seed of the run.
@@ -82,7 +83,7 @@ class Method(Protocol):
     exact: ClassVar[bool] = False
     rule: ClassVar[str] = ""
     frame_encoder: ClassVar[str | None] = None
-    in_spans: ClassVar[bool] = False
+    span_rule: ClassVar[str] = ""
     by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     seed: int | None = None
     stage: ClassVar[str] = "outer"

@@ -52,7 +52,7 @@ class Cluster(Method):
     summary: ClassVar[str] = "k-means over a few frames at a time, one mean per cluster"
     source: ClassVar[Source] = Source("Token Sequence Compression", arxiv="2504.17892")
     exact: ClassVar[bool] = True
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
 
     def __post_init__(self) -> None:
         for name in ("window", "rounds"):

@@ -83,7 +83,7 @@ class Fastvid(Method):
     source: ClassVar[Source] = Source("FastVID", "NeurIPS 2025", "2503.11187", "https://github.com/LunarShen/FastVID")
     needs: ClassVar[frozenset[str]] = frozenset({"summary_attention", "frame_features"})
     exact: ClassVar[bool] = exact_unless("official")
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
     by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = {"qwen2_5_vl": {"tau": 0.84}}
     parity: ClassVar[Parity] = "goldens"
     equal_with: ClassVar[str] = "official=onevision or official=llava_video"

@@ -77,7 +77,7 @@ class Flashvid(Method):
     source: ClassVar[Source] = Source("FlashVID", "ICLR 2026", "2602.08024", "https://github.com/Fanziyang-v/FlashVID")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "flashvid"
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
     by_family: ClassVar[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(
         ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), _QWEN
     )

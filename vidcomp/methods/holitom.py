@@ -69,7 +69,7 @@ class Holitom(Method):
     source: ClassVar[Source] = Source("HoliTom", "NeurIPS 2025", "2505.21334", "https://github.com/cokeshao/HoliTom")
     needs: ClassVar[frozenset[str]] = frozenset({"salience"})
     inner: ClassVar[str | None] = "holitom"
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "gain"
     rule: ClassVar[str] = "stores static positions once, and rounds up per frame"
     parity: ClassVar[Parity] = "goldens"
 

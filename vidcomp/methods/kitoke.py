@@ -72,7 +72,7 @@ class Kitoke(Method):
     summary: ClassVar[str] = "samples tokens with few neighbours, merges the rest into them within intervals"
     source: ClassVar[Source] = Source("KiToke", arxiv="2604.03414")
     exact: ClassVar[bool] = True
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
     rule: ClassVar[str] = "rounds the budget down"
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class LftrLike(Method):
     summary: ClassVar[str] = "merges alike neighbouring frames, keeps the most distinct positions of each"
     source: ClassVar[Source] = Source("LFTR", arxiv="2501.17391", note="not a reproduction")
     exact: ClassVar[bool] = True
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "fall"
 
     def __post_init__(self) -> None:
         if self.time is not None and not 0 < self.time <= 1:

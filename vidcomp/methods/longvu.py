@@ -19,8 +19,9 @@ The published code has no step 5; in step 4 it cuts off the end of every window,
 more than 400 frames evenly: ``official=True``.
 
 The published system is trained; in a stock model the products of step 2 mean less. frame_features come from
-``--segmenter dinov2``, as published, or else are means of the model's own features, which are much more alike: the
-threshold of step 1 was made for DINOv2. The achieved number is at most V.
+``--segmenter dinov2``: 8 x 8 regions of a small DINOv2, where the published system takes every patch of the largest
+one, and drops frames before its own tower. Or else they are means of the model's own features, which are much more
+alike than the threshold of step 1 was made for; a note says so. The achieved number is at most V.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Prunevid(Method):
         "PruneVid", "Findings of ACL 2025", "2412.16117", "https://github.com/Visual-AI/PruneVid"
     )
     inner: ClassVar[str | None] = "prunevid"
-    in_spans: ClassVar[bool] = True
+    span_rule: ClassVar[str] = "gain"
     rule: ClassVar[str] = "averages positions that stay the same"
     parity: ClassVar[Parity] = "goldens"
     equal_with: ClassVar[str] = "official=true, where keep is the cluster ratio (published: 0.5)"

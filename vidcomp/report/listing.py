@@ -69,7 +69,7 @@ def described_method(row: MethodInfo) -> str:
         "needs": _needs(row) or "nothing but features",
         "question": "chooses tokens for the question" if row.question_aware else "not read",
         "budget": f"{_budget(row)}: it {row.rule}" if row.rule else _budget(row),
-        "spans": "those of --segmenter, or its own" if row.in_spans else "",
+        "spans": f"those of --segmenter (rule {row.span_rule}), or its own" if row.span_rule else "",
         "proof": _proven(row),
         "in the LLM": row.inner,
         "source": _source(row),
@@ -103,7 +103,7 @@ def _section(row: MethodInfo, option: str) -> str:
     lines = [f'### <a id="{row.stage}-{row.name}"></a>{row.name}', "", f"`{option} {row.name}`: {row.summary}.", ""]
     lines += [f"- parameters: {_parameters(row)}"] if row.parameters else []
     lines += [f"- budget: {_budget(row)}, it {row.rule}"] if row.rule else []
-    lines += ["- spans: those that `--segmenter` finds, or its own"] if row.in_spans else []
+    lines += [f"- spans: those of `--segmenter` (rule {row.span_rule}), or its own"] if row.span_rule else []
     lines += [f"- published with the inner stage `{row.inner}`"] if row.inner else []
     lines += [f"- source: {_source(row)}", f"- proof: {_proven(row)}", "", "```text", row.text, "```"]
     return "\n".join(lines)

@@ -20,7 +20,9 @@ _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def render_report(report: Report, ledger: StageLedger) -> RenderableType:
     """Stages, spans and a summary, top to bottom."""
-    return Group(_stage_table(report), _span_table(ledger.spans), _summary(report, ledger))
+    return Group(
+        _stage_table(report), _span_table(ledger.spans), Text(ledger.segmentation.words), _summary(report, ledger)
+    )
 
 
 def quantity(value: float) -> str:

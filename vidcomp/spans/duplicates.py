@@ -11,7 +11,7 @@ from torch import Tensor
 from vidcomp.core.tokens import Span
 from vidcomp.spans.encoders import FrameEncoder
 
-__all__ = ["FramePlan", "every_frame", "find_duplicates"]
+__all__ = ["FramePlan", "every_frame", "find_duplicates", "with_copies"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,21 @@ def find_duplicates(regions: Tensor, encoder: FrameEncoder, same_frame: float | 
             kept.append(frame)
         source.append(len(kept) - 1)
     return FramePlan(torch.tensor(kept), torch.tensor(source))
+
+
+def with_copies(left: FramePlan, repeats: FramePlan) -> tuple[FramePlan, Tensor]:
+    """Give every repeat the rows of the frame that it repeats, so that it counts like any other frame.
+
+    Args:
+        left: the frames that left the vision tower, as indices of all T frames; fewer than entered it where frames
+            merged inside.
+        repeats: the frames that entered it, and which of them each frame shows.
+
+    Returns:
+        The frames that have rows now, and [E] which frame of ``left`` has those rows. Without merging in the tower
+        these are all T frames.
+    """
+    shown = repeats.encode[repeats.source]  # [T], the frame that each one shows
+    has_rows = torch.isin(shown, left.encode)
+    encode = has_rows.nonzero()[:, 0]
+    return FramePlan(encode, has_rows.long().cumsum(0) - 1), torch.searchsorted(left.encode, shown[encode])

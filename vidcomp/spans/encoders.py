@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vidcomp.config import SpanConfig
 from vidcomp.core.pixels import RESAMPLE, normalize, resize, to_channels_first
 from vidcomp.errors import ModelError
 from vidcomp.hub import checkpoint_folder, first_line, pick_device, read_json
@@ -34,10 +33,14 @@ class FrameEncoder(Protocol):
 
     Attributes:
         same_frame: similarity from which a frame is not encoded again.
+        same_region: similarity from which a region repeats in the next frame.
+        same_span: mean similarity of regions below which neighbouring frames are of two scenes.
         describes: whether the features say what a frame shows, so that their cosine means something to a method.
     """
 
     same_frame: ClassVar[float]
+    same_region: ClassVar[float]
+    same_span: ClassVar[float]
     describes: ClassVar[bool]
 
     def __call__(self, frames: Frames) -> Tensor:
@@ -48,12 +51,18 @@ class FrameEncoder(Protocol):
         """Similarity of two frames [R, F] where they differ most; 1 is equal."""
         ...
 
+    def by_region(self, some: Tensor, others: Tensor) -> Tensor:
+        """Similarity of the regions of frames [K, R, F] with those of as many others: [K, R]; 1 is equal."""
+        ...
+
 
 class Luma:
     """Mean brightness of 16 x 16 blocks. No network; sees a local change of a few grey levels, blind to equal
     brightness."""
 
     same_frame: ClassVar[float] = 0.97
+    same_region: ClassVar[float] = 0.97
+    same_span: ClassVar[float] = 0.95
     describes: ClassVar[bool] = False  # brightness is positive everywhere: all cosines are near one
     side: ClassVar[int] = 16
 
@@ -70,6 +79,10 @@ class Luma:
         """1 - the largest difference of a block."""
         return 1 - float((one - other).abs().amax())
 
+    def by_region(self, some: Tensor, others: Tensor) -> Tensor:
+        """1 - the difference of each block."""
+        return 1 - (some - others).abs()[..., 0]
+
 
 class VisionNetwork:
     """Patch features of a Dinov2 or CLIP vision checkpoint, averaged over regions.
@@ -78,6 +91,8 @@ class VisionNetwork:
     """
 
     same_frame: ClassVar[float] = 0.90
+    same_region: ClassVar[float] = 0.80
+    same_span: ClassVar[float] = 0.60
     describes: ClassVar[bool] = True
     chunk: ClassVar[int] = 16
 
@@ -93,6 +108,10 @@ class VisionNetwork:
     def similarity(self, one: Tensor, other: Tensor) -> float:
         """The smallest cosine of a region."""
         return float((one * other).sum(-1).amin())
+
+    def by_region(self, some: Tensor, others: Tensor) -> Tensor:
+        """The cosine of each region."""
+        return (some * others).sum(-1)
 
     def _regions(self, frames: Frames) -> Tensor:
         pixels = self._pixels(frames).to(self.model.device, self.model.dtype)
@@ -111,11 +130,12 @@ class VisionNetwork:
         return normalize(squashed, rule["image_mean"], rule["image_std"])
 
 
-def frame_encoder(config: SpanConfig, *, device: str, offline: bool, embedded: bool) -> FrameEncoder | None:
-    """The encoder that ``--segmenter`` names; None for ``tower``, which compares the model's own features.
+def frame_encoder(name: str, checkpoint: str | None, *, device: str, offline: bool, embedded: bool) -> FrameEncoder:
+    """The encoder of that name.
 
     Args:
-        config: the span settings.
+        name: ``luma``, ``dinov2`` or ``clip``.
+        checkpoint: of a network, None for the usual one.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         offline: never download.
         embedded: use the frame encoder inside the package when no checkpoint is named.
@@ -123,12 +143,10 @@ def frame_encoder(config: SpanConfig, *, device: str, offline: bool, embedded: b
     Raises:
         ModelError: the checkpoint is missing or of another family.
     """
-    if config.segmenter == "tower":
-        return None
-    if config.segmenter == "luma":
+    if name == "luma":
         return Luma()
-    default = "embedded" if embedded and config.segmenter == "dinov2" else _DEFAULT_IDS[config.segmenter]
-    return _load(config.segmenter, config.segmenter_model or default, device, offline)
+    default = "embedded" if embedded and name == "dinov2" else _DEFAULT_IDS[name]
+    return _load(name, checkpoint or default, device, offline)
 
 
 def _load(kind: str, name: str, device: str, offline: bool) -> VisionNetwork:

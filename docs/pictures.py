@@ -49,9 +49,11 @@ def make(folder: Path) -> None:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(ROOT.parent), vidcomp.load("nano", device="cpu", keep=KEEP) as lm:
-        answer, trace = traced(lm, Path("samples") / CLIP, QUESTION)  # the page names the file as it was given
+        video = Path("samples") / CLIP  # the page names the file as it is given
+        answer, trace = traced(lm, video, QUESTION)
+        write_picture(answer, trace, folder / "patches.svg")
+        answer, trace = traced(lm, video, QUESTION, segmenter="dinov2", skip_repeats="off")
         report = make_report(answer.ledger, lm.family.shape)
-    write_picture(answer, trace, folder / "patches.svg")
     plot_accuracy(json.loads((ROOT / "accuracy.json").read_text(encoding="utf-8")), folder / "accuracy.svg")
     if BROWSER is None:
         print("page.png is left out: no chromium is installed", file=sys.stderr)
@@ -60,7 +62,7 @@ def make(folder: Path) -> None:
             write_page(answer, trace, report, Path(profile) / "page.html")
             _photograph(Path(profile) / "page.html", folder / "page.png")
     console = Console(file=io.StringIO(), record=True, width=96, force_terminal=True, highlight=False)
-    console.print(f'$ vidcomp report {CLIP[:24]}... "{QUESTION}" --keep {KEEP}', markup=False)
+    console.print(f'$ vidcomp report {CLIP[:13]}... "{QUESTION}" --keep {KEEP} --segmenter dinov2', markup=False)
     console.print(f"{QUESTION}  ->  {answer.text}", markup=False)
     console.print(render_report(report, answer.ledger))
     console.print(Timeline(trace))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from vidcomp.core.arguments import suggest
-from vidcomp.core.options import Checked, option, option_of
+from vidcomp.core.options import Checked, check_limit, option, option_of
 from vidcomp.errors import UsageError
 
 # Arguments of calls that take settings beside them: a misspelt one lands among the settings.
@@ -146,13 +146,9 @@ class SpanConfig(Checked):
         choices=("auto", "gain", "fall"),
     )
     same_span: float | None = option(
-        None,
-        "--same-span",
-        "similarity from which a region stays as it is (gain), or a picture is the same one (fall; default: by "
-        "segmenter)",
-        low=-1,
-        high=1,
-    )
+        None, "--same-span", "similarity from which a region stays as it is (gain), or a picture is the same one "
+        "(fall; default: by segmenter)", low=-1, high=1,
+    )  # fmt: skip
     skip_repeats: str | None = option(
         None,
         "--skip-repeats",
@@ -175,9 +171,9 @@ class SpanConfig(Checked):
             if isinstance(value, numbers.Real) and not isinstance(value, bool):
                 object.__setattr__(self, name, str(value))
         super().__post_init__()
-        _check_limit("--reuse", self.reuse, 0)
+        check_limit("--reuse", self.reuse, 0)
         if self.skip_repeats is not None:
-            _check_limit("--skip-repeats", self.skip_repeats, -1)
+            check_limit("--skip-repeats", self.skip_repeats, -1)
             if self.same_frame is not None:
                 raise UsageError("--skip-repeats together with --same-frame", why="they are two names of one limit",
                                  hint="--skip-repeats alone", code="bad_option")  # fmt: skip
@@ -205,19 +201,6 @@ class SpanConfig(Checked):
                 "--skip-repeats auto (--skip-repeats off: encode all, without this line)",
             )
         return ()
-
-
-def _check_limit(flag: str, value: str, low: float) -> None:
-    """Raise UsageError unless a value is off, auto, or a number from ``low`` to 1."""
-    if value in ("off", "auto"):
-        return
-    try:
-        good = low <= float(value) <= 1
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"{flag} {value}", why=f"it must be off, auto, or a number from {low:g} to 1",
-                         code="bad_option")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from vidcomp.core.arguments import kinds_of, typed
 from vidcomp.errors import UsageError
 
-__all__ = ["Checked", "Option", "option", "option_of"]
+__all__ = ["Checked", "Option", "check_limit", "option", "option_of"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,19 @@ def option_of(item: dataclasses.Field[Any]) -> Option:
     """The command-line face of a config field."""
     found: Option = item.metadata["option"]
     return found
+
+
+def check_limit(flag: str, value: str, low: float) -> None:
+    """Raise UsageError unless a value is off, auto, or a number from ``low`` to 1."""
+    if value in ("off", "auto"):
+        return
+    try:
+        good = low <= float(value) <= 1
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{flag} {value}", why=f"it must be off, auto, or a number from {low:g} to 1",
+                         code="bad_option")  # fmt: skip
 
 
 class Checked:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidcomp.batch.journal import Journal, job_key
-from vidcomp.batch.tasks import Record, Task
+from vidcomp.batch.tasks import OnWindow, Record, Task, Windows
+from vidcomp.batch.window_log import removed
 from vidcomp.batch.workers import Crew, Plan
 from vidcomp.config import RunConfig, settings_that_do_not_shape
 
@@ -52,6 +55,7 @@ def caption_videos(
     *,
     retry_failed: bool = False,
     force: bool = False,
+    windows: Windows | None = None,
     tell: Callable[[str], None] = log.warning,
 ) -> Generator[Outcome, None, None]:
     """Caption each video and yield its outcome as soon as its line is on the disk; first what is done already.
@@ -66,6 +70,7 @@ def caption_videos(
         output: results file, JSON lines; None keeps nothing.
         retry_failed: do again what failed in an earlier run.
         force: do everything again.
+        windows: how each video is divided, its log being a folder; None asks about whole videos.
         tell: called with a line about what is damaged in the results file.
 
     Raises:
@@ -73,6 +78,8 @@ def caption_videos(
     """
     free = settings_that_do_not_shape()
     shaping = {name: value for name, value in settings.items() if name not in free} | {"prompt": prompt}
+    if windows:
+        shaping |= {"windows": windows.shaping()}
     todo: dict[Task, dict[str, Any]] = {}
     with Journal(output, tell) if output else nullcontext() as journal:
         for number, path in enumerate(videos):
@@ -81,34 +88,48 @@ def caption_videos(
             if before is not None and not force and _holds(before, retry_failed, bool(settings.get("strict"))):
                 yield Outcome(path, before["status"], before, skipped=True)
             else:
-                todo[Task(number, path, prompt)] = key
+                todo[Task(number, path, prompt, _logged(windows, key))] = key
         if not todo:
             return
         with closing(answers(list(todo))) as answered:
             for task, record in answered:
                 if journal:
                     journal.append(todo[task], record)
+                if task.windows and task.windows.log:
+                    removed(task.windows.log)
                 yield Outcome(task.path, str(record["status"]), record, skipped=False)
 
 
-def in_this_process(open_model: Callable[[], VideoLM], prompt: str, ahead: int = 1) -> Answers:
+def _logged(windows: Windows | None, key: dict[str, Any]) -> Windows | None:
+    """The same for one video, whose log is a file of its own."""
+    if windows is None or windows.log is None:
+        return windows
+    digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return replace(windows, log=windows.log / f"{digest}.jsonl", key=digest)
+
+
+def in_this_process(
+    open_model: Callable[[], VideoLM], prompt: str, ahead: int = 1, on_window: OnWindow = lambda *_: None
+) -> Answers:  # fmt: skip
     """Answer tasks with a model of this process, which ``open_model`` loads."""
 
     def answers(tasks: Iterable[Task]) -> Generator[tuple[Task, Record], None, None]:
         from vidcomp.batch.answering import Answerer
 
-        with open_model() as lm, Answerer(lm, ahead) as answerer:
+        with open_model() as lm, Answerer(lm, ahead, on_window) as answerer:
             lm.check(prompt)
             yield from answerer.all(tasks)
 
     return answers
 
 
-def in_workers(config: RunConfig, plan: Plan, prompt: str) -> Answers:
+def in_workers(
+    config: RunConfig, plan: Plan, prompt: str, on_window: OnWindow = lambda *_: None
+) -> Answers:  # fmt: skip
     """Answer tasks in worker processes, each with a model of its own; this process loads none."""
 
     def answers(tasks: Iterable[Task]) -> Generator[tuple[Task, Record], None, None]:
-        with Crew(config, plan, (prompt,)) as crew:
+        with Crew(config, plan, (prompt,), on_window) as crew:
             yield from crew.all(tasks)
 
     return answers

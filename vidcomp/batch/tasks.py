@@ -4,16 +4,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidcomp.errors import UsageError, VidcompError
 from vidcomp.video.names import recorded_name
 
-__all__ = ["FailureLimit", "Record", "Task", "failure"]
+if TYPE_CHECKING:
+    from vidcomp.video.windows import Every
+
+__all__ = ["FailureLimit", "OnWindow", "Record", "Task", "Windows", "failure"]
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How one video is asked about window by window.
+
+    Attributes:
+        every: how it is divided.
+        context: each window is told the answer about the one before.
+        pictures: records hold a small picture of each window.
+        log: file in which finished windows are noted until the video is done; None notes nothing.
+        key: identity of the work, which the log must be of.
+    """
+
+    every: Every
+    context: bool = False
+    pictures: bool = False
+    log: Path | None = None
+    key: str = ""
+
+    def shaping(self) -> dict[str, Any]:
+        """Those that shape the result."""
+        return {**self.every.to_dict(), "context": self.context, "pictures": self.pictures}
 
 
 @dataclass(frozen=True)
@@ -24,11 +51,17 @@ class Task:
         number: its place in the batch, which no other task has.
         path: the file.
         question: plain text.
+        windows: how it is divided; None asks about the whole.
     """
 
     number: int
     path: Path
     question: str
+    windows: Windows | None = None
+
+
+OnWindow = Callable[[Task, int, int], None]
+"""Called with a task, the windows of it that are done, and how many it has."""
 
 
 def failure(task: Task, error: VidcompError) -> Record:

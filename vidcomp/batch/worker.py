@@ -14,7 +14,7 @@ from vidcomp.batch.tasks import Record, Task
 from vidcomp.config import RunConfig
 from vidcomp.errors import VidcompError
 
-__all__ = ["Done", "Opening", "Ready", "Refused", "main"]
+__all__ = ["Done", "Going", "Opening", "Ready", "Refused", "main"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ class Refused:
     """
 
     error: VidcompError
+
+
+@dataclass(frozen=True)
+class Going:
+    """Windows of a task that are done, and how many it has."""
+
+    number: int
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,11 @@ def _work(parent: Connection, opening: Opening, arrived: queue.SimpleQueue[Task]
 
     if opening.threads is not None:
         torch.set_num_threads(opening.threads)
-    with load_config(opening.config) as lm, Answerer(lm, opening.ahead) as answerer:
+
+    def on_window(task: Task, done: int, total: int) -> None:
+        parent.send(Going(task.number, done, total))
+
+    with load_config(opening.config) as lm, Answerer(lm, opening.ahead, on_window) as answerer:
         for question in opening.questions:
             lm.check(question)
         parent.send(Ready())

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
-from vidcomp.batch.tasks import Record, Task, failure
-from vidcomp.batch.worker import Done, Opening, Ready, Refused
+from vidcomp.batch.tasks import OnWindow, Record, Task, failure
+from vidcomp.batch.worker import Done, Going, Opening, Ready, Refused
 from vidcomp.config import RunConfig
 from vidcomp.errors import ModelError, UsageError, VidcompError
 
@@ -42,7 +42,7 @@ class Plan:
     Attributes:
         devices: one per worker.
         ahead: videos that each may decode before their turn.
-        patience: seconds that a worker may take for one video.
+        patience: seconds that a worker may take for one video, or for one window of it.
         threads: of each model on a CPU; None leaves it to torch.
     """
 
@@ -153,10 +153,13 @@ class Crew:
         config: all settings.
         plan: where they run.
         questions: what will be asked.
+        on_window: called for windows that are done.
     """
 
-    def __init__(self, config: RunConfig, plan: Plan, questions: Sequence[str]) -> None:
-        self.plan = plan
+    def __init__(
+        self, config: RunConfig, plan: Plan, questions: Sequence[str], on_window: OnWindow = lambda *_: None
+    ) -> None:  # fmt: skip
+        self.plan, self.on_window = plan, on_window
         self._openings = deque(
             Opening(config.replace(device=device), tuple(questions), plan.ahead, plan.threads)
             for device in plan.devices
@@ -225,6 +228,9 @@ class Crew:
             raise message.error
         if isinstance(message, Ready):
             worker.ready, worker.since, self._failed_starts = True, time.monotonic(), 0
+        if isinstance(message, Going):
+            worker.since = time.monotonic()
+            self.on_window(worker.held[message.number], message.done, message.total)
         if isinstance(message, Done):
             yield worker.done(message.number), message.record
 

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ import typer
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import counted
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
+from vidcomp.cli.outputs import Form, Output
+from vidcomp.cli.progress import Progress
 from vidcomp.cli.signals import Interrupted
 from vidcomp.config import RunConfig
 from vidcomp.errors import BatchFailures, OutOfMemory, UsageError
@@ -22,11 +25,18 @@ from vidcomp.video.names import display_name
 
 if TYPE_CHECKING:
     from vidcomp.batch.captions import Outcome
-    from vidcomp.batch.tasks import FailureLimit
+    from vidcomp.batch.tasks import FailureLimit, OnWindow
 
 __all__ = ["caption"]
 
-OTHER_FORMATS = frozenset(".ass .csv .htm .html .md .parquet .srt .tsv .vtt .xlsx .xml".split())
+TIMED = frozenset({Form.srt, Form.vtt, Form.html})  # formats that tell when, also of a whole video
+
+
+class Context(StrEnum):
+    """What a window is told of the one before."""
+
+    none = "none"
+    previous = "previous"
 
 
 @with_ui
@@ -34,9 +44,27 @@ OTHER_FORMATS = frozenset(".ass .csv .htm .html .md .parquet .srt .tsv .vtt .xls
 def caption(
     paths: Annotated[list[Path], path_argument("files and folders, searched recursively")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="results file, one JSON line per video", readable=False)
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="results file, one JSON line per video; or x.srt, x.vtt, x.csv ...; or a folder",
+            readable=False,
+        ),
     ] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="what to ask about each video")] = "describe the video.",
+    every: Annotated[
+        str | None,
+        typer.Option("--every", help="a caption per window: scene (at cuts), auto (at cuts, 2 to 30 s), or 30s"),
+    ] = None,
+    least: Annotated[str | None, typer.Option("--min", help="join windows of --every that are shorter: 2s")] = None,
+    most: Annotated[str | None, typer.Option("--max", help="divide windows of --every that are longer: 30s")] = None,
+    told: Annotated[
+        Context, typer.Option("--context", help="what a window is told: nothing, or the caption of the one before")
+    ] = Context.none,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="format of the captions (default: by the name of -o)")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="do again what failed before")] = False,
     force: Annotated[bool, typer.Option("--force", help="do everything again")] = False,
     max_failures: Annotated[
@@ -62,29 +90,41 @@ def caption(
     """Caption videos. Without -o, captions go to stdout; with it, a second run skips what is done."""
     from vidcomp.batch.captions import caption_videos, in_this_process, in_workers
     from vidcomp.batch.discover import find_videos
-    from vidcomp.batch.tasks import FailureLimit
+    from vidcomp.batch.tasks import FailureLimit, Windows
     from vidcomp.batch.workers import Plan, planned
     from vidcomp.cli.session import check_names, open_model
+    from vidcomp.video.windows import Every
 
     check_names(config, prompt)
-    _require_lines(output)
     limit = FailureLimit.parse(max_failures)
     places = planned(workers, devices, workers_per_device, config)
+    divided = Every.parse(every, least, most)
+    if every is None and told is not Context.none:
+        raise UsageError("--context without --every", why="there is one window only", hint="--every scene",
+                         code="bad_option")  # fmt: skip
     found = find_videos(paths)
+    out = Output.settled(form, output, found.videos, paths, force)
+    windows = None
+    if every is not None or out.form in TIMED:
+        windows = Windows(divided, told is Context.previous, out.form is Form.html, out.logs)
     if found.left_out:
         ui.note(found.left_out)
+    progress = Progress("captioned", len(found.videos), ui)
     if len(places) > 1:
-        answers = in_workers(config, Plan(places, decode_ahead, patience, _threads(places)), prompt)
+        plan = Plan(places, decode_ahead, patience, _threads(places))
+        answers = in_workers(config, plan, prompt, _within(progress))
     else:
         config = config.replace(device=places[0])
-        answers = in_this_process(lambda: open_model(config, ui, question=prompt), prompt, decode_ahead)
+        answers = in_this_process(
+            lambda: open_model(config, ui, question=prompt), prompt, decode_ahead, _within(progress)
+        )  # fmt: skip
     outcomes = caption_videos(
-        answers, found.videos, prompt, config.flat(), output,
-        retry_failed=retry_failed, force=force, tell=lambda line: ui.note(f"note: {line}"),
+        answers, found.videos, prompt, config.flat(), out.journal,
+        retry_failed=retry_failed, force=force, windows=windows, tell=lambda line: ui.note(f"note: {line}"),
     )  # fmt: skip
     counts: Counter[str] = Counter()
     try:
-        _follow(outcomes, len(found.videos), counts, limit, output, ui)
+        _follow(outcomes, progress, len(found.videos), counts, limit, out, ui)
     except KeyboardInterrupt:
         if output is None:
             raise
@@ -92,12 +132,17 @@ def caption(
     _finish(counts, output, ui)
 
 
+def _within(progress: Progress) -> OnWindow:
+    return lambda task, done, total: progress.within(display_name(task.path.name), done, total)
+
+
 def _follow(
     outcomes: Generator[Outcome, None, None],
+    progress: Progress,
     total: int,
     counts: Counter[str],
     limit: FailureLimit,
-    output: Path | None,
+    out: Output,
     ui: Ui,
 ) -> None:
     """Show outcomes as they come, and count them in ``counts``: ``done``, ``before`` and ``failed``.
@@ -105,12 +150,11 @@ def _follow(
     Raises:
         BatchFailures: more failed than the limit allows. OutOfMemory: all that were tried did for lack of memory.
     """
-    from vidcomp.cli.progress import Progress
-
     codes: Counter[str] = Counter()
-    with closing(outcomes), Progress("captioned", total, ui) as progress:
+    with closing(outcomes), progress:
         for outcome in outcomes:
-            _show(outcome, output, ui)
+            _show(outcome, out, ui)
+            out.take(outcome.path, outcome.record)
             failed = outcome.status == "failed"
             counts["failed" if failed else "before" if outcome.skipped else "done"] += 1
             progress.advance(display_name(outcome.path.name), failed=failed, skipped=outcome.skipped)
@@ -118,6 +162,8 @@ def _follow(
                 codes[dict(outcome.record.get("error") or {}).get("code", "")] += 1
                 if limit.exceeded(codes.total(), total):
                     raise _hopeless(codes.total(), counts.total(), limit)
+    if text := out.finish():
+        data(text)
     if codes["out_of_memory"] and codes["out_of_memory"] == counts.total() - counts["before"]:
         raise OutOfMemory("not enough memory for any of the videos", hint="a smaller --max-frames, or another --device")
 
@@ -134,17 +180,7 @@ def _hopeless(failed: int, tried: int, limit: FailureLimit) -> BatchFailures:
     )  # fmt: skip
 
 
-def _require_lines(output: Path | None) -> None:
-    if output is not None and output.suffix.lower() in OTHER_FORMATS:
-        raise UsageError(
-            f"-o {display_name(output)}",
-            why="a results file holds JSON lines, whatever its name says",
-            hint=f"-o {display_name(output.with_suffix('.jsonl'))}, and make the other format of it",
-            code="bad_option",
-        )
-
-
-def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
+def _show(outcome: Outcome, out: Output, ui: Ui) -> None:
     name, record = display_name(outcome.path), outcome.record
     if outcome.status == "failed":
         error = {"what": "", "why": "", **dict(record.get("error") or {})}
@@ -154,10 +190,10 @@ def _show(outcome: Outcome, output: Path | None, ui: Ui) -> None:
         return
     for line in record.get("notes", ()):
         ui.note(f"note    {name}  ({line})")
-    if ui.json:
+    if ui.json or (out.place is None and out.form is Form.json):
         data(record)
-    elif output is None and outcome.status != "failed":
-        data(f"{name}: {record['caption']}")
+    elif out.place is None and out.form is None and outcome.status != "failed":
+        data(f"{name}:\n{out.text(record)}\n" if "segments" in record else f"{name}: {record['caption']}")
 
 
 def _finish(counts: Counter[str], output: Path | None, ui: Ui) -> None:

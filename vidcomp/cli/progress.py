@@ -55,6 +55,15 @@ class Progress:
         self.done, self._total = done, total
         self._say("")
 
+    def within(self, name: str, done: int, total: int) -> None:
+        """So many parts of the input in hand are done."""
+        text = f"{self._text()}  {name}: {done} of {total} windows"
+        if self._drawn and not self._quiet:
+            STATUS.show(text)
+        elif self._clock() - self._said_at >= LOG_SECONDS:
+            self._said_at = self._clock()
+            self._note(text)
+
     def _say(self, name: str) -> None:
         if self._quiet:
             return

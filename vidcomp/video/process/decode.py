@@ -11,6 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -93,10 +94,25 @@ def serve(request: Request, memory: Memory, send: Send) -> Message:
         return Failed(why, "too_large" if large else "failed", broken=True)
 
 
+_last_list: dict[tuple[int, ...], Packets] = {}  # of one file: a film is read window by window, and listed once
+
+
+def _packets(request: Request) -> Packets:
+    """List the packets, unless the last list was of the same file."""
+    facts = os.stat(request.path)
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if (known := _last_list.get(key)) is not None:
+        return known
+    packets = list_packets(request.path, request.header)
+    _last_list.clear()
+    _last_list[key] = replace(packets, opened=None)
+    return packets
+
+
 def _listed(request: Request) -> Packets:
     """List the packets. A file whose packets cannot be listed is left to readers that count by decoding."""
     try:
-        packets = list_packets(request.path, request.header)
+        packets = _packets(request)
         if packets.facts.width * packets.facts.height > LEVEL_PIXELS:
             limit_heap(HUGE_HEAP_BYTES)
         return packets
@@ -108,7 +124,7 @@ def _listed(request: Request) -> Packets:
 
 def _list(request: Request, memory: Memory, send: Send) -> Listed:
     """Do a job without a reader."""
-    packets = list_packets(request.path, request.header)
+    packets = _packets(request)
     packets.close()
     flaw, _ = inspect(Source(request.path, request.header, lambda: packets))
     scan = packets.scan

@@ -23,12 +23,24 @@ from vidcomp.cli import (
     chat,
     compare,
     doctor,
+    find,
     frames,
     methods,
     models,
     probe,
     report,
     rerun,
+    scenes,
+)
+    frames,
+    methods,
+    models,
+    probe,
+    report,
+<<<<<<< HEAD
+    rerun,
+=======
+>>>>>>> d5d7349 (find: windows of a film for which a question is answered by yes)
     scenes,
 )
 from vidcomp.cli.console import data, print_error
@@ -55,6 +67,7 @@ app = typer.Typer(
 app.command()(ask.ask)
 app.command()(chat.chat)
 app.command()(caption.caption)
+app.command()(find.find)
 app.command()(report.report)
 app.command()(compare.compare)
 app.command()(rerun.rerun)

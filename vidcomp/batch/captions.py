@@ -88,7 +88,7 @@ def caption_videos(
             if before is not None and not force and _holds(before, retry_failed, bool(settings.get("strict"))):
                 yield Outcome(path, before["status"], before, skipped=True)
             else:
-                todo[Task(number, path, prompt, _logged(windows, key))] = key
+                todo[Task(number, path, prompt, _logged(windows, key, force))] = key
         if not todo:
             return
         with closing(answers(list(todo))) as answered:
@@ -100,12 +100,15 @@ def caption_videos(
                 yield Outcome(task.path, str(record["status"]), record, skipped=False)
 
 
-def _logged(windows: Windows | None, key: dict[str, Any]) -> Windows | None:
-    """The same for one video, whose log is a file of its own."""
+def _logged(windows: Windows | None, key: dict[str, Any], anew: bool) -> Windows | None:
+    """The same for one video, whose log is a file of its own; it is begun ``anew`` where everything is."""
     if windows is None or windows.log is None:
         return windows
     digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return replace(windows, log=windows.log / f"{digest}.jsonl", key=digest)
+    log_file = windows.log / f"{digest}.jsonl"
+    if anew:
+        removed(log_file)
+    return replace(windows, log=log_file, key=digest)
 
 
 def in_this_process(

@@ -60,8 +60,8 @@ class Task:
     windows: Windows | None = None
 
 
-OnWindow = Callable[[Task, int, int], None]
-"""Called with a task, the windows of it that are done, and how many it has."""
+OnWindow = Callable[[Task, str], None]
+"""Called with a task and words about how far it is."""
 
 
 def failure(task: Task, error: VidcompError) -> Record:

@@ -39,7 +39,7 @@ def film_record(lm: VideoLM, task: Task, windows: Windows, tell: OnWindow) -> Re
         lm: the model, with all settings.
         task: the video and the question.
         windows: how it is divided.
-        tell: called with the task, the windows that are done, and how many there are.
+        tell: called with the task and words about how far it is.
 
     Returns:
         One record with a segment per window.
@@ -48,26 +48,31 @@ def film_record(lm: VideoLM, task: Task, windows: Windows, tell: OnWindow) -> Re
         InputError: the file cannot be divided, or the log cannot be written.
     """
     notes = WindowLog(windows.log, windows.key) if windows.log else None
-    plan = notes.plan if notes and notes.plan else _plan(lm, task, windows)
+    plan = notes.plan if notes and notes.plan else _plan(lm, task, windows, tell)
     if notes and not notes.plan:
         notes.begin(plan)
     divided = [from_plan(line) for line in plan["windows"]]
     done = {number: entry for number, entry in (notes.done if notes else {}).items()
             if entry["segment"]["status"] != "failed"}  # fmt: skip
     left = [number for number in range(len(divided)) if number not in done]
-    tell(task, len(done), len(divided))
+    tell(task, f"{len(done)} of {len(divided)} windows")
     for number, read in zip(left, read_ahead(lm, task.path, [divided[number] for number in left]), strict=True):
         before = done[number - 1]["segment"]["caption"] if windows.context and number - 1 in done else ""
         done[number] = _entry(lm, task, windows, *read, before or "")
         if notes:
             notes.note(number, done[number])
-        tell(task, len(done), len(divided))
+        tell(task, f"{len(done)} of {len(divided)} windows")
     return _joined(task, windows, plan, [done[number] for number in range(len(divided))])
 
 
-def _plan(lm: VideoLM, task: Task, windows: Windows) -> dict[str, Any]:
+def _plan(lm: VideoLM, task: Task, windows: Windows, tell: OnWindow) -> dict[str, Any]:
+    def searched(seconds: float, length: float) -> None:
+        tell(task, f"looking for cuts, {min(1.0, seconds / max(length, 1e-9)):.0%}")
+
     config = lm.config.video
-    _, divided, damage = plan_windows(task.path, windows.every, config.window, config.deadline, readers_of(config))
+    _, divided, damage = plan_windows(
+        task.path, windows.every, config.window, config.deadline, readers_of(config), searched
+    )
     return {"damage": damage, "windows": [noted(window) for window in divided]}
 
 

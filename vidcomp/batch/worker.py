@@ -52,11 +52,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Going:
-    """Windows of a task that are done, and how many it has."""
+    """Words about how far a task is."""
 
     number: int
-    done: int
-    total: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def _work(parent: Connection, opening: Opening, arrived: queue.SimpleQueue[Task]
     if opening.threads is not None:
         torch.set_num_threads(opening.threads)
 
-    def on_window(task: Task, done: int, total: int) -> None:
-        parent.send(Going(task.number, done, total))
+    def on_window(task: Task, text: str) -> None:
+        parent.send(Going(task.number, text))
 
     with load_config(opening.config) as lm, Answerer(lm, opening.ahead, on_window) as answerer:
         for question in opening.questions:

@@ -153,7 +153,7 @@ class Crew:
         config: all settings.
         plan: where they run.
         questions: what will be asked.
-        on_window: called for windows that are done.
+        on_window: called with how far a task is.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Crew:
             worker.ready, worker.since, self._failed_starts = True, time.monotonic(), 0
         if isinstance(message, Going):
             worker.since = time.monotonic()
-            self.on_window(worker.held[message.number], message.done, message.total)
+            self.on_window(worker.held[message.number], message.text)
         if isinstance(message, Done):
             yield worker.done(message.number), message.record
 

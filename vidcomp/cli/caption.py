@@ -133,7 +133,7 @@ def caption(
 
 
 def _within(progress: Progress) -> OnWindow:
-    return lambda task, done, total: progress.within(display_name(task.path.name), done, total)
+    return lambda task, text: progress.within(display_name(task.path.name), text)
 
 
 def _follow(

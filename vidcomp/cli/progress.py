@@ -55,9 +55,9 @@ class Progress:
         self.done, self._total = done, total
         self._say("")
 
-    def within(self, name: str, done: int, total: int) -> None:
-        """So many parts of the input in hand are done."""
-        text = f"{self._text()}  {name}: {done} of {total} windows"
+    def within(self, name: str, how_far: str) -> None:
+        """The input in hand is so far."""
+        text = f"{self._text()}  {name}: {how_far}"
         if self._drawn and not self._quiet:
             STATUS.show(text)
         elif self._clock() - self._said_at >= LOG_SECONDS:

@@ -152,8 +152,8 @@ def _stamp(milliseconds: int, point: str) -> str:
 
 
 def _apart(text: str) -> str:
-    text = re.sub(r"<(?=[A-Za-z/!?])|\{(?=\\)", lambda sign: sign.group() + _APART, text)
-    return text.replace("-->", f"--{_APART}>")
+    text = re.sub(r"<(?=[A-Za-z/!?])", f"<{_APART}", text)
+    return text.replace("{\\", f"{{{_APART}\\").replace("-->", f"--{_APART}>")
 
 
 def _escaped(text: str) -> str:

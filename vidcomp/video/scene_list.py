@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from vidcomp.errors import InputError
 from vidcomp.video.read import read_frames
 from vidcomp.video.sampling import Sampling
-from vidcomp.video.scenes import THUMB_SIDE, find_cuts, thumbnail
+from vidcomp.video.scenes import THUMB_SIDE, cuts_among, find_cuts, thumbnail
 from vidcomp.video.types import Frames, VideoInfo
 
-__all__ = ["Scene", "SceneList", "list_scenes", "scenes_of"]
+__all__ = ["Scene", "SceneList", "list_cuts", "list_scenes", "scenes_of"]
 
 STRETCH = 60.0  # seconds of film whose thumbnails are in memory at once
 ALL_FRAMES = 1e4  # per second: more than any film has
@@ -102,6 +102,38 @@ def list_scenes(path: Path, **reading: Any) -> SceneList:
     assert info is not None
     end = max(Fraction(info.duration_seconds).limit_denominator(1_000_000), times[-1])
     return SceneList(scenes_of(np.stack(small), times, end), info, "; ".join(damage) or None, tuple(notes))
+
+
+def list_cuts(
+    path: Path, tell: Callable[[float, float], None] = lambda *_: None, **reading: Any
+) -> tuple[list[Fraction], str | None]:
+    """Find the cuts alone: those that :func:`list_scenes` finds, in memory that does not grow with the pictures.
+
+    Args:
+        path: the file.
+        tell: called with the seconds that were looked at, and those of the film.
+        reading: as for :func:`~vidcomp.video.read_frames`.
+
+    Returns:
+        Times of the first frame after each cut, and what is missing or damaged in any part of the film.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    last: NDArray[np.float32] | None = None
+    changes: list[NDArray[np.float32]] = []
+    times: list[Fraction] = []
+    damage: dict[str, None] = {}
+    for frames, new in _stretches(path, reading):
+        small = [thumbnail(image) for image in frames.pixels[new:]]
+        joined = np.stack(small if last is None else [last, *small])
+        changes.append(np.abs(np.diff(joined, axis=0)).mean((1, 2)))
+        times += frames.exact_times[new:]
+        if found := frames.wait().degraded:
+            damage[found] = None
+        last = joined[-1]
+        tell(float(times[-1]), frames.info.duration_seconds)
+    return [times[frame] for frame in cuts_among(np.concatenate(changes))], "; ".join(damage) or None
 
 
 def _stretches(path: Path, reading: dict[str, Any]) -> Iterator[tuple[Frames, int]]:

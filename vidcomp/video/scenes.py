@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["THUMB_SIDE", "find_cuts", "thumbnail"]
+__all__ = ["THUMB_SIDE", "cuts_among", "find_cuts", "thumbnail"]
 
 THUMB_SIDE = 64  # pixels of the longer side that the decoder is asked for
 CELLS = 16
@@ -36,9 +36,15 @@ def find_cuts(thumbnails: Iterable[NDArray[np.float32]]) -> NDArray[np.int64]:
     stack = np.stack(list(thumbnails))  # [N, 16, 16]
     if len(stack) < 2:
         return np.array([0, len(stack)], dtype=np.int64)
-    change = np.abs(np.diff(stack, axis=0)).mean((1, 2))  # [N - 1]
+    cuts = cuts_among(np.abs(np.diff(stack, axis=0)).mean((1, 2)))
+    return np.concatenate([[0], cuts, [len(stack)]]).astype(np.int64)
+
+
+def cuts_among(change: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Indices of the first frame after each cut, from the mean change of each step ``[N - 1]``."""
+    if not len(change):
+        return np.empty(0, dtype=np.int64)
     padded = np.pad(change, AROUND, mode="reflect") if len(change) > AROUND else np.pad(change, AROUND)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * AROUND + 1)  # [N - 1, 17]
     usual = np.median(windows, axis=1)
-    cuts = np.flatnonzero((change > CUT_LEVEL) & (change > CUT_RATIO * usual)) + 1
-    return np.concatenate([[0], cuts, [len(stack)]]).astype(np.int64)
+    return np.flatnonzero((change > CUT_LEVEL) & (change > CUT_RATIO * usual)) + 1

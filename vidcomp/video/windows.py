@@ -7,8 +7,8 @@ All times are exact seconds from the first frame on. Every window holds at least
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from vidcomp.config import parse_seconds
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video.read import list_file, read_frames
 from vidcomp.video.sampling import Sampling
-from vidcomp.video.scene_list import list_scenes
+from vidcomp.video.scene_list import list_cuts
 
 __all__ = ["Clock", "Every", "Window", "plan_windows", "read_clock", "windows_of"]
 
@@ -175,6 +175,7 @@ def plan_windows(
     within: tuple[float, float | None],
     deadline: float | None = None,
     readers: Sequence[str] | None = None,
+    tell: Callable[[float, float], None] = lambda *_: None,
 ) -> tuple[Clock, list[Window], str | None]:
     """Divide a file.
 
@@ -183,6 +184,7 @@ def plan_windows(
         every: how.
         within: ``--start`` and ``--end``.
         deadline, readers: as for :func:`~vidcomp.video.read_frames`.
+        tell: called with the seconds that were searched for cuts, and those of the film.
 
     Returns:
         The times of its frames, its windows in order, and what is missing or damaged, as far as looking for cuts has
@@ -193,9 +195,7 @@ def plan_windows(
     """
     clock, cuts, damage = read_clock(path, deadline), list[Fraction](), None
     if every.at_cuts:
-        scenes = list_scenes(path, deadline_seconds=deadline, readers=readers)
-        cuts, damage = [scene.start for scene in scenes.scenes], scenes.degraded
-        clock = replace(clock, end=max(clock.end, scenes.scenes[-1].end))
+        cuts, damage = list_cuts(path, tell, deadline_seconds=deadline, readers=readers)
     windows = windows_of(clock, every, cuts, *map(_fraction, within))
     if not windows:
         raise InputError(f"nothing is shown from {within[0]:g} s on", why=f"it lasts {float(clock.end):.1f} s",

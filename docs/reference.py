@@ -17,6 +17,7 @@ PAGE = Path(__file__).parent / "reference.md"
 PARTS = {
     "Load and ask": ("load", "VideoLM", "EncodedVideo", "CompressedVideo", "Answer", "VidcompError"),
     "Your own model object": ("attach",),
+    "Films, window by window": ("segments", "find", "Segment"),
     "Videos": ("FrameSequence", "path_from_record"),
     "Methods": ("list_methods", "get_method", "TokenView", "Reduction", "Span", "apply_reduction", "CompressedTokens"),
     "What a run did": ("StageLedger",),

@@ -230,10 +230,10 @@ def test_nothing_to_do_loads_no_torch(cli, folder, tmp_path):
     assert done.returncode == 0 and "3 done before" in done.stderr
 
 
-@pytest.mark.parametrize("suffix", [".srt", ".CSV", ".html"])
+@pytest.mark.parametrize("suffix", [".parquet", ".XLSX", ".md"])
 def test_other_formats_are_not_pretended(cli, folder, tmp_path, suffix):
     status, _, err = cli("caption", folder, "-o", tmp_path / f"out{suffix}")
-    assert status == 2 and "JSON lines" in err and "out.jsonl" in err
+    assert status == 2 and "none of the formats" in err and "out.jsonl" in err
     assert not (tmp_path / f"out{suffix}").exists()
 
 

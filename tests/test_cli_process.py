@@ -208,7 +208,7 @@ LEAN = {
     "folder": (["ask", "/", "what?"], 3),
     "empty question": (["ask", "CLIP", " "], 2),
     "text": (["ask", __file__, "what?"], 3),
-    "batch of nothing": (["caption", "/nowhere", "-o", "x.srt"], 2),
+    "batch of nothing": (["caption", "/nowhere", "-o", "x.parquet"], 2),
     "missing file of a bench": (["bench", "ask", "/nowhere.mp4"], 3),
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vidcomp.core.ledger import StageLedger
     from vidcomp.core.tokens import CompressedTokens, Reduction, Span, TokenView, apply_reduction
     from vidcomp.engine.attach import attach
+    from vidcomp.engine.film import Segment, find, segments
     from vidcomp.engine.run import VideoLM, load
     from vidcomp.engine.videos import CompressedVideo, EncodedVideo
     from vidcomp.errors import VidcompError
@@ -39,6 +40,7 @@ __all__ = [
     "EncodedVideo",
     "FrameSequence",
     "Reduction",
+    "Segment",
     "Span",
     "StageLedger",
     "TokenView",
@@ -47,10 +49,12 @@ __all__ = [
     "__version__",
     "apply_reduction",
     "attach",
+    "find",
     "get_method",
     "list_methods",
     "load",
     "path_from_record",
+    "segments",
 ]
 
 __getattr__ = lazily(
@@ -66,6 +70,9 @@ __getattr__ = lazily(
         "EncodedVideo": "engine.videos",
         "FrameSequence": "video.given",
         "VideoLM": "engine.run",
+        "Segment": "engine.film",
+        "find": "engine.film",
+        "segments": "engine.film",
         "load": "engine.run",
         "Answer": "result",
         "CompressedTokens": "core.tokens",

@@ -83,7 +83,7 @@ class WindowLog:
 
 
 def removed(log: Path) -> None:
-    """Remove the log of a film whose record is whole, and its folder when it was the last one."""
+    """Remove a file that only unfinished work needs, and its folder when it was the last one."""
     with contextlib.suppress(OSError):
         log.unlink(missing_ok=True)
         log.parent.rmdir()

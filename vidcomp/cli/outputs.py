@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from vidcomp.batch.window_log import removed
 from vidcomp.errors import InputError, UsageError
 from vidcomp.video.names import display_name
 
@@ -51,7 +52,7 @@ class Output:
     journal: Path | None
     files: dict[Path, Path] = field(default_factory=dict)
     _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
-    _failed: bool = False
+    _ended: Counter[bool] = field(default_factory=Counter)
 
     @classmethod
     def settled(
@@ -91,23 +92,23 @@ class Output:
     def take(self, video: Path, record: Mapping[str, Any]) -> None:
         """Write the file of a video that is done, where each has its own; else keep what :meth:`finish` needs."""
         whole = record["status"] != "failed"
+        self._ended[whole] += 1
         if self.files:
             if whole:
                 _write(self.files[video], _rendered(self.form, {video: record}))
         elif self.form not in (None, Form.json) and (whole or self.form in JOINED):
-            self._failed |= not whole
             self._records[video] = record
 
     def finish(self) -> str:
         """Write the file of all videos, and take away what only a second run would need; or return it, for stdout."""
-        if not self._records:
-            return ""
-        text = _rendered(self.form, self._records)
+        text = _rendered(self.form, self._records) if self._records else ""
         if self.place is None:
             return text.rstrip("\n")
-        _write(self.place, text)
-        if not self._failed:
-            shutil.rmtree(_part(self.place), ignore_errors=True)
+        if text:
+            _write(self.place, text)
+        if self.journal != self.place and not self.files and not (self._ended[True] and self._ended[False]):
+            assert self.journal is not None
+            removed(self.journal)
         return ""
 
     def text(self, record: Mapping[str, Any]) -> str:

@@ -32,17 +32,6 @@ from vidcomp.cli import (
     rerun,
     scenes,
 )
-    frames,
-    methods,
-    models,
-    probe,
-    report,
-<<<<<<< HEAD
-    rerun,
-=======
->>>>>>> d5d7349 (find: windows of a film for which a question is answered by yes)
-    scenes,
-)
 from vidcomp.cli.console import data, print_error
 from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, raise_exceptions
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError

@@ -87,10 +87,12 @@ def test_where_room_runs_out_whole_lines_remain(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"dear diary\n", b"dear diary", b"\x00\x00ftyp\n\xff\xfe", b"{}\n"])
-def test_a_foreign_file_is_not_touched(cli, folder, tmp_path, content):
-    output = tmp_path / "diary.txt"
+@pytest.mark.parametrize(("name", "expected"), [("diary.jsonl", 3), ("diary", 3), ("diary.txt", 2), ("diary.srt", 2)])
+def test_a_foreign_file_is_not_touched(cli, folder, tmp_path, content, name, expected):
+    output = tmp_path / name
     output.write_bytes(content)
-    assert cli("caption", folder, "-o", output)[0] == 3
+    status, _, err = cli("caption", folder, "-o", output)
+    assert status == expected, err
     assert output.read_bytes() == content
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where memory runs out: the same again with smaller chunks in the tower, then with fewer frames."""
+"""Fallbacks where memory runs out: the same again with smaller chunks in the tower, then with fewer frames."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Windows:
-    """How one video is asked about window by window.
+    """The windows in which one video is asked about.
 
     Attributes:
         every: how it is divided.

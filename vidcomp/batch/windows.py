@@ -79,7 +79,7 @@ def _plan(lm: VideoLM, task: Task, windows: Windows, tell: OnWindow) -> dict[str
 def _entry(
     lm: VideoLM, task: Task, windows: Windows, window: Window, read: Future[Frames], before: str
 ) -> dict[str, Any]:  # fmt: skip
-    """What is noted of a window: its segment, and what its record says of the whole film."""
+    """The note of a window: its segment, and what its record says of the whole film."""
     try:
         question = continued(task.question, before)
         answer = fitted(lm, task.path, question, read.result(), window.settings())

@@ -52,7 +52,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Going:
-    """Words about how far a task is."""
+    """Progress within a task.
+
+    Attributes:
+        number: of the task, as the parent counts.
+        text: how far it is, in words.
+    """
 
     number: int
     text: str

@@ -33,7 +33,7 @@ TIMED = frozenset({Form.srt, Form.vtt, Form.html})  # formats that tell when, al
 
 
 class Context(StrEnum):
-    """What a window is told of the one before."""
+    """The words that a window gets of the one before."""
 
     none = "none"
     previous = "previous"

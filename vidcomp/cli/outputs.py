@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the captions of ``vidcomp caption`` go, and in which format: a results file, one file, or one per video."""
+"""Place and format of the captions of ``vidcomp caption``: a results file, one file, or one per video."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _ASK = "Answer yes or no."
 
 @dataclass(frozen=True)
 class Verdict:
-    """How probable a yes is.
+    """The probability of a yes.
 
     Attributes:
         answer: ``yes`` or ``no``, with frames and ledger.

@@ -30,7 +30,7 @@ AUTO_LEAST, AUTO_MOST = Fraction(2), Fraction(30)  # seconds of a window, where 
 
 @dataclass(frozen=True)
 class Every:
-    """How a film is divided.
+    """The rule by which a film is divided.
 
     Attributes:
         rule: ``scene`` (at its cuts), ``auto`` (likewise, in windows of 2 to 30 seconds), ``step`` or ``whole``.

@@ -19,5 +19,6 @@ def command(*args: object) -> list[str]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of a results file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The records of a results file, without the lines that tell the settings of a run."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in found if "run" not in record]

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import tracemalloc
 
 import pytest
 from command_line import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidcomp.batch.journal import Journal, job_key
+from vidcomp.batch.journal import Journal
 from vidcomp.batch.salvage import sort_out
-from vidcomp.config import RunConfig
 from vidcomp.errors import InputError, UsageError
 
 
@@ -119,18 +117,6 @@ def test_two_records_on_one_line_are_two_records():
     assert sort_out(one[:-1] + two).records == [one[:-1], two[:-1]]
 
 
-def test_a_file_of_another_age_is_another_job(tmp_path):
-    file = tmp_path / "a.mp4"
-    file.write_bytes(b"one")
-    first = job_key(file, {})
-    os.utime(file, ns=(0, 5))
-    second = job_key(file, {})
-    assert (first["bytes"], first["file"]) == (second["bytes"], second["file"])
-    with Journal(tmp_path / "out.jsonl") as journal:
-        journal.append(first, {"status": "ok"})
-        assert journal.find(first) and not journal.find(second)
-
-
 def test_every_record_is_synced_before_it_counts(tmp_path, monkeypatch):
     synced = []
     real = os.fsync
@@ -140,32 +126,3 @@ def test_every_record_is_synced_before_it_counts(tmp_path, monkeypatch):
             journal.append({"number": number}, {"status": "ok"})
             assert len(synced) == number + 1
             assert synced[-1] == (tmp_path / "out.jsonl").stat().st_size
-
-
-def test_settings_that_shape_nothing_are_no_part_of_the_key(tmp_path):
-    settings = RunConfig().flat()
-    free = {"deadline": 99.0, "strict": True, "device": "cpu", "attn": "eager", "offline": True}
-    shaping = {"keep": 0.2, "method": "random", "frames": 3, "seed": 1, "dtype": "float32"}
-    file = tmp_path / "a.mp4"
-    with Journal(tmp_path / "out.jsonl") as journal:
-        journal.append(job_key(file, settings), {"status": "ok"})
-    with Journal(tmp_path / "out.jsonl") as journal:
-        assert all(journal.find(job_key(file, {**settings, name: value})) for name, value in free.items())
-        assert journal.find(job_key(file, {**settings, "option_to_come": None}))
-        assert not any(journal.find(job_key(file, {**settings, name: value})) for name, value in shaping.items())
-
-
-def test_a_finished_record_takes_little_memory(tmp_path):
-    job = job_key(tmp_path, RunConfig().flat())
-    with open(tmp_path / "out.jsonl", "w") as file:
-        for number in range(5000):
-            record = {"status": "ok", "caption": "a" * 1000, "job": {**job, "file": f"/videos/{number}.mp4"}}
-            file.write(json.dumps(record) + "\n")
-    tracemalloc.start()
-    try:
-        with Journal(tmp_path / "out.jsonl") as journal:
-            assert tracemalloc.get_traced_memory()[0] < 200 * 5000
-            assert journal.find({**job, "file": "/videos/4999.mp4"})["caption"] == "a" * 1000
-            assert journal.find({**job, "file": "/videos/5000.mp4"}) is None
-    finally:
-        tracemalloc.stop()

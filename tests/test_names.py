@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import vidcomp
 from vidcomp.batch.discover import find_videos
-from vidcomp.batch.journal import job_key
+from vidcomp.batch.jobs import names_below
 from vidcomp.errors import InputError
 from vidcomp.video.files import open_video
 from vidcomp.video.names import display_name, local_path, path_from_record, recorded_name
@@ -62,7 +62,10 @@ def test_records_name_files_that_can_be_opened(cli, clip, tmp_path):
     (tmp_path / "in" / os.fsdecode(b"bad\xff.mp4")).write_text("no video")
     assert cli("caption", tmp_path / "in", "-o", tmp_path / "out.jsonl", *SHORT)[0] == 5
     written = records(tmp_path / "out.jsonl")
-    for texts in ([each["video"]["path"] for each in written], [each["job"]["file"] for each in written]):
+    for texts in (
+        [each["video"]["path"] for each in written],
+        [f"{tmp_path}/in/{each['job']['name']}" for each in written],
+    ):
         found = {os.path.basename(os.fsencode(vidcomp.path_from_record(text))) for text in texts}
         assert found == {*names, b"bad\xff.mp4"}
         assert all(vidcomp.path_from_record(text).is_file() for text in texts)
@@ -79,7 +82,7 @@ def test_probe_and_frames_name_files_as_records_do(cli, clip, tmp_path):
 
 
 def test_a_key_tells_odd_names_apart(tmp_path):
-    keys = {job_key(tmp_path / os.fsdecode(name), {})["file"] for name in (b"\xe9", rb"\xe9", b"\xc3\xa9")}
+    keys = set(names_below([tmp_path / os.fsdecode(name) for name in (b"\xe9", rb"\xe9", b"\xc3\xa9")], [tmp_path]))
     assert len(keys) == 3
 
 

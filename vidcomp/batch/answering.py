@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Answerer"]
 
 log = logging.getLogger(__name__)
+
+MOMENT = 0.5  # seconds
 
 
 class Answerer:
@@ -47,12 +50,15 @@ class Answerer:
     ) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def all(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Record]]:
-        """Answer tasks in their order."""
+    def all(self, tasks: Iterable[Task | None]) -> Iterator[tuple[Task, Record]]:
+        """Answer tasks in their order. None among them has those before it answered, or stands for a moment."""
         waiting: deque[tuple[Task, Future[Frames]]] = deque()
         for task in tasks:
-            waiting.append((task, self.begin(task)))
-            if len(waiting) > self.ahead:
+            if task is not None:
+                waiting.append((task, self.begin(task)))
+            elif not waiting:
+                time.sleep(MOMENT)
+            while waiting and (task is None or len(waiting) > self.ahead):
                 yield waiting[0][0], self.answer(*waiting.popleft())
         while waiting:
             yield waiting[0][0], self.answer(*waiting.popleft())

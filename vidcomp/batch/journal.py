@@ -4,60 +4,74 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import json
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vidcomp.batch.finished import Finished, offset_of
+from vidcomp.batch.jobs import SCHEMA, Job, identity
 from vidcomp.batch.salvage import parsed, sort_out
-from vidcomp.config import settings_that_do_not_shape
 from vidcomp.errors import InputError, UsageError
-from vidcomp.video.names import display_name, recorded_name
+from vidcomp.video.names import display_name
 
-__all__ = ["Journal", "job_key"]
+__all__ = ["Journal", "held_by_nobody", "line_at", "unwritable"]
 
 log = logging.getLogger(__name__)
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of a file system, as on some clusters
 READ_BYTES = 4096  # at once, of a record that is looked up
 
 _lock: Callable[[FileIO], None]
+held_by_nobody: Callable[[Path], bool]
 try:
     import fcntl
 
     def _lock(file: FileIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+
+    def held_by_nobody(path: Path) -> bool:
+        """True if no process of this machine has the file locked for writing, or it is gone."""
+        try:
+            with open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
 
 except ImportError:  # no such lock on this system; a single writer is then the user's business
 
     def _lock(file: FileIO) -> None:
         return None
 
-
-def job_key(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Identity of finished work: the file's place, size and age, and the settings that shape the result."""
-    try:
-        facts = path.stat()
-        size, changed = facts.st_size, facts.st_mtime_ns
-    except OSError:
-        size, changed = -1, -1
-    return {"file": recorded_name(os.path.abspath(path)), "bytes": size, "mtime_ns": changed, "settings": settings}
+    def held_by_nobody(path: Path) -> bool:
+        return False
 
 
 class Journal:
     """Appends records to a JSON-lines file and knows what earlier runs finished.
 
-    Each record carries its ``job`` key. For several records with the same key the last one counts. What a loss of power
-    or a mistake of an editor left in place of records is moved to ``NAME.bad`` beside the file.
+    Each record carries its ``job``; the settings stand in a line of their own before the first record made with them.
+    What a loss of power or a mistake of an editor left in place of records is moved to ``NAME.bad`` beside the file.
 
     Args:
         path: the file; it is made when it is not there.
         tell: called with a line about what was moved.
+
+    Attributes:
+        finished: index of the records.
 
     Raises:
         UsageError: another process is writing the file. InputError: the file cannot be opened or is not a results file.
@@ -65,37 +79,52 @@ class Journal:
 
     def __init__(self, path: Path, tell: Callable[[str], None] = log.warning) -> None:
         self.path = path
-        self._fingerprint = _Fingerprints()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _opened_alone(path)
             try:
-                self._places = self._load(tell)
+                self.finished = self._load(tell)
             except BaseException:
                 self._file.close()
                 raise
         except OSError as error:
-            raise _unwritable(path, error, "-o elsewhere") from error
+            raise unwritable(path, error, "-o elsewhere") from error
+        self._told = set(self.finished.runs)
 
     def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of this work, None when it was never finished."""
-        place = self._places.get(self._fingerprint(key))
-        if place is None:
-            return None
-        record = json.loads(self._line_at(place))
-        return {**record, "status": str(record["status"])}
+        """The newest record with just this ``job``, None when there is none."""
+        places = self.finished.places(identity(key, None))
+        return self._record_at(places[-1]) if places else None
 
-    def append(self, key: dict[str, Any], record: dict[str, Any]) -> None:
-        """Write one record as one whole line, and make sure that it is on the disk."""
-        line = json.dumps({**record, "job": key}, ensure_ascii=False) + "\n"
+    def records_of(self, job: Job) -> Iterator[dict[str, Any]]:
+        """Records about a job, the newest first."""
+        for place in self.finished.of_job(job):
+            record = self._record_at(place)
+            if job.answered_by(record):
+                yield {**record, "status": str(record["status"])}
+
+    def append(self, job: Job | dict[str, Any], record: dict[str, Any]) -> int:
+        """Write one record as one whole line, make sure that it is on the disk, and return where it begins."""
+        content = b""
+        if isinstance(job, Job):
+            if job.run.digest not in self._told:
+                content = _line(job.run.line())
+            key, number = job.key(read=record["status"] != "failed"), job.number
+            record = {**record, "schema": SCHEMA}
+        else:
+            key, number = job, identity(job, None)
         whole = os.fstat(self._file.fileno()).st_size
+        place = whole + len(content)
         try:
-            _write(self._file, line.encode("utf-8", "replace"))
+            _write(self._file, content + _line({**record, "job": key}))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(whole)
-            raise _unwritable(self.path, error, "free space, then the same command") from error
-        self._places[self._fingerprint(key)] = whole
+            raise unwritable(self.path, error, "free space, then the same command") from error
+        if isinstance(job, Job):
+            self._told.add(job.run.digest)
+        self.finished.note(number, place)
+        return place
 
     def close(self) -> None:
         """Release the file."""
@@ -109,22 +138,16 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _line_at(self, place: int) -> bytes:
-        content = b""
-        while b"\n" not in content and (more := os.pread(self._file.fileno(), READ_BYTES, place + len(content))):
-            content += more
-        return content.partition(b"\n")[0]
+    def _record_at(self, place: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(line_at(self._file.fileno(), offset_of(place)))
+        return record
 
-    def _load(self, tell: Callable[[str], None]) -> dict[int, int]:
-        """Read everything before anything is touched; only then take out what is no record.
-
-        Returns:
-            Where the line of each job begins: a few dozen bytes in memory for records of kilobytes on the disk.
-        """
+    def _load(self, tell: Callable[[str], None]) -> Finished:
+        """Read everything before anything is touched; only then take out what is no record."""
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             raise _foreign(self.path, "it is no regular file")
-        if (places := self._places_where_whole()) is not None:
-            return places
+        if (finished := self._index_if_whole()) is not None:
+            return finished
         self._file.seek(0)
         content = self._file.readall()
         found = sort_out(content)
@@ -139,13 +162,13 @@ class Journal:
             self._file.truncate(len(clean))  # the tail of a line that a killed run left, if anything
         else:
             self._replace(clean)
-        places = self._places_where_whole()
-        assert places is not None
-        return places
+        finished = self._index_if_whole()
+        assert finished is not None
+        return finished
 
-    def _places_where_whole(self) -> dict[int, int] | None:
-        """Find where each line begins, one line in memory at a time; None when anything but whole records is there."""
-        places: dict[int, int] = {}
+    def _index_if_whole(self) -> Finished | None:
+        """Note where each line begins, one line in memory at a time; None when anything but whole records is there."""
+        finished = Finished()
         place = 0
         self._file.seek(0)
         with open(os.dup(self._file.fileno()), "rb") as lines:
@@ -153,10 +176,9 @@ class Journal:
                 clean = line.startswith(b"{") and line.endswith(b"}\n") and b"\r" not in line
                 if not clean or (found := parsed(line)) is None:
                     return None
-                if "job" in found:
-                    places[self._fingerprint(found["job"])] = place
+                finished.add(found, place)
                 place += len(line)
-        return places
+        return finished
 
     def _set_aside(self, bad: list[bytes]) -> str:
         """Keep what is no record in a file of its own, on the disk before the results file changes."""
@@ -186,6 +208,24 @@ class Journal:
         self._file = new
 
 
+def line_at(descriptor: int, offset: int) -> bytes:
+    """The line of a file that begins there, without its line break."""
+    content = b""
+    while b"\n" not in content and (more := os.pread(descriptor, READ_BYTES, offset + len(content))):
+        content += more
+    return content.partition(b"\n")[0]
+
+
+def unwritable(path: Path, error: OSError, hint: str) -> InputError:
+    """The error of a results file that cannot be written."""
+    why = error.strerror or str(error)
+    return InputError(f"cannot write {display_name(path)}", why=why, hint=hint, code="unwritable")
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
 def _opened_alone(path: Path) -> FileIO:
     """Open and lock the file. One that another process replaced meanwhile is not it any more."""
     while True:
@@ -213,38 +253,6 @@ def _write(file: FileIO, content: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _unwritable(path: Path, error: OSError, hint: str) -> InputError:
-    why = error.strerror or str(error)
-    return InputError(f"cannot write {display_name(path)}", why=why, hint=hint, code="unwritable")
-
-
 def _foreign(path: Path, why: str) -> InputError:
     what = f"{display_name(path)} is not a results file of vidcomp"
     return InputError(what, why=why, hint="-o another file", code="not_results")
-
-
-class _Fingerprints:
-    """Numbers of 64 bits for keys: two of a million keys share one once in ten million files.
-
-    Settings are written down anew only where they are others than those of the key before.
-    """
-
-    def __init__(self) -> None:
-        self._settings: Any = None
-        self._text = ""
-
-    def __call__(self, key: dict[str, Any]) -> int:
-        """The number of a key. What does not shape a result, and what was not given, does not count."""
-        settings = key.get("settings")
-        if settings != self._settings or not self._text:
-            self._settings, self._text = settings, _canonical(settings)
-        rest = {name: value for name, value in key.items() if name != "settings"}
-        text = f"{json.dumps(rest, sort_keys=True)} {self._text}"
-        return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def _canonical(settings: Any) -> str:
-    if isinstance(settings, dict):
-        free = settings_that_do_not_shape()
-        settings = {name: value for name, value in settings.items() if value is not None and name not in free}
-    return json.dumps(settings, sort_keys=True)

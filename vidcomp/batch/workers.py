@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
+from typing import Literal
 
 from vidcomp.batch.tasks import OnWindow, Record, Task, failure
 from vidcomp.batch.worker import Done, Going, Opening, Ready, Refused
@@ -179,16 +180,17 @@ class Crew:
         for worker in self._workers:
             worker.end()
 
-    def all(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Record]]:
-        """Answer tasks; they come back in the order in which they are done.
+    def all(self, tasks: Iterable[Task | None]) -> Iterator[tuple[Task, Record]]:
+        """Answer tasks; they come back in the order in which they are done. None among them stands for a moment.
 
         Raises:
             ModelError, UsageError: no worker can load the model, or it does not fit the settings.
         """
         left = iter(tasks)
+        more = True
         while True:
-            self._give_out(left)
-            if not any(worker.held for worker in self._workers):
+            more = self._give_out(left) and more
+            if not more and not any(worker.held for worker in self._workers):
                 return
             lines = {worker.line: worker for worker in self._workers}
             for line in wait(list(lines), TICK_SECONDS):
@@ -197,15 +199,21 @@ class Crew:
                 if worker.silent_for() > self.plan.patience:
                     yield from self._lost(worker, f"no answer within {self.plan.patience:g} s")
 
-    def _give_out(self, left: Iterator[Task]) -> None:
-        """Fill the hands of all workers; what a worker died of is tried when nobody else has anything."""
+    def _give_out(self, left: Iterator[Task | None]) -> bool:
+        """Fill the hands of all workers; what a worker died of is tried when nobody else has anything.
+
+        Returns:
+            False when no more tasks will come.
+        """
+        task: Task | Literal[False] | None = None
         while self._room():
-            task = self._again.popleft() if self._again else next(left, None)
-            if task is None:
+            task = self._again.popleft() if self._again else next(left, False)
+            if not task:
                 break
             self._freest().give(task)
         if self._suspects and not any(worker.held for worker in self._workers):
             self._freest().give(self._suspects.popleft())
+        return task is not False
 
     def _room(self) -> bool:
         return bool(self._openings) or any(len(worker.held) <= self.plan.ahead for worker in self._workers)

@@ -44,12 +44,13 @@ class Context(StrEnum):
 def caption(
     paths: Annotated[list[Path], path_argument("files and folders, searched recursively")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--output",
-            help="results file, one JSON line per video; or x.srt, x.vtt, x.csv ...; or a folder",
-            readable=False,
+            metavar="PATH",
+            help="results file, one JSON line per video; or x.srt, x.vtt, x.csv ...; or a folder/, which several "
+            "processes may share",
         ),
     ] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="what to ask about each video")] = "describe the video.",
@@ -83,20 +84,31 @@ def caption(
     patience: Annotated[
         float, typer.Option("--patience", help="seconds after which a worker that is busy with one video is ended")
     ] = 1800.0,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="one part of the videos, by their names: 3/16 on the third of 16 machines"),
+    ] = None,
+    takeover: Annotated[
+        float,
+        typer.Option("--takeover", help="seconds of silence after which another process's work is taken over", min=0.1),
+    ] = 45.0,
     *,
     config: RunConfig,
     ui: Ui,
 ) -> None:
     """Caption videos. Without -o, captions go to stdout; with it, a second run skips what is done."""
     from vidcomp.batch.captions import caption_videos, in_this_process, in_workers
+    from vidcomp.batch.claims import Lease
     from vidcomp.batch.discover import find_videos
+    from vidcomp.batch.jobs import models_of
+    from vidcomp.batch.shards import Shard
     from vidcomp.batch.tasks import FailureLimit, Windows
     from vidcomp.batch.workers import Plan, planned
     from vidcomp.cli.session import check_names, open_model
     from vidcomp.video.windows import Every
 
     check_names(config, prompt)
-    limit = FailureLimit.parse(max_failures)
+    limit, part = FailureLimit.parse(max_failures), Shard.parse(shard)
     places = planned(workers, devices, workers_per_device, config)
     divided = Every.parse(every, least, most)
     if every is None and told is not Context.none:
@@ -109,7 +121,8 @@ def caption(
         windows = Windows(divided, told is Context.previous, out.form is Form.html, out.logs)
     if found.left_out:
         ui.note(found.left_out)
-    progress = Progress("captioned", len(found.videos), ui)
+    videos = part.of(found.videos, paths)
+    progress = Progress("captioned", len(videos), ui)
     if len(places) > 1:
         plan = Plan(places, decode_ahead, patience, _threads(places))
         answers = in_workers(config, plan, prompt, _within(progress))
@@ -119,17 +132,18 @@ def caption(
             lambda: open_model(config, ui, question=prompt), prompt, decode_ahead, _within(progress)
         )  # fmt: skip
     outcomes = caption_videos(
-        answers, found.videos, prompt, config.flat(), out.journal,
-        retry_failed=retry_failed, force=force, windows=windows, tell=lambda line: ui.note(f"note: {line}"),
+        answers, list(videos), prompt, config.flat(), out.journal, names=list(videos.values()),
+        models=models_of(config) if out.journal else {}, retry_failed=retry_failed, force=force, windows=windows,
+        lease=Lease(takeover) if out.shared else None, tell=lambda line: ui.note(f"note: {line}"),
     )  # fmt: skip
     counts: Counter[str] = Counter()
     try:
-        _follow(outcomes, progress, len(found.videos), counts, limit, out, ui)
+        _follow(outcomes, progress, len(videos), counts, limit, out, ui)
     except KeyboardInterrupt:
         if output is None:
             raise
         raise Interrupted(f"{counted(counts.total(), 'video')} saved, the same command goes on") from None
-    _finish(counts, output, ui)
+    _finish(counts, out.place, ui)
 
 
 def _within(progress: Progress) -> OnWindow:

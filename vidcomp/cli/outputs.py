@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 from vidcomp.batch.window_log import removed
 from vidcomp.errors import InputError, UsageError
-from vidcomp.video.names import display_name
+from vidcomp.video.names import display_name, local_path
 
 __all__ = ["Form", "Output"]
 
@@ -45,24 +46,26 @@ class Output:
         place: file or folder; None for stdout.
         journal: the results file, which a second run goes on with; None keeps nothing.
         files: each video to a file of its own, where the place is a folder.
+        shared: the journal is a folder, of which this process writes one part.
     """
 
     form: Form | None
     place: Path | None
     journal: Path | None
     files: dict[Path, Path] = field(default_factory=dict)
+    shared: bool = False
     _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     _ended: Counter[bool] = field(default_factory=Counter)
 
     @classmethod
     def settled(
-        cls, form: Form | None, place: Path | None, videos: Sequence[Path], named: Sequence[Path], force: bool
+        cls, form: Form | None, named_place: str | None, videos: Sequence[Path], named: Sequence[Path], force: bool
     ) -> Output:
         """Decide.
 
         Args:
             form: ``--format``.
-            place: ``-o``.
+            named_place: ``-o``; a folder is one that is there, or a name with a slash at its end.
             videos: all files of the batch.
             named: files and folders as they were given.
             force: whether a file that is there is written anew.
@@ -70,13 +73,15 @@ class Output:
         Raises:
             UsageError: format and place do not fit together, or the file is there.
         """
-        if place is None:
+        if named_place is None:
             return cls(_on_stdout(form, len(videos)), None, None)
+        place = local_path(named_place)
+        folder = named_place.endswith(os.sep) or place.is_dir()
         apart = form is not None and form not in JOINED and not place.suffix and not place.exists()
-        if form is not Form.json and (place.is_dir() or apart):
-            if form is None:
-                raise UsageError(f"-o {display_name(place)} is a folder", why="it takes a file per video, in a format",
-                                 hint="--format srt, or -o captions.jsonl", code="bad_option")  # fmt: skip
+        if folder and form in (None, Form.json):
+            return cls(Form.json, place, place, shared=True)
+        if folder or apart:
+            assert form is not None
             return cls(form, place, place / "captions.jsonl", _names(videos, named, place, f".{form}"))
         form = _by_suffix(form, place)
         if form is Form.json:

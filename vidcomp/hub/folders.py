@@ -23,6 +23,7 @@ __all__ = [
     "EMBEDDED",
     "check_weights",
     "checkpoint_config",
+    "checkpoint_files",
     "checkpoint_folder",
     "first_line",
     "local_folder",
@@ -74,6 +75,12 @@ def checkpoint_folder(name: str, *, offline: bool = False, revision: str | None 
         ModelError: no such folder, repository or revision, not reachable, or not in the cache while offline.
     """
     return _downloaded(name, _WANTED, offline, revision)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a local checkpoint that a download would have brought, by name."""
+    found = {file for pattern in _WANTED for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if not file.match(_UNWANTED[1]))
 
 
 def settings_folder(name: str, *, offline: bool = False, revision: str | None = None) -> Path:

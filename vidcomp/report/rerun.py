@@ -54,8 +54,10 @@ def settings_of(record: Mapping[str, Any], shared: Mapping[str, Any] | None = No
     if not settings:
         raise InputError("this record does not say its settings", why="it was written before records held them",
                          hint="ask again: vidcomp ask VIDEO QUESTION --json", code="not_results")  # fmt: skip
-    for name in ("prompt", "prompts"):
-        settings.pop(name, None)
+    if settings.get("windows"):
+        raise InputError("this record is of a film in windows", why="rerun repeats one answer about a whole video",
+                         hint="vidcomp caption VIDEO --every scene", code="not_results")  # fmt: skip
+    settings.pop("prompt", None)  # of schema 1
     return RunConfig.from_flat(**settings)
 
 

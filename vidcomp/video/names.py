@@ -35,7 +35,7 @@ def recorded_name(path: str | os.PathLike[str]) -> str:
 
 
 def path_from_record(text: str) -> Path:
-    """The file that a record names in ``video.path`` or ``job.file``: the inverse of how records write it."""
+    """The file that a record names in ``video.path`` or ``job.name``: the inverse of how records write it."""
     return Path(os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), text.encode("utf-8"))))
 
 

@@ -13,9 +13,8 @@ import json
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 from vidcomp.batch.captions import caption_videos
 from vidcomp.batch.claims import Lease

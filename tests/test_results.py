@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from vidcomp.batch.results import read_results
@@ -68,3 +70,30 @@ def test_what_holds_no_results_is_refused(tmp_path, content):
     for path in (file, tmp_path):
         with pytest.raises(InputError):
             list(read_results(path, tell=lambda _: None))
+
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "results.schema.json").read_text(encoding="utf-8"))
+
+
+def holds(content):
+    return jsonschema.Draft202012Validator(SCHEMA).is_valid(content)
+
+
+def test_lines_are_as_the_published_schema_says(cli, samples, tmp_path):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    whole = (samples / "yellow_square_disappears.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "none.mp4").write_bytes(b"")
+    results = tmp_path / "out.jsonl"
+    videos = [samples / "pink_ring_appears.mp4", *sorted(tmp_path.glob("*.mp4"))]
+    assert cli("caption", *videos, "-o", results)[0] == 5
+    assert cli("caption", videos[0], "-o", results, "--every", "4s", "--keep", "0.2")[0] == 0
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert sorted("run" in line for line in lines).count(True) == 2
+    assert {line["status"] for line in lines if "job" in line} >= {"ok", "failed"}
+    for line in lines:
+        jsonschema.validate(line, SCHEMA)
+        for name in ("schema", "run", "settings", "status", "job", "caption", "error"):
+            assert name not in line or not holds({key: value for key, value in line.items() if key != name})
+        assert not holds({**line, "schema": 1})

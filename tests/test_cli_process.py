@@ -102,7 +102,7 @@ def test_signals_end_a_batch_and_keep_finished_lines(clip, tmp_path, kind, statu
         (tmp_path / f"{number:03}.mp4").write_bytes(clip.read_bytes())
     output = tmp_path / "out.jsonl"
     work = subprocess.Popen(command("caption", tmp_path, "-o", output, *SHORT), stderr=subprocess.PIPE, text=True)
-    until(lambda: output.exists() and output.read_text().count("\n") >= 2)
+    until(lambda: output.exists() and output.read_text().count("\n") >= 3)  # the settings, and two records
     work.send_signal(kind)
     _, err = work.communicate(timeout=PATIENCE_SECONDS)
     assert work.returncode == status

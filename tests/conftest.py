@@ -11,16 +11,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not eat the cores they wait for
-SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ  # processes that share the cores
-if SIDE_BY_SIDE:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Test processes beside each other share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 import torch
 from clips import make_clip
 
 from vidcomp.cli.app import run
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 

@@ -95,7 +95,7 @@ def test_a_cut_answer_says_so_in_the_record_and_on_stderr(nano, clip, tmp_path, 
     assert (stopped.finish, stopped.notes[-1]) == ("interrupted", "the answer was interrupted")
     assert run(["caption", str(clip), "-o", str(tmp_path / "out.jsonl"), "--max-new-tokens", "1"]) == 0
     assert "the answer was cut at 1 tokens" in capfd.readouterr().err
-    record = json.loads((tmp_path / "out.jsonl").read_text())
+    record = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[-1])  # behind the settings
     assert record["finish"] == "length"
 
 

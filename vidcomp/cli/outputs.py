@@ -193,13 +193,12 @@ def _rendered(form: Form | None, records: Mapping[Path, Mapping[str, Any]]) -> s
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a whole file or none."""
-    partial = file.with_name(f".{file.name[:200]}.partial")
+    """Write a whole file or none, and the folders above it."""
+    from vidcomp.report.page import write_bytes
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(text.encode("utf-8", "replace"))
-        partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"cannot write {display_name(file)}", why=error.strerror or str(error), hint="-o elsewhere",
                          code="unwritable") from error  # fmt: skip
+    write_bytes(file, text.encode("utf-8", "replace"))

@@ -9,8 +9,13 @@ def main() -> None:
     from vidcomp.cli import signals
 
     signals.end_at_once()  # first of all: the libraries of the command line take a while
+    import os
     import sys
 
+    from vidcomp.cli.warm import served
+
+    if (status := served(sys.argv[1:])) is not None:
+        os._exit(status)
     from vidcomp.cli.app import run
     from vidcomp.cli.streams import finish, guard_streams
 

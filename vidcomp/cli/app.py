@@ -34,9 +34,10 @@ from vidcomp.cli import (
 )
 from vidcomp.cli.console import data, print_error
 from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, raise_exceptions
+from vidcomp.cli.warm import command as warm
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
 
-__all__ = ["app", "run"]
+__all__ = ["app", "fail", "outcome", "run"]
 
 NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # words of the system's loader and of its C library
 # Of a decoding process. FFmpeg has the second ones too, for a damaged header that asks for much memory.
@@ -66,6 +67,7 @@ app.command()(scenes.scenes)
 app.command()(methods.methods)
 app.command()(calibrate.calibrate)
 app.command()(models.models)
+app.command()(warm.warm)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 
@@ -92,7 +94,16 @@ def _root(
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command line and return its exit status."""
+    """Run one command line and return its exit status; no process that decodes stays."""
+    try:
+        return outcome(args)
+    finally:
+        if client := sys.modules.get("vidcomp.video.process.client"):
+            client.stop_workers()
+
+
+def outcome(args: Sequence[str]) -> int:
+    """Exit status of one command line in a process that goes on."""
     debug = "--debug" in args
     try:
         raise_exceptions()
@@ -118,9 +129,6 @@ def run(args: Sequence[str]) -> int:
         if hasattr(error, "format_message"):
             return _expected(_usage(error), debug) if error.format_message() else UsageError.status  # help was shown
         return _bug(error, debug)
-    finally:
-        if client := sys.modules.get("vidcomp.video.process.client"):
-            client.stop_workers()
 
 
 def _require_folder() -> None:
@@ -147,6 +155,11 @@ def _starved(error: Exception) -> OutOfMemory | None:
     starved = OutOfMemory("not enough memory", why=why, hint="close other programs, or raise the limit: ulimit -v")
     starved.__cause__ = error  # --debug shows it
     return starved
+
+
+def fail(error: VidcompError, args: Sequence[str]) -> int:
+    """Tell an error as the command line does, and return its exit status."""
+    return _failed(error, args, "--debug" in args)
 
 
 def _failed(error: VidcompError, args: Sequence[str], debug: bool) -> int:

@@ -12,6 +12,7 @@ import typer
 from vidcomp.cli.console import Ui, data
 from vidcomp.cli.notes import model_notes, summary
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
+from vidcomp.cli.warm.command import NoWarm
 from vidcomp.config import RunConfig
 from vidcomp.video.files import printable
 
@@ -30,6 +31,7 @@ def ask(
         list[str] | None,
         typer.Option("--also", help="one more question for the same encode; repeatable", metavar="QUESTION"),
     ] = None,
+    no_warm: NoWarm = False,
     *,
     config: RunConfig,
     ui: Ui,

@@ -19,6 +19,7 @@ from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
 from vidcomp.cli.outputs import Form, Output
 from vidcomp.cli.progress import Progress
 from vidcomp.cli.signals import Interrupted
+from vidcomp.cli.warm.command import NoWarm
 from vidcomp.config import RunConfig
 from vidcomp.errors import BatchFailures, OutOfMemory, UsageError
 from vidcomp.video.names import display_name
@@ -92,6 +93,7 @@ def caption(
         float,
         typer.Option("--takeover", help="seconds of silence after which another process's work is taken over", min=0.1),
     ] = 45.0,
+    no_warm: NoWarm = False,
     *,
     config: RunConfig,
     ui: Ui,

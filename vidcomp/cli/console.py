@@ -19,7 +19,7 @@ from rich.text import Text
 from vidcomp.errors import VidcompError
 from vidcomp.video.names import escaped, printable
 
-__all__ = ["STATUS", "Ui", "data", "out_console", "print_error"]
+__all__ = ["STATUS", "Ui", "data", "forget", "out_console", "print_error"]
 
 _ERASE = "\r\x1b[2K"
 
@@ -27,6 +27,11 @@ _ERASE = "\r\x1b[2K"
 @cache
 def _err_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def forget() -> None:
+    """Look at the terminal and its settings anew: the streams of this process are others now."""
+    _err_console.cache_clear()
 
 
 def _columns() -> int:

@@ -17,7 +17,7 @@ from vidcomp.config import GenerateConfig, ModelConfig, OuterConfig, RunConfig, 
 from vidcomp.core.options import Option, option_of
 from vidcomp.video.names import local_path
 
-__all__ = ["ALL_GROUPS", "method_list", "path_argument", "with_config", "with_ui"]
+__all__ = ["ALL_GROUPS", "given_config", "method_list", "path_argument", "with_config", "with_ui"]
 
 ALL_GROUPS: tuple[type, ...] = (OuterConfig, VideoConfig, SpanConfig, ModelConfig, GenerateConfig)
 _PANELS = {
@@ -75,6 +75,16 @@ def with_config(
         return _resign(wrapper, command, "config", [*added, context])
 
     return decorate
+
+
+def given_config(context: typer.Context) -> RunConfig:
+    """The settings that a parsed command line asks for.
+
+    Raises:
+        UsageError: as :meth:`RunConfig.from_flat`.
+    """
+    values = {name: context.params[name] for name in RunConfig().flat() if name in context.params}
+    return RunConfig.from_flat(**{name: value for name, value in values.items() if _typed(context, name)})
 
 
 def with_ui(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ import typer
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.notes import model_notes
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
+from vidcomp.cli.warm.command import NoWarm
 from vidcomp.config import RunConfig
 from vidcomp.errors import UsageError
 from vidcomp.video.names import display_name
@@ -47,6 +48,7 @@ def report(
         Path | None,
         typer.Option("--html", help="write a page that shows what became of every patch", readable=False),
     ] = None,
+    no_warm: NoWarm = False,
     *,
     config: RunConfig,
     ui: Ui,

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidcomp.cli.console import Ui
 from vidcomp.cli.notes import model_notes
-from vidcomp.config import RunConfig
+from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_question
 from vidcomp.video.files import open_video, refuse_text
 from vidcomp.video.names import display_name
@@ -18,8 +19,11 @@ from vidcomp.video.options import readers_of
 
 if TYPE_CHECKING:
     from vidcomp.engine.run import VideoLM
+    from vidcomp.families import Family
 
-__all__ = ["check_file", "check_names", "check_request", "open_model"]
+__all__ = ["check_file", "check_names", "check_request", "keep_model", "open_model"]
+
+_kept: list[tuple[ModelConfig, Family]] = []  # at most one; see keep_model
 
 
 def open_model(
@@ -30,11 +34,11 @@ def open_model(
     if video is not None:
         check_file(video)
     check_request(config, question)
-    from vidcomp.engine.run import VideoLM, load_config
-
     _tame_libraries(ui)
     for line in config.spans.moved:
         ui.note(f"note: {line}")
+    from vidcomp.engine.run import VideoLM
+
     if arch is not None:
         from vidcomp.families import random_family
 
@@ -43,11 +47,25 @@ def open_model(
     else:
         for line in model_notes(config.model.model):
             ui.note(f"note: {line}")
-        lm = load_config(config)
+        lm = _loaded(config)
     if ui.verbose:
         for line in _settings(lm):
             ui.note(line)
     return lm
+
+
+def keep_model(config: ModelConfig, family: Family) -> None:
+    """From now on commands of this process with these settings take this model instead of loading one."""
+    _kept[:] = [(config, family)]
+
+
+def _loaded(config: RunConfig) -> VideoLM:
+    from vidcomp.engine.run import VideoLM, load_config
+
+    for kept, family in _kept:
+        if replace(config.model, offline=kept.offline) == kept:
+            return VideoLM(family, config)
+    return load_config(config)
 
 
 def check_names(config: RunConfig, question: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 from vidcomp.cli.console import print_error
 from vidcomp.errors import InputError
 
-__all__ = ["finish", "guard_streams"]
+__all__ = ["finish", "flushed", "guard_streams"]
 
 
 def guard_streams() -> None:
@@ -26,14 +26,19 @@ def guard_streams() -> None:
 
 def finish(status: int) -> NoReturn:
     """End the process at once: while the interpreter takes itself apart, a signal would end it with another status."""
+    os._exit(flushed(status))
+
+
+def flushed(status: int) -> int:
+    """The exit status once the output is written; standard error holds nothing back."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         pass
     except InputError as error:
         print_error(error)
-        status = error.status
-    os._exit(status)  # standard error holds nothing back
+        return error.status
+    return status
 
 
 class _Patient(io.FileIO):

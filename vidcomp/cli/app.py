@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from shutil import get_terminal_size
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ from vidcomp.cli.signals import INTERRUPTED, STOPPED, Interrupted, Terminated, r
 from vidcomp.cli.warm import command as warm
 from vidcomp.errors import BatchFailures, InputError, OutOfMemory, UsageError, VidcompError
 
-__all__ = ["app", "fail", "outcome", "run"]
+__all__ = ["app", "commands", "fail", "outcome", "run"]
 
 NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # words of the system's loader and of its C library
 # Of a decoding process. FFmpeg has the second ones too, for a damaged header that asks for much memory.
@@ -102,14 +103,21 @@ def run(args: Sequence[str]) -> int:
             client.stop_workers()
 
 
+@cache
+def commands(panels: bool) -> Any:
+    """All commands, with tables of options in their help or with plain text; making them takes a while."""
+    app.rich_markup_mode = "rich" if panels else None
+    return typer.main.get_command(app)
+
+
 def outcome(args: Sequence[str]) -> int:
     """Exit status of one command line in a process that goes on."""
     debug = "--debug" in args
     try:
         raise_exceptions()
         _require_folder()
-        app.rich_markup_mode = "rich" if get_terminal_size().columns >= PANEL_COLUMNS else None
-        return _said(int(app(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
+        command = commands(get_terminal_size().columns >= PANEL_COLUMNS)
+        return _said(int(command(args=list(args), prog_name="vidcomp", standalone_mode=False) or 0))
     except VidcompError as error:
         return _failed(_starved(error) or error, args, debug)
     except typer.Exit as leave:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar
 
 from vidcomp.core import index
@@ -223,9 +224,15 @@ class Registry(Generic[T]):
 
     def _factories(self, built_in: bool = False) -> dict[str, Callable[[], Callable[..., T]]]:
         found = {name: _importer(target) for name, target in self._built_in.items()}
-        for point in () if built_in else entry_points(group=self.group):
+        for point in () if built_in else _registered(entry_points, self.group, tuple(sys.path)):
             found.setdefault(point.name, point.load)
         return found
+
+
+@cache
+def _registered(find: Callable[..., Iterable[EntryPoint]], group: str, _path: tuple[str, ...]) -> list[EntryPoint]:
+    """Names that other packages register; finding them looks at every package that is installed."""
+    return list(find(group=group))
 
 
 def _importer(target: str) -> Callable[[], Any]:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from vidcomp.cli.options import given_config
 from vidcomp.config import ModelConfig
@@ -74,17 +71,11 @@ class Kept:
         return None
 
 
-@cache
-def _commands() -> Any:
-    from vidcomp.cli.app import app
-
-    commands: Any = typer.main.get_command(app)
-    return commands.commands
-
-
 def _parsed(args: Sequence[str]) -> Any:
     """The words of a command, as its options."""
-    return _commands()[args[0]].make_context(args[0], list(args[1:]))
+    from vidcomp.cli.app import commands
+
+    return commands(True).commands[args[0]].make_context(args[0], list(args[1:]))
 
 
 def _place(model: str, folder: str) -> str | None:

@@ -16,7 +16,7 @@ from vidcomp._version import __version__
 __all__ = ["differing", "surroundings"]
 
 # Read when a library is loaded, so that a later change would not be seen.
-NAMES = ("HOME", "XDG_CACHE_HOME", "LANG", "LANGUAGE", "TORCHINDUCTOR_CACHE_DIR")
+NAMES = ("HOME", "XDG_CACHE_HOME", "LANG", "LANGUAGE")
 PREFIXES = ("ATEN_", "CUBLAS", "CUDA_", "CUDNN", "DNNL_", "GOMP_", "HF_", "HUGGINGFACE_", "KMP_", "LC_", "LD_",
             "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TOKENIZERS_",
             "TORCH_", "TRANSFORMERS_")  # fmt: skip

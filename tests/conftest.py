@@ -44,6 +44,14 @@ def replicas(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_process_of_the_user(tmp_path_factory):
+    """Commands of tests find no model that their user keeps warm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     return ROOT / "samples"

@@ -41,7 +41,7 @@ def run_there(args: list[str], path: str) -> int | None:
 
 
 def told(path: str, kind: str, seconds: float = GREETING_SECONDS) -> Message | None:
-    """What the warm process answers to ``status`` or ``stop``; None when it does not answer."""
+    """The answer of the warm process to ``status`` or ``stop``; None when it does not answer."""
     try:
         channel = connected(path, seconds)
     except OSError:

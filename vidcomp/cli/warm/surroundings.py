@@ -24,7 +24,7 @@ LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resourc
 
 
 def surroundings() -> dict[str, Any]:
-    """What must be equal, by the words that name it."""
+    """Everything that must be equal, by the words that name it."""
     return {
         "another Python": [os.path.realpath(sys.executable), sys.prefix, sys.version],
         "another copy of vidcomp": [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), __version__],

@@ -52,6 +52,14 @@ def no_process_of_the_user(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def any_processor():
+    """Replicas are stored in half precision; the format that they are loaded in is not to depend on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vidcomp.hub.folders.computes_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     return ROOT / "samples"

@@ -70,6 +70,7 @@ def test_methods_and_doctor(cli):
     assert status == 0
     assert json.loads(out)["models"]["nano"].endswith("MiB")
     assert json.loads(out)["readers"]["pyav"].startswith("works, ")
+    assert json.loads(out)["device"]["bfloat16"].startswith(("computed", "imitated"))
     assert "decord" in cli("doctor")[1]
 
 

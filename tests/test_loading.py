@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 
 import huggingface_hub
 import pytest
@@ -149,6 +150,62 @@ def test_flash_kernels_get_a_half_format(tmp_path):
     assert _dtype(config, tmp_path, torch.device("cuda")) == torch.bfloat16
     (tmp_path / "config.json").write_text('{"dtype": "float16"}')
     assert _dtype(config, tmp_path, torch.device("cuda")) == "auto"
+
+
+FORMATS = {  # stored, asked, computed by the processor: taken
+    "native": ("bfloat16", "auto", True, torch.bfloat16),
+    "native, stored as float16": ("float16", "auto", True, torch.bfloat16),
+    "imitated": ("bfloat16", "auto", False, torch.float32),
+    "stored wide": ("float32", "auto", True, torch.float32),
+    "asked for": ("bfloat16", "float32", True, torch.float32),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_auto_takes_the_format_that_the_processor_computes(tmp_path, monkeypatch, kind):
+    stored, asked, native, taken = FORMATS[kind]
+    monkeypatch.setattr("vidcomp.hub.folders.computes_bfloat16", lambda: native)
+    (tmp_path / "config.json").write_text(f'{{"dtype": "{stored}"}}')
+    assert _dtype(ModelConfig(model="some", dtype=asked), tmp_path, torch.device("cpu")) == taken
+    assert _dtype(ModelConfig(dtype=asked), tmp_path, torch.device("cpu")) == torch.float32  # nano
+    assert _dtype(ModelConfig(model="some"), tmp_path, torch.device("cuda")) == "auto"
+
+
+def test_a_format_that_nobody_asked_for_is_told_once(cli, clip, replicas, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidcomp.hub.folders.computes_bfloat16", lambda: True)
+    folder = shutil.copytree(replicas("llava_onevision_tied"), tmp_path / "half")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "dtype": "bfloat16"}))
+    line = ["ask", clip, "what?", "--model", folder, "--frames", "2", "--max-new-tokens", "2"]
+    status, _, err = cli(*line)
+    assert (status, err.count("bfloat16")) == (0, 1)
+    status, _, err = cli(*line, "--dtype", "float32")
+    assert (status, err.count("bfloat16")) == (0, 0)
+
+
+TOLD = {
+    "new torch": ({"get_capabilities": lambda: {"amx_bf16": True, "avx2": True, "avx512_f": False}}, True),
+    "new torch, AVX-512 alone": ({"get_capabilities": lambda: {"avx512_f": True, "avx512_vnni": True}}, False),
+    "old torch": ({"get_capabilities": None, "_is_avx512_bf16_supported": lambda: True}, True),
+    "old torch, AVX2": ({"get_capabilities": None, "_is_avx2_supported": lambda: True}, False),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_what_the_processor_computes_is_asked_of_torch(monkeypatch, kind):
+    from vidcomp.hub import cpu
+
+    told, native = TOLD[kind]
+    for name in (f"_is_{kind}_supported" for kind in ("amx_tile", "avx512_bf16", "vnni", "avx512", "avx2")):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cpu, name, answer, raising=False)
+    cpu.computed_formats.cache_clear()
+    try:
+        assert cpu.computes_bfloat16() == native
+        assert set(cpu.computed_formats()) <= set(cpu._KNOWN) and cpu.computed_formats()
+    finally:
+        cpu.computed_formats.cache_clear()
 
 
 def test_a_device_and_a_map_exclude_each_other():

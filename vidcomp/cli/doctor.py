@@ -76,9 +76,15 @@ def _device() -> dict[str, Any]:
     import torch
 
     from vidcomp.hub import pick_device
+    from vidcomp.hub.cpu import computed_formats, computes_bfloat16
 
     chosen = pick_device("auto")
-    facts: dict[str, Any] = {"auto": str(chosen), "threads": torch.get_num_threads()}
+    facts: dict[str, Any] = {
+        "auto": str(chosen),
+        "threads": torch.get_num_threads(),
+        "cpu": ", ".join(computed_formats()) or "torch names no instructions of this processor",
+        "bfloat16": "computed by the CPU" if computes_bfloat16() else "imitated by the CPU: --dtype auto takes float32",
+    }
     if chosen.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         facts["gpu"] = f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

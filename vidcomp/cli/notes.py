@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vidcomp.families import Family
     from vidcomp.result import Answer
 
-__all__ = ["counted", "model_notes", "summary"]
+__all__ = ["counted", "format_notes", "model_notes", "summary"]
 
 _NANO = (
     "nano understands only its own little world of rendered shapes (docs/nano.md); "
@@ -24,6 +25,17 @@ def counted(number: int, noun: str) -> str:
 def model_notes(model: str) -> list[str]:
     """Notes that a user of this model must know."""
     return [_NANO] if model == "nano" else []
+
+
+def format_notes(asked: str, family: Family) -> list[str]:
+    """Notes about a number format that nobody asked for."""
+    import torch
+
+    taken = next(family.model.parameters()).dtype
+    if asked != "auto" or family.device.type != "cpu" or taken != torch.bfloat16:
+        return []
+    return ["in bfloat16, which this processor computes itself, as the checkpoint is stored in half precision "
+            "(--dtype float32 for the wider format)"]  # fmt: skip
 
 
 def summary(answer: Answer) -> str:

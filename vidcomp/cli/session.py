@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidcomp.cli.console import Ui
-from vidcomp.cli.notes import model_notes
+from vidcomp.cli.notes import format_notes, model_notes
 from vidcomp.config import ModelConfig, RunConfig
 from vidcomp.core.arguments import check_question
 from vidcomp.video.files import open_video, refuse_text
@@ -48,6 +48,8 @@ def open_model(
         for line in model_notes(config.model.model):
             ui.note(f"note: {line}")
         lm = _loaded(config)
+        for line in format_notes(config.model.dtype, lm.family):
+            ui.note(f"note: {line}")
     if ui.verbose:
         for line in _settings(lm):
             ui.note(line)

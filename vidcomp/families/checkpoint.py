@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError, OutOfMemory
-from vidcomp.hub import check_weights, first_line, pick_device, pick_dtype, read_json
+from vidcomp.hub import EMBEDDED, check_weights, first_line, pick_device, pick_dtype, read_json
 from vidcomp.hub.processor import video_settings
 
 __all__ = ["Checkpoint", "chat_template", "load_checkpoint", "video_settings"]
@@ -148,7 +148,7 @@ def _dtype(config: ModelConfig, folder: Path, device: torch.device) -> torch.dty
     half = (stored.get("dtype") or stored.get("torch_dtype")) in ("bfloat16", "float16")
     if config.dtype == "auto" and not half and (config.attn.startswith("flash") or config.quantize != "none"):
         return torch.bfloat16
-    return pick_dtype(config.dtype, device)
+    return pick_dtype(config.dtype, device, half and config.model not in EMBEDDED)  # those are made for float32
 
 
 def _check_packages(config: ModelConfig) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vidcomp.core import index
 from vidcomp.core.published import PUBLISHED
 from vidcomp.errors import ModelError
+from vidcomp.hub.cpu import computes_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -250,15 +251,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype | str:
-    """``auto`` keeps the checkpoint's format on an accelerator and takes float32 on a CPU, where half formats are
-    slow."""
+def pick_dtype(name: str, device: torch.device, stored_half: bool = False) -> torch.dtype | str:
+    """``auto`` keeps the checkpoint's format on an accelerator. On a CPU it takes bfloat16 for one that is stored in
+    half precision, where the processor computes that itself, and float32 otherwise: imitated formats are slow."""
     import torch
 
     if name != "auto":
         chosen: torch.dtype = getattr(torch, name)
         return chosen
-    return torch.float32 if device.type == "cpu" else "auto"
+    if device.type != "cpu":
+        return "auto"
+    return torch.bfloat16 if stored_half and computes_bfloat16() else torch.float32
 
 
 def read_json(path: Path) -> dict[str, Any]:

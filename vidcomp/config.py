@@ -223,8 +223,8 @@ class ModelConfig(Checked):
     quantize: str = option(
         "none",
         "--quantize",
-        "8- or 4-bit weights (needs bitsandbytes and accelerate)",
-        choices=("none", "8bit", "4bit"),
+        "8- or 4-bit weights (needs bitsandbytes and accelerate), or a vision tower that computes in 8 bits on a CPU",
+        choices=("none", "8bit", "4bit", "int8-tower"),
     )
     attn: str = option(
         "sdpa", "--attn", "attention kernel", choices=("sdpa", "eager", "flash_attention_2"), shapes=False
@@ -238,6 +238,10 @@ class ModelConfig(Checked):
         if self.device_map is not None and self.device != "auto":
             raise UsageError("--device-map together with --device", why="a map decides about every layer",
                              hint="give one of them", code="bad_option")  # fmt: skip
+        if self.quantize == "int8-tower" and (self.dtype not in ("auto", "float32") or self.device_map is not None):
+            other = "--device-map" if self.device_map is not None else f"--dtype {self.dtype}"
+            raise UsageError(f"--quantize int8-tower together with {other}", code="bad_option",
+                             why="its kernels read and write float32 on one CPU", hint="give one of them")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import typer
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import method_list, with_config, with_ui
 from vidcomp.cli.progress import Progress
-from vidcomp.config import OuterConfig, RunConfig, SpanConfig
+from vidcomp.config import ModelConfig, OuterConfig, RunConfig, SpanConfig
 from vidcomp.core.options import option_of
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
@@ -31,7 +31,7 @@ PAIRS = (
 
 
 @with_ui
-@with_config(SpanConfig)
+@with_config(SpanConfig, only={ModelConfig: ("quantize",)})
 def accuracy(
     method: Annotated[
         str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ import typer
 from vidcomp.cli.accuracy import accuracy
 from vidcomp.cli.console import Ui, data, out_console
 from vidcomp.cli.options import ALL_GROUPS, path_argument, with_config, with_ui
-from vidcomp.config import ModelConfig, OuterConfig, RunConfig, SpanConfig
+from vidcomp.config import ModelConfig, OuterConfig, RunConfig, SpanConfig, VideoConfig
 from vidcomp.errors import UsageError
 from vidcomp.report.sheet import Sheet
 
@@ -132,6 +133,42 @@ def tower(
         times = [f"{t.median * 1e3:.0f} ({t.p10 * 1e3:.0f}-{t.p90 * 1e3:.0f})" for t in (result.stock, result.shared)]
         ratio = _ranged(result.ratio) if result.ratio else ""
         table.add_row(f"{result.repeated:.0%}", f"{result.rows:.3f}", *times, ratio, f"{result.of_ideal:.1%}")
+    out_console().print(table)
+
+
+@app.command()
+@with_ui
+@with_config(only={ModelConfig: ("model", "revision", "attn", "offline"), VideoConfig: ("frames",)})
+def int8(
+    video: Annotated[Path, path_argument("video file")],
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="a full-size architecture with random weights, in place of --model")
+    ] = None,
+    layers: Annotated[int, typer.Option("--layers", help="with --arch: layers in the tower; 0 for all", min=0)] = 0,
+    repeats: Annotated[int, typer.Option("--repeats", help="measured pairs", min=1, max=1000)] = 9,
+    *,
+    config: RunConfig,
+    ui: Ui,
+) -> None:
+    """Time a vision tower in 8 bits beside the one in float32, on the CPU, and compare their tokens."""
+    from vidcomp.bench.int8 import bench_int8
+    from vidcomp.cli.session import check_file
+    from vidcomp.families import load_family, random_family
+    from vidcomp.families.int8 import INT8_TOWER
+    from vidcomp.video.options import sampling_of
+    from vidcomp.video.read import read_frames
+
+    check_file(video)
+    both = [replace(config.model, device="cpu", dtype="float32", quantize=kind) for kind in ("none", INT8_TOWER)]
+    plain, fast = (random_family(arch, one, tower_layers=layers) if arch else load_family(one) for one in both)
+    sampling = sampling_of(config.video, plain.default_frames, plain.stock_rule)
+    found = bench_int8(plain, fast, read_frames(video, sampling).pixels, repeats=repeats)
+    if ui.json:
+        data(found.to_dict())
+        return
+    table = Sheet("float32 ms (10-90 %)", "int8 ms (10-90 %)", "ratio", "cosine, mean", "of the worst token")
+    times = [f"{t.median * 1e3:.0f} ({t.p10 * 1e3:.0f}-{t.p90 * 1e3:.0f})" for t in (found.plain, found.int8)]
+    table.add_row(*times, _ranged(found.ratio) if found.ratio else "", f"{found.mean:.5f}", f"{found.least:.5f}")
     out_console().print(table)
 
 

@@ -11,6 +11,7 @@ from vidcomp.errors import ModelError
 from vidcomp.families.architectures import find_architecture, random_checkpoint
 from vidcomp.families.base import Encoded, Family
 from vidcomp.families.checkpoint import Checkpoint, load_checkpoint
+from vidcomp.families.int8 import INT8_TOWER, quantize_tower
 from vidcomp.families.internvl import InternVL
 from vidcomp.families.layout import Layout
 from vidcomp.families.llava_next_video import LlavaNextVideo
@@ -21,6 +22,7 @@ from vidcomp.families.qwen3_vl import Qwen3VL, Qwen3VLMoe
 from vidcomp.families.smolvlm import SmolVLM
 from vidcomp.families.video_llama_3 import VideoLlama3
 from vidcomp.hub import checkpoint_config, checkpoint_folder, unsupported_family
+from vidcomp.tower.probe import encoder_layers
 
 __all__ = [
     "ARCHITECTURES",
@@ -62,7 +64,7 @@ def load_family(config: ModelConfig) -> Family:
     described = checkpoint_config(config.model, offline=config.offline, revision=config.revision)
     kind = family_class(str(described.get("model_type")), config.model)
     folder = checkpoint_folder(config.model, offline=config.offline, revision=config.revision)
-    return kind(load_checkpoint(config, folder))
+    return _with_format(kind(load_checkpoint(config, folder)), config)
 
 
 def adapter_of(model: Any) -> Family:
@@ -86,7 +88,14 @@ def random_family(name: str, config: ModelConfig, seed: int = 0, tower_layers: i
         UsageError: unknown name. OutOfMemory: it does not fit.
     """
     kind = family_class(find_architecture(name).model_type, name)
-    return kind(random_checkpoint(name, kind, config, seed, tower_layers))
+    return _with_format(kind(random_checkpoint(name, kind, config, seed, tower_layers)), config)
+
+
+def _with_format(family: Family, config: ModelConfig) -> Family:
+    """The same model, with its tower in the number format that was asked for."""
+    if config.quantize == INT8_TOWER:
+        quantize_tower(encoder_layers(family.tower), family.device)
+    return family
 
 
 def family_class(model_type: str, name: str) -> type[Family]:

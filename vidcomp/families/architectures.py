@@ -15,6 +15,7 @@ from vidcomp.config import ModelConfig
 from vidcomp.core.architectures import ARCHITECTURES, Architecture
 from vidcomp.errors import OutOfMemory, UsageError
 from vidcomp.families.checkpoint import Checkpoint, chat_template
+from vidcomp.families.int8 import INT8_TOWER
 from vidcomp.hub import EMBEDDED, first_line, pick_device, pick_dtype
 
 __all__ = ["find_architecture", "random_checkpoint", "random_model"]
@@ -39,7 +40,7 @@ def random_checkpoint(name: str, kind: Any, config: ModelConfig, seed: int = 0, 
 
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    dtype = torch.bfloat16 if isinstance(dtype, str) else dtype
+    dtype = torch.float32 if config.quantize == INT8_TOWER else torch.bfloat16 if isinstance(dtype, str) else dtype
     nano = EMBEDDED["nano"]
     tokenizer = AutoTokenizer.from_pretrained(nano, local_files_only=True)
     tokenizer.add_tokens([kind.slot, kind.visual, *_MARKS], special_tokens=True)

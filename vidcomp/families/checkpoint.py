@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from vidcomp.config import ModelConfig
 from vidcomp.errors import ModelError, OutOfMemory
+from vidcomp.families.int8 import INT8_TOWER
 from vidcomp.hub import EMBEDDED, check_weights, first_line, pick_device, pick_dtype, read_json
 from vidcomp.hub.processor import video_settings
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # Towers and projectors are small, and reductions compare what they put out. The library leaves the head out too.
 _FULL_PRECISION = ("lm_head", ".*vision_tower", ".*vision_model", ".*visual", ".*projector", ".*connector")
+_PACKED = ("8bit", "4bit")  # ways of --quantize that the library carries out while it loads
 _INSTALL = {
     "bitsandbytes": 'pip install "vidcomp-llm[quantize]"',
     "accelerate": 'pip install "vidcomp-llm[quantize]"',
@@ -128,7 +130,7 @@ def _require_words(tokenizer: Any, name: str) -> None:
 
 def _placement(config: ModelConfig, device: torch.device) -> dict[str, Any]:
     """Arguments for the library about devices and number formats; empty for a plain model on one device."""
-    if config.quantize == "none":
+    if config.quantize not in _PACKED:
         return {"device_map": config.device_map} if config.device_map else {}
     from transformers import BitsAndBytesConfig
 
@@ -144,9 +146,11 @@ def _placement(config: ModelConfig, device: torch.device) -> dict[str, Any]:
 
 def _dtype(config: ModelConfig, folder: Path, device: torch.device) -> torch.dtype | str:
     """The number format of the weights; flash kernels and quantised weights want a half format beside them."""
+    if config.quantize == INT8_TOWER:
+        return torch.float32
     stored = read_json(folder / "config.json")
     half = (stored.get("dtype") or stored.get("torch_dtype")) in ("bfloat16", "float16")
-    if config.dtype == "auto" and not half and (config.attn.startswith("flash") or config.quantize != "none"):
+    if config.dtype == "auto" and not half and (config.attn.startswith("flash") or config.quantize in _PACKED):
         return torch.bfloat16
     return pick_dtype(config.dtype, device, half and config.model not in EMBEDDED)  # those are made for float32
 
@@ -154,7 +158,7 @@ def _dtype(config: ModelConfig, folder: Path, device: torch.device) -> torch.dty
 def _check_packages(config: ModelConfig) -> None:
     """Name an optional package that a setting needs before any weight is read."""
     needs = {
-        "--quantize": ("bitsandbytes", "accelerate") if config.quantize != "none" else (),
+        "--quantize": ("bitsandbytes", "accelerate") if config.quantize in _PACKED else (),
         "--device-map": ("accelerate",) if config.device_map else (),
         "--attn flash_attention_2": ("flash_attn",) if config.attn == "flash_attention_2" else (),
     }
